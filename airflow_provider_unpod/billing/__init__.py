@@ -1,0 +1,1 @@
+"""The Unpod billing API, without Airflow: importable, usable and testable alone."""

@@ -1,0 +1,101 @@
+"""Everything that can go wrong with the Unpod billing API, as one tree.
+
+``UnpodError.permanent`` answers the one question a scheduler has: can trying again mend it?
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UnpodError(Exception):
+    """Base of all errors of this package's API client.
+
+    :param message: what went wrong and, where possible, what to do about it; holds the API's own words.
+    :param status: HTTP status of the answer, ``None`` where there was no answer.
+    :param url: the address asked, without credentials.
+    :param page: the 1-based page asked for, where the request was for a page.
+    """
+
+    #: True where the same request can only fail again until somebody changes something.
+    permanent: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        url: str | None = None,
+        page: int | None = None,
+    ) -> None:
+        super().__init__(message, status, url, page)
+        self.message = message
+        self.status = status
+        self.url = url
+        self.page = page
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling, and Airflow ships
+        # exceptions between processes.
+        return (_rebuild, (type(self), self.message, self.status, self.url, self.page))
+
+    def __str__(self) -> str:
+        where = [
+            f"{name} {value}"
+            for name, value in (("HTTP", self.status), ("page", self.page), ("at", self.url))
+            if value is not None
+        ]
+        return f"{self.message} ({', '.join(where)})" if where else self.message
+
+
+def _rebuild(
+    cls: type[UnpodError], message: str, status: int | None, url: str | None, page: int | None
+) -> UnpodError:
+    return cls(message, status=status, url=url, page=page)
+
+
+class UnpodConfigError(UnpodError):
+    """The connection or an argument cannot work; the text names the field and what to enter."""
+
+    permanent = True
+
+
+class UnpodAuthError(UnpodError):
+    """401 or 403: token missing, wrong or expired, or no access to the organisation."""
+
+    permanent = True
+
+
+class UnpodBadRequest(UnpodError):
+    """400, or another 4xx: the API refuses the request as it stands."""
+
+    permanent = True
+
+
+class UnpodOrganizationNotFound(UnpodError):
+    """404 on the first page: the API knows no organisation of this handle."""
+
+    permanent = True
+
+
+class UnpodInvoiceNotFound(UnpodError):
+    """A complete pass over the list did not contain the invoice."""
+
+
+class UnpodRateLimited(UnpodError):
+    """429, still after waiting as long as the client may."""
+
+
+class UnpodUnavailable(UnpodError):
+    """Network failure, time-out or 5xx, still after all retries."""
+
+
+class UnpodListUnstable(UnpodError):
+    """The list moved so that it could not be read completely; nothing partial is given out as a whole."""
+
+
+class UnpodBadAnswer(UnpodError):
+    """An answer that must not be believed.
+
+    206, a 200 that carries an error, no list of rows, HTML, broken JSON, an amount that is no decimal.
+    """
