@@ -1,0 +1,29 @@
+"""A local stand-in for the Unpod billing API, to try DAGs against. Not Unpod, and never for production.
+
+From a shell: ``python -m airflow_provider_unpod.sandbox``. From Python::
+
+    from airflow_provider_unpod.sandbox import Sandbox
+
+    with Sandbox(invoices=1_000) as sandbox:
+        print(sandbox.url, sandbox.connection_json())
+
+It needs the extra ``sandbox`` (aiohttp). The model without HTTP, :class:`~.ledger.Ledger`, needs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.sandbox.runner import Sandbox
+
+__all__ = ["Sandbox"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because the pytest plugin lives in this package and is imported in every test session of its users.
+    if name == "Sandbox":
+        from airflow_provider_unpod.sandbox.runner import Sandbox
+
+        return Sandbox
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

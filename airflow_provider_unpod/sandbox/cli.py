@@ -1,0 +1,242 @@
+"""The command line: a server without a command, a small client of its control API with one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import json
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
+
+from airflow_provider_unpod.sandbox import settings as options
+from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, MOVES, Drift, Fault
+from airflow_provider_unpod.sandbox.ledger import Dialect, Order
+from airflow_provider_unpod.sandbox.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.sandbox.server import Server
+
+PROGRAM: Final = "python -m airflow_provider_unpod.sandbox"
+DEFAULT_PORT: Final = 3001
+ACTIONS: Final = ("pay", "fail", "refund", "cancel", "delete", "show")
+COMMANDS: Final = (*ACTIONS, "create", "faults", "stats")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit status."""
+    if arguments and arguments[0] in COMMANDS:
+        return _steer(_client_parser().parse_args(arguments))
+    return _serve(_server_parser().parse_args(arguments))
+
+
+# The server
+
+
+def _server_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="A local stand-in for the Unpod billing API, to try Airflow DAGs against. It is not Unpod.",
+        epilog=f"A sandbox that runs is steered with: {PROGRAM} {{{','.join(COMMANDS)}}} (see {PROGRAM} pay --help).",
+    )
+    default = Settings()
+    add = parser.add_argument
+    add("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1; 0: any free port (default %(default)s)")
+    add("--invoices", type=int, default=default.invoices, help="of the first organisation (default %(default)s)")
+    add("--org", dest="orgs", action="append", help="organisation handle; repeatable (default: three organisations)")
+    add("--token", default=default.token, help="the valid API token (default %(default)s)")
+    add("--seed", type=int, default=default.seed, help="of invoices, faults and drift (default %(default)s)")
+    add("--order", choices=get_args(Order), default=default.order, help="first in the list (default %(default)s)")
+    add("--dialect", choices=get_args(Dialect), default=default.dialect, help="key of the rows (default %(default)s)")
+    add("--max-page-size", type=int, default=default.max_page_size, help="a larger page_size is clamped to it (100)")
+    add("--fixed-page-size", type=int, help="rows of every page, whatever page_size is asked for")
+    add("--end", choices=get_args(options.End), default=default.end, help="a page past the end (default %(default)s)")
+    add("--count", choices=get_args(options.Count), default=default.count, help="in the answers (default %(default)s)")
+    add(
+        "--unknown-org",
+        choices=get_args(options.UnknownOrg),
+        default=default.unknown_org,
+        help="answer to an unknown organisation handle (default %(default)s)",
+    )
+    add("--rate-limit", type=int, help="requests in a window (default: no limit)")
+    add("--rate-window", type=float, default=default.rate_window, help="in seconds (default %(default)s)")
+    add("--latency", type=float, default=default.latency, help="of each answer, in milliseconds (default 0)")
+    add(
+        "--fault",
+        dest="faults",
+        action="append",
+        type=_checked(Fault.parse),
+        metavar="KIND[:NAME=VALUE,...]",
+        help=f"repeatable; kinds: {', '.join([*ANSWERS, *MANNERS])}; names: times, every, probability, page, "
+        "retry_after, seconds",
+    )
+    add(
+        "--drift",
+        action="append",
+        type=_checked(Drift.parse),
+        metavar="KIND:EVERY",
+        help=f"the list moves with each EVERY-th billing request; repeatable; kinds: {', '.join(MOVES)}",
+    )
+    return parser
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``parse`` with its own words in the message: argparse hides those of a ValueError."""
+
+    def check(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return check
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
+    try:
+        from airflow_provider_unpod.sandbox.server import Server, listen
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "aiohttp":
+            raise
+        return _complain("the sandbox needs aiohttp: pip install 'airflow-provider-unpod[sandbox]'")
+    given = vars(arguments)
+    port = given.pop("port")
+    try:
+        settings = Settings(**{name: _frozen(value) for name, value in given.items() if value is not None})
+    except ValueError as error:
+        return _complain(str(error))
+    try:
+        listener = listen(port)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            return _complain(f"port {port} of 127.0.0.1 is in use; choose another with --port (0: any free one)")
+        return _complain(f"cannot listen on port {port} of 127.0.0.1: {error}")
+    asyncio.run(_until_signal(Server(settings), listener))
+    return 0
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+async def _until_signal(server: Server, listener: socket.socket) -> None:
+    from airflow_provider_unpod.sandbox.server import start
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = await start(server, listener)
+    print(_greeting(server, listener.getsockname()[1]), flush=True)
+    try:
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _greeting(server: Server, port: int) -> str:
+    """What a newcomer needs: that it is not Unpod, the connection to paste, and what can be done next."""
+    from airflow_provider_unpod.sandbox.runner import connection_json
+
+    settings = server.settings
+    org = settings.orgs[0]
+    ledger = server.ledgers[org]
+    pending = [str(invoice.id) for invoice in ledger.invoices() if invoice.status == "pending"]
+    some = ", ".join(sorted(pending, key=int)[:5]) or "none"
+    example = min(pending, key=int, default="101")
+    holdings = ", ".join(f"{handle} ({len(held)})" for handle, held in server.ledgers.items())
+    at = "" if port == DEFAULT_PORT else f" --port {port}"
+    return f"""\
+Unpod SANDBOX on http://127.0.0.1:{port}: make-believe invoices, not the Unpod service.
+
+  Organisations (invoices): {holdings}
+  Pending in {org}, for example: {some}
+
+For Airflow, in the environment of all its processes:
+
+  export AIRFLOW_CONN_UNPOD_DEFAULT='{connection_json(port, org, settings.token)}'
+
+While DAGs run:
+
+  {PROGRAM} pay {example}{at}     (also: fail, refund, cancel, delete, show)
+  {PROGRAM} create --amount 49.00 --currency EUR{at}
+  {PROGRAM} faults 500:times=3{at}     (without a fault: ends them all)
+  {PROGRAM} stats{at}
+
+Ctrl-C stops it."""
+
+
+# The client
+
+
+def _client_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--port", type=int, default=DEFAULT_PORT, help="of the sandbox (default %(default)s)")
+    of_org = argparse.ArgumentParser(add_help=False, parents=[common])
+    of_org.add_argument("--org", help="organisation handle (default: the sandbox's first)")
+
+    parser = argparse.ArgumentParser(prog=PROGRAM)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for action in ACTIONS:
+        command = commands.add_parser(action, parents=[of_org], help=f"{action} an invoice")
+        command.add_argument("invoice_id", help="101 or INV-00101")
+    create = commands.add_parser("create", parents=[of_org], help="create an invoice")
+    create.add_argument("--amount", default="299.00")
+    create.add_argument("--currency", default="USD")
+    create.add_argument("--status", default="pending")
+    faults = commands.add_parser("faults", parents=[common], help="set what goes wrong; nothing: all goes well again")
+    faults.add_argument("faults", nargs="*", metavar="KIND[:NAME=VALUE,...]")
+    stats = commands.add_parser("stats", parents=[common], help="what was asked of the API")
+    stats.add_argument("--reset", action="store_true", help="start counting anew")
+    return parser
+
+
+def _steer(arguments: argparse.Namespace) -> int:
+    method, path, body = _control_request(arguments)
+    org = getattr(arguments, "org", None)
+    query = "?" + urllib.parse.urlencode({"org": org}) if org else ""
+    url = f"http://127.0.0.1:{arguments.port}/sandbox/{path}{query}"
+    request = urllib.request.Request(url, method=method, data=None if body is None else json.dumps(body).encode())
+    # The sandbox is on this machine: no proxy of the environment may come between.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as response:
+            print(json.dumps(json.load(response), indent=2 if arguments.command == "stats" else None))
+    except urllib.error.HTTPError as error:
+        return _complain(json.load(error)["message"])
+    except urllib.error.URLError as error:
+        return _complain(f"no sandbox answers on port {arguments.port} of 127.0.0.1 ({error.reason}); see --port")
+    return 0
+
+
+def _control_request(arguments: argparse.Namespace) -> tuple[str, str, dict[str, Any] | None]:
+    """Method, path and body of a command."""
+    command = arguments.command
+    if command == "create":
+        body = {"amount": arguments.amount, "currency": arguments.currency, "status": arguments.status}
+        return "POST", "invoices", body
+    if command == "faults":
+        return "PUT", "faults", {"faults": arguments.faults}
+    if command == "stats":
+        return "DELETE" if arguments.reset else "GET", "stats", None
+    invoice = f"invoices/{urllib.parse.quote(arguments.invoice_id, safe='')}"
+    if command in ("show", "delete"):
+        return "GET" if command == "show" else "DELETE", invoice, None
+    return "POST", f"{invoice}/{command}", None
+
+
+def _complain(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 1

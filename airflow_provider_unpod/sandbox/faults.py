@@ -1,0 +1,199 @@
+"""What can be made to go wrong, when, and how often; and how the list moves by itself.
+
+Both are written as short texts, the same on the command line, in the control API and in Python:
+``500:every=7``, ``429:times=3,retry_after=2``, ``delete-random:7``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+from airflow_provider_unpod.sandbox.ledger import Ledger
+
+_JSON, _HTML = "application/json", "text/html"
+
+
+def _message(status: int, text: str) -> tuple[int, str, bytes]:
+    return status, _JSON, json.dumps({"status_code": status, "message": text}).encode()
+
+
+def _html(status: int, title: str) -> tuple[int, str, bytes]:
+    page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body><center><h1>{title}</h1></center></body>\r\n</html>"
+    return status, _HTML, page.encode()
+
+
+#: Faults that are an answer of their own: kind -> (HTTP status, content type, body).
+ANSWERS: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
+    {
+        "400": _message(400, "Invalid parameters provided."),
+        "401": _message(401, "Authentication credentials were not provided."),
+        "403": _message(403, "Token has expired."),
+        "404": _message(404, "Not found."),
+        "429": (
+            429,
+            _JSON,
+            b'{"error": {"code": "rate_limit_exceeded", "message": "Rate limit exceeded. Please try again later."}}',
+        ),
+        "500": _message(500, "Internal server error."),
+        "502": _html(502, "502 Bad Gateway"),
+        "503": _html(503, "503 Service Temporarily Unavailable"),
+        # The backend reports business errors with HTTP 206: no error to a client that only looks for 2xx.
+        "206": (
+            206,
+            _JSON,
+            b'{"message": "Error fetching billing data", "errors": "Organization Handle Not Found"}',
+        ),
+        "200-error": (
+            200,
+            _JSON,
+            b'{"count": 0, "status_code": 400, "message": "Error fetching billing data", "results": [], "data": []}',
+        ),
+        "html": _html(200, "We will be right back"),
+    }
+)
+#: Faults that spoil the sending of the right answer.
+MANNERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "broken-json": "half of the JSON, with a Content-Length that fits the half",
+        "truncated": "the connection is closed in an orderly way after half of the body",
+        "reset": "the connection is reset before anything is sent",
+        "reset-body": "the connection is reset after half of the body",
+        "drip": "the body comes in small pieces, the last one after `seconds`",
+        "delay": "the answer comes `seconds` later",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong. It counts the requests that it could hit, and hits those that fit all its conditions.
+
+    :param kind: one of :data:`ANSWERS` or :data:`MANNERS`.
+    :param times: how often at most; for ever where ``None``.
+    :param every: only each ``every``-th request; ``every=50, times=1`` is the fiftieth request alone.
+    :param probability: hit with this probability (by the sandbox's seed, so that a run can be repeated).
+    :param page: only requests for this page.
+    :param retry_after: value of the ``Retry-After`` header, whatever it is; no header where ``None``.
+    :param seconds: how long ``drip`` and ``delay`` take.
+    """
+
+    kind: str
+    times: int | None = None
+    every: int = 1
+    probability: float = 1.0
+    page: int | None = None
+    retry_after: str | None = None
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ANSWERS and self.kind not in MANNERS:
+            raise ValueError(f"No fault is called {self.kind!r}; there are {', '.join([*ANSWERS, *MANNERS])}.")
+        if self.every < 1 or not 0 <= self.probability <= 1 or (self.times is not None and self.times < 0):
+            raise ValueError(f"{self}: every is 1 or more, probability 0 to 1, times 0 or more.")
+        if self.seconds < 0:
+            raise ValueError(f"{self}: seconds is 0 or more.")
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """``kind[:name=value,...]``, e.g. ``503:probability=0.05,retry_after=2``.
+
+        :raises ValueError: with a text that says what is wrong.
+        """
+        kind, _, arguments = text.partition(":")
+        given: dict[str, Any] = {}
+        # A comma separates only before another name: a Retry-After that is a date has commas of its own.
+        for argument in re.split(r",(?=\w+=)", arguments) if arguments else ():
+            name, _, value = argument.partition("=")
+            if name not in _PARSERS:
+                raise ValueError(f"{text!r}: {name!r} is none of {', '.join(_PARSERS)}.")
+            try:
+                given[name] = _PARSERS[name](value)
+            except ValueError:
+                raise ValueError(f"{text!r}: {value!r} is no value for {name}.") from None
+        return cls(kind, **given)
+
+    def __str__(self) -> str:
+        arguments = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name != "kind" and getattr(self, field.name) != field.default
+        ]
+        return self.kind + (":" + ",".join(arguments) if arguments else "")
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
+    {"times": int, "every": int, "probability": float, "page": int, "retry_after": str, "seconds": float}
+)
+
+
+class FaultPlan:
+    """Decides for each request what goes wrong with it. Of several faults that fit, the first one given wins."""
+
+    def __init__(self, faults: Iterable[Fault | str] = (), *, seed: int = 0) -> None:
+        self.faults = tuple(fault if isinstance(fault, Fault) else Fault.parse(fault) for fault in faults)
+        self._seen = [0] * len(self.faults)
+        self._hit = [0] * len(self.faults)
+        self._random = random.Random(seed)
+
+    def choose(self, page: int | None) -> Fault | None:
+        """The fault that hits the next request, which is for ``page`` (``None``: for no page of billing)."""
+        chosen = None
+        for i, fault in enumerate(self.faults):
+            if fault.page is not None and fault.page != page:
+                continue
+            self._seen[i] += 1
+            if (
+                chosen is None
+                and (fault.times is None or self._hit[i] < fault.times)
+                and self._seen[i] % fault.every == 0
+                and (fault.probability == 1 or self._random.random() < fault.probability)
+            ):
+                self._hit[i] += 1
+                chosen = fault
+        return chosen
+
+
+#: How a list can move by itself.
+MOVES: Final[Mapping[str, Callable[[Ledger], object]]] = MappingProxyType(
+    {
+        "insert": lambda ledger: ledger.create(),
+        "delete-front": lambda ledger: ledger.delete_at(0),
+        "delete-random": lambda ledger: ledger.delete_random(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One change of the list with each ``every``-th billing request, just before it is answered.
+
+    :param kind: ``insert`` (a new invoice where the order of the list puts it: in front with newest first),
+        ``delete-front`` or ``delete-random``.
+    """
+
+    kind: str
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in MOVES or self.every < 1:
+            raise ValueError(f"A drift is KIND:EVERY with KIND one of {', '.join(MOVES)} and EVERY 1 or more.")
+
+    @classmethod
+    def parse(cls, text: str) -> Drift:
+        """``kind:every``, e.g. ``delete-random:7``.
+
+        :raises ValueError: with a text that says what is wrong.
+        """
+        kind, _, every = text.partition(":")
+        return cls(kind, int(every) if every.isdecimal() else 0)
+
+    def apply(self, ledger: Ledger, request_number: int) -> None:
+        """Moves the list if it is time. A list that is empty stays so."""
+        if request_number % self.every == 0 and (len(ledger) or self.kind == "insert"):
+            MOVES[self.kind](ledger)

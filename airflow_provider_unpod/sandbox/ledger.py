@@ -1,0 +1,326 @@
+"""The invoices of one make-believe organisation, in the order in which the API would list them.
+
+Pure Python and no HTTP, so that property tests can use it directly. All methods are thread-safe.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from decimal import ROUND_HALF_UP, Decimal
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+Order: TypeAlias = Literal["newest", "oldest", "shuffled"]
+Dialect: TypeAlias = Literal["results", "data"]
+
+#: The first invoice of the published example; in a new ledger it is the oldest one, and pending.
+FIRST_ID: Final = 101
+FIRST_DATE: Final = datetime(2026, 1, 1, tzinfo=timezone.utc)
+PERIOD: Final = timedelta(days=180)
+PAYMENT_TERM: Final = timedelta(days=7)
+TAX_RATE: Final = Decimal("0.18")
+
+#: Currency -> (how often, decimal places, a typical amount in minor units).
+CURRENCIES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+    {
+        "USD": (40, 2, 29_900),
+        "INR": (30, 2, 1_150_06),
+        "EUR": (15, 2, 24_900),
+        "JPY": (8, 0, 39_800),
+        "KWD": (7, 3, 89_500),
+    }
+)
+STATUSES: Final[Mapping[str, int]] = MappingProxyType(
+    {"paid": 78, "pending": 15, "failed": 4, "refunded": 2, "cancelled": 1}
+)
+CHARGE_TYPES: Final = ("subscription", "usage", "one_time")
+
+
+class UnknownInvoice(LookupError):
+    """The ledger holds no invoice of this id."""
+
+    def __init__(self, invoice_id: object) -> None:
+        super().__init__(f"There is no invoice {invoice_id} in this ledger.")
+
+
+class LedgerInvoice(NamedTuple):
+    """One invoice. Amounts are decimal strings as they go over the wire; dates are aware, UTC."""
+
+    id: int
+    amount: str
+    tax_amount: str
+    currency: str
+    status: str
+    charge_type: str
+    invoice_date: datetime
+    payment_at: datetime | None
+    #: Fields that the API does not document, added to the row as they are.
+    extra: Mapping[str, Any]
+
+    @property
+    def number(self) -> str:
+        """The ``invoice_number`` of the older dialect, e.g. ``INV-00101``."""
+        return f"INV-{self.id:05d}"
+
+    def row(self, dialect: Dialect) -> dict[str, Any]:
+        """The invoice as the API lists it."""
+        if dialect == "results":
+            row: dict[str, Any] = {
+                "id": self.id,
+                "amount": self.amount,
+                "currency": self.currency,
+                "status": self.status,
+                "invoice_date": _iso(self.invoice_date, "seconds"),
+            }
+        else:
+            row = {
+                "invoice_number": self.number,
+                "amount": self.amount,
+                "tax_amount": self.tax_amount,
+                "currency": self.currency,
+                "status": self.status,
+                "charge_type": self.charge_type,
+                "invoice_date": _iso(self.invoice_date, "microseconds"),
+                "due_date": _iso(self.invoice_date + PAYMENT_TERM, "microseconds"),
+                "payment_at": self.payment_at and _iso(self.payment_at, "microseconds"),
+            }
+        row.update(self.extra)
+        return row
+
+
+class Ledger:
+    """A deterministic list of invoices that can be changed.
+
+    :param invoices: how many there are at the start; the same numbers and the same seed give the same ledger.
+    :param order: ``newest`` or ``oldest`` first (by id, which rises with the date), or ``shuffled``: a fixed order
+        without meaning, into which new invoices fall anywhere.
+    :param dialect: which of the two documented forms its rows have.
+    :param now: the clock for what happens later.
+    """
+
+    def __init__(
+        self,
+        invoices: int = 250,
+        *,
+        seed: int = 0,
+        order: Order = "newest",
+        dialect: Dialect = "results",
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    ) -> None:
+        if invoices < 0:
+            raise ValueError(f"invoices is a number of invoices, not {invoices}")
+        self.order: Order = order
+        self.dialect: Dialect = dialect
+        self._now = now
+        self._random = random.Random(seed)
+        self._lock = threading.RLock()
+        # The order of the list, and what is in it. The row as bytes is kept beside the invoice, because a page
+        # then costs one join whatever its rows hold.
+        self._order: list[int] = []
+        self._invoices: dict[int, LedgerInvoice] = {}
+        self._encoded: dict[int, bytes] = {}
+        for invoice in _first_invoices(invoices, self._random):
+            self._store(invoice)
+            self._order.append(invoice.id)
+        if order == "newest":
+            self._order.reverse()
+        elif order == "shuffled":
+            self._random.shuffle(self._order)
+        self._last_id = FIRST_ID + invoices - 1
+        self._last_date = FIRST_DATE + PERIOD
+
+    # Reading
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, invoice_id: int | str) -> bool:
+        return parse_id(invoice_id) in self._invoices
+
+    def get(self, invoice_id: int | str) -> LedgerInvoice:
+        """:raises UnknownInvoice: if there is none; so do all methods that take an id."""
+        try:
+            return self._invoices[parse_id(invoice_id)]
+        except (KeyError, ValueError):
+            raise UnknownInvoice(invoice_id) from None
+
+    def ids(self) -> list[int]:
+        """All ids in list order."""
+        with self._lock:
+            return list(self._order)
+
+    def invoices(self) -> list[LedgerInvoice]:
+        """All invoices in list order: the truth that a reader is measured against."""
+        with self._lock:
+            return [self._invoices[invoice_id] for invoice_id in self._order]
+
+    def page(self, page: int, page_size: int) -> list[dict[str, Any]]:
+        """The rows of a 1-based page; empty past the end."""
+        with self._lock:
+            return [self._invoices[invoice_id].row(self.dialect) for invoice_id in self._window(page, page_size)]
+
+    def page_json(self, page: int, page_size: int) -> tuple[bytes, int]:
+        """The rows of a page as a JSON array, and how many invoices the whole list has at that moment."""
+        with self._lock:
+            encoded = self._encoded
+            rows = [encoded[invoice_id] for invoice_id in self._window(page, page_size)]
+            return b"[" + b",".join(rows) + b"]", len(self._order)
+
+    def _window(self, page: int, page_size: int) -> list[int]:
+        return self._order[(page - 1) * page_size : page * page_size]
+
+    # Changing
+
+    def create(
+        self,
+        amount: str | Decimal | int = "299.00",
+        currency: str = "USD",
+        status: str = "pending",
+        *,
+        invoice_id: int | None = None,
+        position: int | None = None,
+        invoice_date: datetime | None = None,
+        charge_type: str = "subscription",
+        extra: Mapping[str, Any] | None = None,
+    ) -> LedgerInvoice:
+        """A new invoice, with the next id and today's date, where the order of the list puts it.
+
+        ``invoice_id`` and ``position`` (0-based place in the list) are for lists that misbehave.
+
+        :raises ValueError: if the amount is no decimal or the id is taken.
+        """
+        try:
+            exact = Decimal(amount)
+        except ArithmeticError:
+            raise ValueError(f"amount is a decimal number, not {amount!r}") from None
+        if not exact.is_finite():
+            raise ValueError(f"amount is a decimal number, not {amount!r}")
+        with self._lock:
+            if invoice_id is None:
+                invoice_id = self._last_id + 1
+            elif invoice_id in self._invoices:
+                raise ValueError(f"Invoice {invoice_id} exists already.")
+            if invoice_date is None:
+                # Ids rise with the date, even where the clock stands before the ledger's own last date.
+                invoice_date = self._last_date = max(self._now(), self._last_date + timedelta(seconds=1))
+            invoice = LedgerInvoice(
+                invoice_id,
+                format(exact, "f"),
+                _tax(exact),
+                currency,
+                status,
+                charge_type,
+                invoice_date,
+                self._now() if status == "paid" else None,
+                MappingProxyType(dict(extra or {})),
+            )
+            self._last_id = max(self._last_id, invoice_id)
+            self._store(invoice)
+            self._order.insert(self._place() if position is None else position, invoice_id)
+            return invoice
+
+    def pay(self, invoice_id: int | str) -> LedgerInvoice:
+        """Paid, now."""
+        return self.set_status(invoice_id, "paid")
+
+    def fail(self, invoice_id: int | str) -> LedgerInvoice:
+        """The charge failed."""
+        return self.set_status(invoice_id, "failed")
+
+    def refund(self, invoice_id: int | str) -> LedgerInvoice:
+        """The money went back."""
+        return self.set_status(invoice_id, "refunded")
+
+    def cancel(self, invoice_id: int | str) -> LedgerInvoice:
+        """It is no longer to be paid."""
+        return self.set_status(invoice_id, "cancelled")
+
+    def set_status(self, invoice_id: int | str, status: str) -> LedgerInvoice:
+        """Any status, from any status, unknown ones too: the ledger knows no business rules."""
+        with self._lock:
+            invoice = self.get(invoice_id)
+            if status == "paid":
+                payment_at: datetime | None = self._now()
+            else:
+                payment_at = invoice.payment_at if status == "refunded" else None
+            invoice = invoice._replace(status=status, payment_at=payment_at)
+            self._store(invoice)
+            return invoice
+
+    def delete(self, invoice_id: int | str) -> LedgerInvoice:
+        """The invoice vanishes; every one behind it moves forward by one place."""
+        with self._lock:
+            return self.delete_at(self._order.index(self.get(invoice_id).id))
+
+    def delete_at(self, position: int) -> LedgerInvoice:
+        """Deletes by place in the list.
+
+        :raises IndexError: if the list is shorter.
+        """
+        with self._lock:
+            invoice_id = self._order.pop(position)
+            del self._encoded[invoice_id]
+            return self._invoices.pop(invoice_id)
+
+    def delete_random(self) -> LedgerInvoice:
+        """Deletes any one invoice, the same one for the same seed and history.
+
+        :raises IndexError: if there is none.
+        """
+        with self._lock:
+            if not self._order:
+                raise IndexError("the ledger is empty")
+            return self.delete_at(self._random.randrange(len(self._order)))
+
+    def _store(self, invoice: LedgerInvoice) -> None:
+        self._invoices[invoice.id] = invoice
+        self._encoded[invoice.id] = json.dumps(invoice.row(self.dialect), separators=(",", ":")).encode()
+
+    def _place(self) -> int:
+        if self.order == "newest":
+            return 0
+        return len(self._order) if self.order == "oldest" else self._random.randint(0, len(self._order))
+
+
+def parse_id(invoice_id: int | str) -> int:
+    """``101`` from ``101``, ``"101"`` or ``"INV-00101"``.
+
+    :raises ValueError: if it is none of them.
+    """
+    return int(invoice_id.removeprefix("INV-")) if isinstance(invoice_id, str) else invoice_id
+
+
+def _first_invoices(number: int, random_: random.Random) -> Iterator[LedgerInvoice]:
+    """``number`` invoices, oldest first, spread over the period."""
+    nothing: Mapping[str, Any] = MappingProxyType({})
+    currencies = random_.choices(list(CURRENCIES), [weight for weight, _, _ in CURRENCIES.values()], k=number)
+    statuses = random_.choices(list(STATUSES), list(STATUSES.values()), k=number)
+    charge_types = random_.choices(CHARGE_TYPES, (70, 25, 5), k=number)
+    step = PERIOD / max(number, 1)
+    for i in range(number):
+        currency, status = currencies[i], statuses[i]
+        _, places, typical = CURRENCIES[currency]
+        amount = Decimal(1 + int(typical * random_.lognormvariate(0, 1))).scaleb(-places)
+        if i == 0:
+            # The invoice of the published example, left to be paid: the one that a newcomer tries things with.
+            currency, status, amount = "USD", "pending", Decimal("299.00")
+        date = FIRST_DATE + step * (i + random_.random() * 0.9)
+        paid = date + PAYMENT_TERM * random_.random() if status in ("paid", "refunded") else None
+        yield LedgerInvoice(
+            FIRST_ID + i, format(amount, "f"), _tax(amount), currency, status, charge_types[i], date, paid, nothing
+        )
+
+
+def _tax(amount: Decimal) -> str:
+    """Tax on ``amount``, with as many decimal places as the amount has."""
+    exponent = amount.as_tuple().exponent
+    unit = Decimal(1).scaleb(exponent if isinstance(exponent, int) and exponent < 0 else 0)
+    return format((amount * TAX_RATE).quantize(unit, ROUND_HALF_UP), "f")
+
+
+def _iso(moment: datetime, precision: str) -> str:
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec=precision) + "Z"

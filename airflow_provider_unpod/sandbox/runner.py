@@ -1,0 +1,168 @@
+"""A sandbox inside a Python process: it runs in a thread of its own while tests or scripts go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Mapping
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from airflow_provider_unpod.sandbox.faults import Fault
+from airflow_provider_unpod.sandbox.ledger import Ledger, LedgerInvoice
+from airflow_provider_unpod.sandbox.server import Server, listen, start
+from airflow_provider_unpod.sandbox.settings import Settings
+
+
+def connection_json(port: int, org_handle: str, token: str) -> str:
+    """The Airflow connection to a sandbox, as ``AIRFLOW_CONN_UNPOD_DEFAULT`` takes it."""
+    return json.dumps(
+        {
+            "conn_type": "unpod",
+            "schema": "http",
+            "host": "127.0.0.1",
+            "port": port,
+            "login": org_handle,
+            "password": token,
+        }
+    )
+
+
+class Sandbox:
+    """A running sandbox: ``with Sandbox(invoices=250, rate_limit=100) as sandbox: ...``
+
+    Its arguments are those of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0: a free
+    one). Everything may be called from any thread. Changes are made to the first organisation; the others are in
+    ``ledgers``.
+
+    :raises ValueError: if an argument makes no sense.
+    :raises OSError: on entering, if the port is in use.
+    """
+
+    def __init__(self, *, port: int = 0, **settings: Any) -> None:
+        for name in ("orgs", "faults", "drift"):
+            if name in settings:
+                settings[name] = tuple(settings[name])
+        self.settings = Settings(**settings)
+        self.token = self.settings.token
+        self.org_handle = self.settings.orgs[0]
+        self._server = Server(self.settings)
+        self.port = port
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    # Running
+
+    def __enter__(self) -> Sandbox:
+        listener = listen(self.port)
+        self.port = listener.getsockname()[1]
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(listener)), name=f"unpod-sandbox-{self.port}", daemon=True
+        )
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._thread is not None and self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+            self._thread = None
+
+    async def _serve(self, listener: Any) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        runner: web.AppRunner | None = None
+        try:
+            runner = await start(self._server, listener)
+            self._started.set()
+            await self._stop.wait()
+        finally:
+            self._started.set()
+            if runner is not None:
+                await runner.cleanup()
+
+    # Connecting
+
+    @property
+    def url(self) -> str:
+        """The base URL, e.g. ``http://127.0.0.1:3001``."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def connection_json(self, org_handle: str | None = None) -> str:
+        """The Airflow connection to this sandbox as JSON."""
+        return connection_json(self.port, org_handle or self.org_handle, self.token)
+
+    def connection_uri(self, org_handle: str | None = None) -> str:
+        """The Airflow connection to this sandbox as a URI."""
+        login, password = quote(org_handle or self.org_handle, safe=""), quote(self.token, safe="")
+        return f"unpod://{login}:{password}@127.0.0.1:{self.port}/http"
+
+    # What it holds
+
+    @property
+    def ledgers(self) -> Mapping[str, Ledger]:
+        """The ledger of each organisation, by handle."""
+        return self._server.ledgers
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the first organisation."""
+        return self._server.ledgers[self.org_handle]
+
+    def create(
+        self,
+        amount: str | Decimal | int = "299.00",
+        currency: str = "USD",
+        status: str = "pending",
+        *,
+        extra: Mapping[str, Any] | None = None,
+    ) -> LedgerInvoice:
+        """A new invoice; more choice with :meth:`Ledger.create` of ``ledger``."""
+        return self.ledger.create(amount, currency, status, extra=extra)
+
+    def pay(self, invoice_id: int | str) -> LedgerInvoice:
+        """:raises UnknownInvoice: if there is none; so do the others."""
+        return self.ledger.pay(invoice_id)
+
+    def fail(self, invoice_id: int | str) -> LedgerInvoice:
+        """The charge failed."""
+        return self.ledger.fail(invoice_id)
+
+    def refund(self, invoice_id: int | str) -> LedgerInvoice:
+        """The money went back."""
+        return self.ledger.refund(invoice_id)
+
+    def cancel(self, invoice_id: int | str) -> LedgerInvoice:
+        """It is no longer to be paid."""
+        return self.ledger.cancel(invoice_id)
+
+    def delete(self, invoice_id: int | str) -> LedgerInvoice:
+        """The invoice vanishes from the list."""
+        return self.ledger.delete(invoice_id)
+
+    # What goes wrong, and what was asked
+
+    def faults(self, *faults: Fault | str) -> None:
+        """These faults from now on and no others, as in ``faults("500:times=3")``; ``faults()`` ends them all.
+
+        :raises ValueError: if one of them cannot be read.
+        """
+        self._server.set_faults(*faults)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """``requests``, ``paths``, ``statuses``, ``in_flight``, ``max_in_flight``, ``log`` since the last reset."""
+        return self._server.stats.as_dict()
+
+    def reset_stats(self) -> None:
+        """Starts counting anew."""
+        self._server.stats.reset()
