@@ -1,0 +1,111 @@
+"""Where the API is: the connection's host, port and schema become one base URL, or an error that names the field."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+
+#: The published page of the billing endpoint names this host.
+DEFAULT_HOST = "unpod.dev"
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?").fullmatch
+_EXAMPLES = "`https://unpod.dev`, `unpod.ai` or `http://localhost:3001`"
+
+
+def base_url_of(host: str | None, port: int | None, schema: str | None) -> str:
+    """``scheme://host[:port]`` from the fields of a connection; ``https://unpod.dev`` where all are empty.
+
+    The host may be a name, an address or a URL with nothing behind the port. Without a scheme it is ``https``, and
+    ``http`` for this very machine (``localhost``, ``127.0.0.1``, ``[::1]``).
+
+    :raises UnpodConfigError: naming ``host``, ``port`` or ``schema``. What was entered is shown only where it can
+        not hold a secret.
+    """
+    parts = _split((host or "").strip() or DEFAULT_HOST)
+    name = _host_name(parts)
+    number = _port(parts, port)
+    scheme = _scheme(parts.scheme, (schema or "").strip().lower(), name)
+    shown = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{shown}" + (f":{number}" if number else "")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether ``host`` (no brackets, no port) is this machine, by its text alone: no name is looked up."""
+    if host is None:
+        return False
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _split(text: str) -> SplitResult:
+    if "://" not in text:
+        text = f"//[{text}]" if _is_bare_ipv6(text) else f"//{text}"
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise UnpodConfigError(f"The connection's `host` is no address: enter for example {_EXAMPLES}.") from None
+    if "@" in parts.netloc:
+        raise UnpodConfigError(
+            "The connection's `host` holds credentials: enter the address alone there, the organisation handle "
+            "in `login` and the API token in `password`."
+        )
+    for what, there in (("a query", parts.query), ("a fragment", parts.fragment), ("a path", parts.path.strip("/"))):
+        if there or (what != "a path" and re.search(r"[?#]", text)):
+            raise UnpodConfigError(
+                f"The connection's `host` holds {what} behind the address: enter only the address, "
+                f"for example {_EXAMPLES}."
+            )
+    return parts
+
+
+def _is_bare_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _host_name(parts: SplitResult) -> str:
+    try:
+        name = (parts.hostname or "").lower()
+        if ":" in name:
+            ipaddress.IPv6Address(name)
+            return name
+        if not name.isascii():
+            name = name.encode("idna").decode("ascii")
+        if _HOST_NAME(name) and ".." not in name:
+            return name
+    except (ValueError, UnicodeError):
+        pass
+    raise UnpodConfigError(f"The connection's `host` is no host name: enter for example {_EXAMPLES}.")
+
+
+def _port(parts: SplitResult, port: int | str | None) -> int | None:
+    try:
+        in_host = parts.port
+        # Airflow's form turns an empty port into 0; from a URI or JSON it may be a text.
+        separate = int(port or 0) or None
+    except (TypeError, ValueError):
+        in_host, separate = None, -1
+    if in_host is not None and separate is not None and in_host != separate:
+        raise UnpodConfigError("The connection's `host` and `port` name two different ports: leave `port` empty.")
+    number = in_host if in_host is not None else separate
+    if number is not None and not 1 <= number <= 65535:
+        raise UnpodConfigError("The connection's `port` is no port: enter a number from 1 to 65535, or nothing.")
+    return number
+
+
+def _scheme(in_host: str, schema: str, name: str) -> str:
+    for field, value in (("host", in_host), ("schema", schema)):
+        if value not in ("", "http", "https"):
+            raise UnpodConfigError(f"The connection's `{field}` names an unknown scheme: enter `https` or `http`.")
+    if in_host and schema and in_host != schema:
+        raise UnpodConfigError("The connection's `host` and `schema` name two schemes: leave `schema` empty.")
+    return in_host or schema or ("http" if is_loopback(name) else "https")

@@ -1,0 +1,223 @@
+"""The client's options, as code or as the text fields of a connection give them, checked one by one.
+
+A form, an environment variable and a URI know only texts: ``"30"`` is 30 and ``"true"`` is ``True``. Every error
+names the connection field that is wrong and says what to enter; none repeats a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+
+#: The schemes that Unpod's pages and backend name, in the spelling in which they are sent.
+AUTH_SCHEMES = ("Token", "jwt", "Bearer")
+#: The connection's extra fields, each of them an argument of ``UnpodClient``.
+EXTRA_FIELDS = (
+    "auth_scheme",
+    "product_id",
+    "timeout",
+    "page_size",
+    "max_concurrency",
+    "verify",
+    "proxies",
+    "allow_insecure_http",
+)
+MAX_CONCURRENCY = 64
+_MAX_PAGE_SIZE = 100_000
+_MAX_TIMEOUT = 86_400.0
+_PROXY_SCHEMES = ("http", "https")
+
+
+def options_from_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``UnpodClient`` that a connection's ``extra`` holds; empty fields are left out.
+
+    :raises UnpodConfigError: naming the field that is wrong and what to enter.
+    """
+    check = {
+        "auth_scheme": auth_scheme,
+        "product_id": lambda value: header_value(value, "product_id"),
+        "timeout": timeout,
+        "page_size": page_size,
+        "max_concurrency": max_concurrency,
+        "verify": verify,
+        "proxies": proxies,
+        "allow_insecure_http": allow_insecure_http,
+    }
+    given = {name: extra.get(name) for name in EXTRA_FIELDS}
+    return {
+        name: check[name](value)
+        for name, value in given.items()
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
+
+
+def token(value: str | None) -> str:
+    """The API token; never shown, not even its wrong character."""
+    if not value:
+        raise UnpodConfigError("The connection's `password` is empty: enter the API token there.")
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        raise UnpodConfigError(
+            "The connection's `password` is no API token: it holds a space, a line break or a character that "
+            "no HTTP header can carry. Enter the token alone, without `Token` or `Bearer` in front of it."
+        )
+    return value
+
+
+def org_handle(value: str | None) -> str:
+    """The organisation handle, the ``domain_handle`` of the organisations endpoint."""
+    if value is None or not str(value).strip():
+        raise UnpodConfigError(
+            "The connection's `login` is empty: enter the organisation handle there, for example `unpod.tv`, "
+            "or give `org_handle`."
+        )
+    return header_value(value, "login")
+
+
+def header_value(value: Any, field: str) -> str:
+    """A text that can stand in an HTTP header."""
+    text = value.strip() if isinstance(value, str) else str(value)
+    if not text.isascii() or not text.isprintable():
+        raise UnpodConfigError(
+            f"The connection's `{field}` holds a line break or a character that no HTTP header can carry: "
+            "enter plain letters, digits and signs."
+        )
+    return text
+
+
+def auth_scheme(value: Any) -> str:
+    """The word before the token, matched whatever its case."""
+    for scheme in AUTH_SCHEMES:
+        if isinstance(value, str) and value.strip().lower() == scheme.lower():
+            return scheme
+    # Not shown: people paste the token into the wrong field.
+    raise UnpodConfigError("The connection's extra `auth_scheme` is unknown: enter `Token`, `jwt` or `Bearer`.")
+
+
+def timeout(value: Any) -> float:
+    """Seconds that one whole request may take."""
+    seconds = _number(value, float)
+    if seconds is None or not 0 < seconds <= _MAX_TIMEOUT:
+        raise UnpodConfigError(
+            "The connection's extra `timeout` is no time: enter the seconds that one whole request may take, "
+            "for example 30."
+        )
+    return float(seconds)
+
+
+def page_size(value: Any) -> int:
+    """Rows asked for in one page."""
+    rows = _number(value, int)
+    if rows is None or not 1 <= rows <= _MAX_PAGE_SIZE:
+        raise UnpodConfigError(
+            "The connection's extra `page_size` is no page size: enter the rows per page, for example 100."
+        )
+    return int(rows)
+
+
+def max_concurrency(value: Any) -> int:
+    """Requests in flight at once."""
+    requests = _number(value, int)
+    if requests is None or not 1 <= requests <= MAX_CONCURRENCY:
+        raise UnpodConfigError(
+            f"The connection's extra `max_concurrency` is out of range: enter a number from 1 to {MAX_CONCURRENCY}, "
+            "for example 4."
+        )
+    return int(requests)
+
+
+def verify(value: Any) -> bool | str:
+    """Whether, or against which CA file or directory, the server's certificate is checked."""
+    flag = _flag(value)
+    if flag is not None:
+        return flag
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(os.fspath(value).strip()).expanduser()
+        if path.exists():
+            return str(path)
+    raise UnpodConfigError(
+        "The connection's extra `verify` is neither true nor false nor a file that is there: enter `true`, or the "
+        "path of a CA file that every worker and triggerer can read."
+    )
+
+
+def allow_insecure_http(value: Any) -> bool:
+    """Whether the token may be sent over plain http to another machine."""
+    flag = _flag(value)
+    if flag is None:
+        raise UnpodConfigError("The connection's extra `allow_insecure_http` is no yes or no: enter `true` or `false`.")
+    return flag
+
+
+def proxies(value: Any) -> dict[str, str]:
+    """Proxy URLs by scheme of the address asked for, as ``requests`` takes them; they may hold credentials."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, Mapping):
+        raise _bad_proxies()
+    return {scheme: proxy_url(url) for scheme, url in value.items() if isinstance(scheme, str) or _fail_proxies()}
+
+
+def proxy_url(url: Any) -> str:
+    """One proxy's URL. SOCKS is refused: through it, neither the deadline nor a cancelled read would hold."""
+    if not isinstance(url, str):
+        raise _bad_proxies()
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and (parts.port is None or parts.port > 0):
+            return url
+    except ValueError:
+        pass
+    raise _bad_proxies()
+
+
+def _bad_proxies() -> UnpodConfigError:
+    return UnpodConfigError(
+        "The connection's extra `proxies` (or a proxy of the environment) is no set of http proxies: enter for "
+        'example {"https": "http://proxy.example:3128"}. SOCKS proxies are not supported.'
+    )
+
+
+def _fail_proxies() -> bool:
+    raise _bad_proxies()
+
+
+def _flag(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }.get(value.strip().lower())
+    if isinstance(value, int):
+        return {1: True, 0: False}.get(value)
+    return None
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> int | float | None:
+    """``value`` as a finite number of ``kind``; ``None`` where it is none (so is ``True``, and 1.5 for an int)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = kind(value)
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(number) or (not isinstance(value, str) and number != value):
+        return None
+    return number
