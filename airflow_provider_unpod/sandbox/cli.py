@@ -7,13 +7,10 @@ import asyncio
 import errno
 import json
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 from airflow_provider_unpod.sandbox import settings as options
@@ -22,6 +19,10 @@ from airflow_provider_unpod.sandbox.ledger import Dialect, Order
 from airflow_provider_unpod.sandbox.settings import Settings
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
     from airflow_provider_unpod.sandbox.server import Server
 
 PROGRAM: Final = "python -m airflow_provider_unpod.sandbox"

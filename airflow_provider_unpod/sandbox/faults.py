@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_unpod.sandbox.ledger import Ledger
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from airflow_provider_unpod.sandbox.ledger import Ledger
 
 _JSON, _HTML = "application/json", "text/html"
 
@@ -139,7 +141,7 @@ class FaultPlan:
         self.faults = tuple(fault if isinstance(fault, Fault) else Fault.parse(fault) for fault in faults)
         self._seen = [0] * len(self.faults)
         self._hit = [0] * len(self.faults)
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - a run must be repeatable; nothing is secret here
 
     def choose(self, page: int | None) -> Fault | None:
         """The fault that hits the next request, which is for ``page`` (``None``: for no page of billing)."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
-from decimal import Decimal
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from aiohttp import web
-
-from airflow_provider_unpod.sandbox.faults import Fault
-from airflow_provider_unpod.sandbox.ledger import Ledger, LedgerInvoice
 from airflow_provider_unpod.sandbox.server import Server, listen, start
 from airflow_provider_unpod.sandbox.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from decimal import Decimal
+    from types import TracebackType
+
+    from aiohttp import web
+
+    from airflow_provider_unpod.sandbox.faults import Fault
+    from airflow_provider_unpod.sandbox.ledger import Ledger, LedgerInvoice
 
 
 def connection_json(port: int, org_handle: str, token: str) -> str:
@@ -38,7 +41,7 @@ class Sandbox:
 
     Its arguments are those of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0: a free
     one). Everything may be called from any thread. Changes are made to the first organisation; the others are in
-    ``ledgers``.
+    ``ledgers``. It can be entered again after it was left, for an outage: same port, same invoices.
 
     :raises ValueError: if an argument makes no sense.
     :raises OSError: on entering, if the port is in use.
@@ -63,6 +66,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         listener = listen(self.port)
         self.port = listener.getsockname()[1]
+        self._started.clear()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(listener)), name=f"unpod-sandbox-{self.port}", daemon=True
         )

@@ -10,14 +10,16 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import web
 
 from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, Drift, Fault, FaultPlan
 from airflow_provider_unpod.sandbox.ledger import Ledger, LedgerInvoice
 from airflow_provider_unpod.sandbox.settings import DEFAULT_PAGE_SIZE, EXPIRED_TOKEN, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 BILLING: Final = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS: Final = "/api/v2/platform/organizations/"

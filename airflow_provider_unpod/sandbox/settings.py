@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from airflow_provider_unpod.sandbox.faults import Drift, Fault
-from airflow_provider_unpod.sandbox.ledger import Dialect, Order
+if TYPE_CHECKING:
+    from airflow_provider_unpod.sandbox.faults import Drift, Fault
+    from airflow_provider_unpod.sandbox.ledger import Dialect, Order
 
-TOKEN: Final = "sandbox-token"
+TOKEN: Final = "sandbox-token"  # noqa: S105 - the well-known token of a server that guards nothing
 #: A token that was valid once: answers 403 "Token has expired.".
-EXPIRED_TOKEN: Final = "expired-token"
+EXPIRED_TOKEN: Final = "expired-token"  # noqa: S105 - as above
 ORGANISATIONS: Final = ("unpod.tv", "acme", "globex")
 #: Rows of a page whose size was not asked for, as documented.
 DEFAULT_PAGE_SIZE: Final = 20

@@ -1,0 +1,167 @@
+"""The model without HTTP: what property tests of list readers rely on."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.sandbox.ledger import CURRENCIES, Ledger, UnknownInvoice
+
+
+def test_the_same_seed_gives_the_same_invoices_and_another_seed_others():
+    assert Ledger(50, seed=3).invoices() == Ledger(50, seed=3).invoices()
+    assert Ledger(50, seed=3).invoices() != Ledger(50, seed=4).invoices()
+
+
+def test_the_first_invoice_is_that_of_the_published_example_and_waits_to_be_paid():
+    first = Ledger(10).get(101)
+    assert (first.id, first.amount, first.currency, first.status) == (101, "299.00", "USD", "pending")
+
+
+@pytest.mark.parametrize(("order", "reverse"), [("oldest", False), ("newest", True)])
+def test_ids_and_dates_rise_or_fall_together_through_the_whole_list(order, reverse):
+    ledger = Ledger(300, order=order)
+    for _ in range(3):
+        ledger.create()
+    by_id = ledger.ids()
+    assert by_id == sorted(by_id, reverse=reverse)
+    dates = [invoice.invoice_date for invoice in ledger.invoices()]
+    assert dates == sorted(dates, reverse=reverse)
+    assert len(set(dates)) == len(dates)
+
+
+def test_a_shuffled_list_is_in_no_order_and_keeps_it():
+    ledger = Ledger(100, order="shuffled")
+    ids = ledger.ids()
+    assert ids not in (sorted(ids), sorted(ids, reverse=True))
+    new = ledger.create().id
+    assert [i for i in ledger.ids() if i != new] == ids
+
+
+def test_money_has_the_decimal_places_of_its_currency():
+    places = {currency: places for currency, (_, places, _) in CURRENCIES.items()}
+    invoices = Ledger(400).invoices()
+    assert {invoice.currency for invoice in invoices} == set(places)
+    for invoice in invoices:
+        for money in (invoice.amount, invoice.tax_amount):
+            assert Decimal(money) >= 0
+            assert -Decimal(money).as_tuple().exponent == places[invoice.currency]
+
+
+def test_about_fifteen_percent_are_pending_and_all_known_statuses_occur():
+    statuses = [invoice.status for invoice in Ledger(4_000).invoices()]
+    assert 0.13 < statuses.count("pending") / len(statuses) < 0.17
+    assert set(statuses) == {"paid", "pending", "failed", "refunded", "cancelled"}
+
+
+def test_the_dates_spread_over_six_months():
+    months = {invoice.invoice_date.month for invoice in Ledger(100).invoices()}
+    assert months == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("act", "status"), [("pay", "paid"), ("fail", "failed"), ("refund", "refunded"), ("cancel", "cancelled")]
+)
+@pytest.mark.parametrize("name", [101, "101", "INV-00101"])
+def test_an_invoice_changes_its_status_and_not_its_place(act, status, name):
+    ledger = Ledger(5)
+    before = ledger.ids()
+    assert getattr(ledger, act)(name).status == status
+    assert ledger.get(101).status == status
+    assert ledger.page(1, 5)[-1]["status"] == status
+    assert ledger.ids() == before
+
+
+def test_the_moment_of_payment_is_kept_when_the_money_goes_back_and_lost_when_the_charge_failed():
+    now = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
+    ledger = Ledger(1, dialect="data", now=lambda: now)
+    assert ledger.pay(101).payment_at == now
+    assert ledger.refund(101).payment_at == now
+    assert ledger.page(1, 1)[0]["payment_at"] == "2026-07-01T12:00:00.000000Z"
+    assert ledger.fail(101).payment_at is None
+
+
+def test_an_invoice_may_have_any_status_and_fields_that_nobody_documented():
+    ledger = Ledger(0)
+    ledger.create("12345678901234567.89", "KWD", "disputed", extra={"note": "né", "lines": [{"qty": 1}]})
+    row = json.loads(ledger.page_json(1, 20)[0])[0]
+    assert row["amount"] == "12345678901234567.89"
+    assert (row["status"], row["note"], row["lines"]) == ("disputed", "né", [{"qty": 1}])
+
+
+@pytest.mark.parametrize("amount", ["12,50", "", "NaN", "Infinity", "a lot"])
+def test_an_amount_that_is_no_decimal_is_refused_and_nothing_is_created(amount):
+    ledger = Ledger(3)
+    with pytest.raises(ValueError, match="amount"):
+        ledger.create(amount)
+    assert len(ledger) == 3
+
+
+def test_an_amount_is_listed_as_it_was_given():
+    ledger = Ledger(0)
+    assert [ledger.create(amount).amount for amount in ("5", "5.0", "5.000", Decimal("1E+3"), 7)] == [
+        "5",
+        "5.0",
+        "5.000",
+        "1000",
+        "7",
+    ]
+
+
+def test_an_id_that_is_taken_cannot_be_given_again():
+    ledger = Ledger(3)
+    with pytest.raises(ValueError, match="101"):
+        ledger.create(invoice_id=101)
+
+
+@pytest.mark.parametrize("invoice_id", [9, "9", "INV-00009", "nonsense", ""])
+@pytest.mark.parametrize("act", ["get", "pay", "delete"])
+def test_an_unknown_invoice_is_an_error_of_its_own(act, invoice_id):
+    with pytest.raises(UnknownInvoice):
+        getattr(Ledger(3), act)(invoice_id)
+
+
+MOVES = st.lists(
+    st.one_of(
+        st.just(("create",)),
+        st.tuples(st.just("insert"), st.integers(0, 30)),
+        st.tuples(st.sampled_from(["delete", "pay", "refund"]), st.integers(0, 30)),
+        st.just(("delete_random",)),
+    ),
+    max_size=30,
+)
+
+
+@given(
+    invoices=st.integers(0, 20),
+    order=st.sampled_from(["newest", "oldest", "shuffled"]),
+    dialect=st.sampled_from(["results", "data"]),
+    moves=MOVES,
+    page_size=st.integers(1, 25),
+)
+def test_pages_are_always_the_list_cut_in_pieces_whatever_happened_to_it(invoices, order, dialect, moves, page_size):
+    ledger = Ledger(invoices, order=order, dialect=dialect)
+    for move in moves:
+        if move[0] == "create":
+            ledger.create()
+        elif move[0] == "insert":
+            ledger.create(position=move[1])
+        elif len(ledger) and move[0] == "delete_random":
+            ledger.delete_random()
+        elif len(ledger):
+            getattr(ledger, move[0])(ledger.ids()[move[1] % len(ledger)])
+    truth = [invoice.row(dialect) for invoice in ledger.invoices()]
+    assert len(truth) == len(ledger) == len(set(ledger.ids()))
+    read = []
+    for page in range(1, len(truth) // page_size + 2):
+        rows, count = ledger.page_json(page, page_size)
+        assert count == len(truth)
+        assert json.loads(rows) == ledger.page(page, page_size)
+        read += json.loads(rows)
+    assert read == truth
+    assert ledger.page(len(truth) // page_size + 2, page_size) == []
