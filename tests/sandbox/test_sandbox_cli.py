@@ -1,0 +1,127 @@
+"""The command line, as a newcomer types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from airflow_provider_unpod.sandbox import Sandbox
+from airflow_provider_unpod.sandbox.cli import main
+
+MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
+
+
+@contextmanager
+def serving(*arguments):
+    """A sandbox in a process of its own; gives the process and its greeting."""
+    process = subprocess.Popen(
+        [*MODULE, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        yield process, "".join(lines)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_greets_as_a_sandbox_serves_what_it_prints_and_stops_at_once(number):
+    with serving("--org", "acme", "--invoices", "30") as (process, greeting):
+        assert "SANDBOX" in greeting.splitlines()[0]
+        assert "not the Unpod service" in greeting
+        connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
+        url = f"{connection['schema']}://{connection['host']}:{connection['port']}"
+        with requests.Session() as session:
+            session.trust_env = False
+            headers = {"Authorization": f"Token {connection['password']}", "Org-Handle": connection["login"]}
+            body = session.get(f"{url}/api/v2/platform/organisation/billing/", headers=headers, timeout=10).json()
+            assert body["count"] == 30
+            pay = re.search(r"(pay \d+ --port \d+)", greeting).group(1).split()
+            assert main(pay) == 0
+            # The connection is still open: stopping does not wait for it.
+            process.send_signal(number)
+            assert process.wait(timeout=5) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_port_in_use_is_one_line_that_says_what_to_do():
+    with Sandbox() as sandbox:
+        run = subprocess.run([*MODULE, "--port", str(sandbox.port)], capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        f"error: port {sandbox.port} of 127.0.0.1 is in use; choose another with --port (0: any free one)\n"
+    )
+
+
+def test_without_aiohttp_it_says_what_to_install():
+    script = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from airflow_provider_unpod.sandbox.cli import main; sys.exit(main([]))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 1
+    assert run.stderr == "error: the sandbox needs aiohttp: pip install 'airflow-provider-unpod[sandbox]'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--fault", "teapot"], "No fault is called 'teapot'"),
+        (["--drift", "insert"], "KIND:EVERY"),
+        (["--order", "random"], "invalid choice"),
+    ],
+)
+def test_an_option_that_cannot_be_read_says_why(arguments, reason, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_setting_that_makes_no_sense_says_why():
+    run = subprocess.run([*MODULE, "--rate-limit", "0"], capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stderr) == (1, "error: rate_limit is 1 or more, not 0.\n")
+
+
+def test_the_commands_steer_a_running_sandbox(capsys):
+    with Sandbox(invoices=5, orgs=("unpod.tv", "acme")) as sandbox:
+
+        def command(*arguments):
+            status = main([*arguments, "--port", str(sandbox.port)])
+            return status, json.loads(capsys.readouterr().out)
+
+        for action, after in (("pay", "paid"), ("fail", "failed"), ("refund", "refunded"), ("cancel", "cancelled")):
+            assert command(action, "101")[1]["status"] == after
+            assert sandbox.ledger.get(101).status == after
+        assert command("show", "INV-00101")[1]["id"] == 101
+        status, made = command("create", "--amount", "7.50", "--currency", "EUR", "--status", "paid", "--org", "acme")
+        assert status == 0
+        assert sandbox.ledgers["acme"].get(made["id"]).amount == "7.50"
+        assert command("delete", str(made["id"]), "--org", "acme")[0] == 0
+        assert made["id"] not in sandbox.ledgers["acme"]
+        assert command("faults", "500:times=1", "429")[1] == {"faults": ["500:times=1", "429"]}
+        assert command("faults")[1] == {"faults": []}
+        assert command("stats")[1]["requests"] == 0
+        assert command("stats", "--reset")[0] == 0
+
+
+def test_a_command_that_fails_says_why_and_exits_with_1(capsys):
+    with Sandbox(invoices=5) as sandbox:
+        assert main(["pay", "999", "--port", str(sandbox.port)]) == 1
+        assert capsys.readouterr().err == "error: There is no invoice 999 in this ledger.\n"
+        assert main(["faults", "teapot", "--port", str(sandbox.port)]) == 1
+        assert "teapot" in capsys.readouterr().err
+    assert main(["pay", "101", "--port", str(sandbox.port)]) == 1
+    assert "no sandbox answers on port" in capsys.readouterr().err
