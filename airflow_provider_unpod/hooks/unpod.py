@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_unpod.billing.listing import Evidence, Reading
+    from airflow_provider_unpod.billing.evidence import Evidence
+    from airflow_provider_unpod.billing.listing import Reading
     from airflow_provider_unpod.billing.search import InvoiceFinder
     from airflow_provider_unpod.billing.selection import Selection
 
@@ -249,7 +250,10 @@ def extra_of(connection: Connection) -> dict[str, Any]:
 
 def mask_secrets_of(connection: Connection) -> None:
     """Have Airflow mask the API token, and the passwords of proxies, in all logs of this task."""
-    from airflow.providers.common.compat.sdk import mask_secret
+    try:
+        from airflow.sdk.log import mask_secret
+    except ImportError:  # Airflow 2.11; the newest common-compat for Python 3.10 does not bridge this name
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]  # one or the other
 
     proxies = options_from_extra(extra_of(connection)).get("proxies", {})
     passwords = (urlsplit(url if "://" in url else f"//{url}").password for url in proxies.values())
