@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 from airflow_provider_unpod.sandbox import settings as options
@@ -212,13 +213,19 @@ def _steer(arguments: argparse.Namespace) -> int:
     request = urllib.request.Request(url, method=method, data=None if body is None else json.dumps(body).encode())
     # The sandbox is on this machine: no proxy of the environment may come between.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    port = arguments.port
     try:
-        with opener.open(request, timeout=30) as response:
-            print(json.dumps(json.load(response), indent=2 if arguments.command == "stats" else None))
-    except urllib.error.HTTPError as error:
-        return _complain(json.load(error)["message"])
-    except urllib.error.URLError as error:
-        return _complain(f"no sandbox answers on port {arguments.port} of 127.0.0.1 ({error.reason}); see --port")
+        try:
+            with opener.open(request, timeout=30) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            return _complain(json.load(error)["message"])
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        return _complain(f"no sandbox answers on port {port} of 127.0.0.1 ({reason}); see --port")
+    except (ValueError, LookupError, TypeError):
+        return _complain(f"what answers on port {port} of 127.0.0.1 is no sandbox; see --port")
+    print(json.dumps(answer, indent=2 if arguments.command == "stats" else None))
     return 0
 
 

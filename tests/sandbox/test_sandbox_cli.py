@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import requests
 
 from airflow_provider_unpod.sandbox import Sandbox
-from airflow_provider_unpod.sandbox.cli import main
+from airflow_provider_unpod.sandbox.cli import COMMANDS, _server_parser, main
+from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, MOVES, Fault
 
 MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
 
@@ -125,3 +130,25 @@ def test_a_command_that_fails_says_why_and_exits_with_1(capsys):
         assert "teapot" in capsys.readouterr().err
     assert main(["pay", "101", "--port", str(sandbox.port)]) == 1
     assert "no sandbox answers on port" in capsys.readouterr().err
+
+
+def test_a_command_to_a_port_of_something_else_says_so(capsys):
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(501)
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        assert main(["pay", "101", "--port", str(server.server_port)]) == 1
+    assert "is no sandbox; see --port" in capsys.readouterr().err
+
+
+def test_the_guide_names_every_option_command_and_kind_of_fault():
+    guide = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
+    options = [option for action in _server_parser()._actions for option in action.option_strings if option != "-h"]
+    names = [field.name for field in fields(Fault) if field.name != "kind"]
+    for name in [*options, *COMMANDS, *ANSWERS, *MANNERS, *MOVES, *names]:
+        assert name == "--help" or f"`{name}" in guide, name
