@@ -1,0 +1,26 @@
+"""Exports: rows into files, with a manifest that proves what is in them.
+
+Names are looked up when they are used: operators check their options against this package while DAGs are parsed, and
+that must not cost the import of all of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.export.errors import ExportError
+    from airflow_provider_unpod.export.reader import Export, read_export
+    from airflow_provider_unpod.export.writer import write_export
+
+__all__ = ["Export", "ExportError", "read_export", "write_export"]
+
+_MODULES = {"Export": "reader", "ExportError": "errors", "read_export": "reader", "write_export": "writer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,123 @@
+"""The manifest: commit record and certificate of an export.
+
+An export is the set of files that its manifest lists, and it exists from the moment in which the manifest does.
+The text of the manifest is canonical and holds its own SHA-256, so that any changed byte of it shows. Its fields
+are described in ``docs/exports.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.export.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MANIFEST_NAME = "_manifest.json"
+FORMAT = "unpod-export"
+VERSION = 1
+
+_SEAL = "manifest_sha256"
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """One file of an export: ``path`` relative to the folder, ``rows``, ``bytes``, ``sha256`` (hex) of its content."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    partition: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ListedFile:
+        """:raises ValueError: if it describes no file inside the folder."""
+        path, rows, size, digest = (content[name] for name in ("path", "rows", "bytes", "sha256"))
+        if not (type(rows) is int and type(size) is int and rows >= 0 and size >= 0 and isinstance(digest, str)):
+            raise ValueError(f"wrong sizes for {path!r}")
+        if not isinstance(path, str) or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
+            raise ValueError(f"{path!r} is no file of this folder")
+        return cls(path, rows, size, digest, dict(content["partition"]))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export says of itself; ``content`` holds every field, the attributes those that code asks for."""
+
+    content: dict[str, Any]
+    files: tuple[ListedFile, ...]
+    state: ListedFile | None
+
+    @property
+    def export_id(self) -> str:
+        """The name of this export among all of its path."""
+        return str(self.content["export_id"])
+
+    @property
+    def count(self) -> int:
+        """Rows in all files together."""
+        return int(self.content["count"])
+
+    @property
+    def totals(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """``{currency: {status: {"count": n, "amount": "…"}}}``."""
+        totals: dict[str, dict[str, dict[str, Any]]] = self.content["totals"]
+        return totals
+
+    @property
+    def paths(self) -> set[str]:
+        """Every file that belongs to the export, its manifest excepted."""
+        return {file.path for file in (*self.files, *([self.state] if self.state else []))}
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> Manifest:
+        """:raises ValueError: if fields are missing or contradict each other."""
+        if content.get("format") != FORMAT:
+            raise ValueError("it is no manifest of an Unpod export")
+        if content.get("version") != VERSION:
+            raise ValueError(f"it has version {content.get('version')!r}; this provider reads version {VERSION}")
+        try:
+            files = tuple(map(ListedFile.from_dict, content["files"]))
+            changes = content["changes"]
+            manifest = cls(content, files, ListedFile.from_dict(changes["state"]) if changes else None)
+            counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
+            _ = manifest.export_id, content["file_format"], content["compression"], content["columns"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it lacks something: {error!r}") from error
+        if len(manifest.paths) != len(files) + (manifest.state is not None):
+            raise ValueError("it lists a file twice")
+        if not sum(file.rows for file in files) == manifest.count == counted:
+            raise ValueError("its row counts and totals do not add up")
+        return manifest
+
+    def to_bytes(self) -> bytes:
+        """The text as it is stored, sealed."""
+        content = {name: value for name, value in self.content.items() if name != _SEAL}
+        return _canonical({**content, _SEAL: hashlib.sha256(_canonical(content)).hexdigest()})
+
+    @classmethod
+    def from_bytes(cls, text: bytes, address: str) -> Manifest:
+        """:raises ExportError: naming ``address``, if a single byte differs from what was written."""
+        try:
+            content = json.loads(text)
+            if not isinstance(content, dict):
+                raise ValueError("it is no JSON object")
+            manifest = cls.from_content(content)
+            if manifest.to_bytes() != text:
+                raise ValueError("it was changed after it was written")
+        except (ValueError, RecursionError) as error:
+            raise ExportError(f"The manifest {address} cannot be believed: {error}.") from error
+        return manifest
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")

@@ -1,0 +1,81 @@
+"""How an export is to be written: what can be chosen, and which choices go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+JSONL, CSV, PARQUET = "jsonl", "csv", "parquet"
+FULL, CHANGES = "full", "changes"
+FILE_FORMATS = (JSONL, CSV, PARQUET)
+COMPRESSIONS = (None, "gzip", "zstd")
+PARTITION_KEYS = ("currency", "status", "month")
+MODES = (FULL, CHANGES)
+
+_FILE_SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The form of an export. Checked when made, so that a wrong choice shows when a DAG is parsed.
+
+    :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"``.
+    :param compression: ``None``, ``"gzip"`` or ``"zstd"``; inside the file for parquet, around it otherwise.
+    :param partition_by: any of ``"currency"``, ``"status"``, ``"month"``, each once; the order of the folders.
+    :param business_timezone: IANA name of the time zone in which ``month`` is reckoned.
+    :param mode: ``"full"``, or ``"changes"`` for what is new or different since the last export of the same path.
+    :raises UnpodConfigError: naming the argument and what it can be.
+    """
+
+    file_format: str = JSONL
+    compression: str | None = None
+    partition_by: tuple[str, ...] = ()
+    business_timezone: str = "UTC"
+    mode: str = FULL
+
+    def __post_init__(self) -> None:
+        _one_of("file_format", self.file_format, FILE_FORMATS)
+        _one_of("compression", self.compression, COMPRESSIONS)
+        _one_of("mode", self.mode, MODES)
+        partition_keys(self.partition_by)
+        try:
+            _ = self.timezone
+        except (KeyError, ValueError, OSError, TypeError):
+            raise UnpodConfigError(
+                f"business_timezone={self.business_timezone!r} is no time zone: enter an IANA name, say 'Asia/Kolkata'."
+            ) from None
+
+    @cached_property
+    def timezone(self) -> ZoneInfo:
+        """``business_timezone`` as an object."""
+        return ZoneInfo(self.business_timezone)
+
+    @property
+    def file_suffix(self) -> str:
+        """What data files end with, for example ``.jsonl.gz``; parquet compresses inside the file."""
+        return f".{self.file_format}" + ("" if self.file_format == PARQUET else _FILE_SUFFIXES[self.compression])
+
+
+def _one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise UnpodConfigError(f"{name}={value!r} is not known: choose one of {', '.join(map(repr, choices))}.")
+
+
+def partition_keys(value: str | Iterable[str] | None) -> tuple[str, ...]:
+    """One key or several as a tuple.
+
+    :raises UnpodConfigError: if one is unknown or comes twice.
+    """
+    keys = (value,) if isinstance(value, str) else tuple(value or ())
+    for key in keys:
+        _one_of("partition_by", key, PARTITION_KEYS)
+    if len(set(keys)) != len(keys):
+        raise UnpodConfigError(f"partition_by={keys!r} names a key twice.")
+    return keys

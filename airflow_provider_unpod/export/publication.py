@@ -1,0 +1,200 @@
+"""How an export takes the place of the one before: whole, or not at all, whoever else does the same meanwhile.
+
+Every file of an export carries its id in its name, so exports never overwrite each other's files; only the
+manifest has a fixed name, and writing it is the commit. What the current manifest does not list is litter, *if*
+nobody is about to list it. That is what a claim is for, a small file ``_exporting-<export id>`` that stands from
+before an export's first file until after its last act:
+
+1. list the folder; remember the claims that stand (``_before``); write one's own
+2. write the data files
+3. write the manifest: from now on it is this export that is certified
+4. is the own claim still there? If not, somebody took this export for dead, and its files may vanish: publish
+   again under a new id
+5. is the manifest still the own one? If not, another export was quicker to be slower: it has won
+6. clean: remove all exports of which no manifest speaks and which have no claim, or one that stood in step 1
+   already (left by a killed task, or by one that will notice in step 4); their claims first, and their files only
+   if the manifest is still the own one after that
+7. remove the own claim, then look at the manifest once more as in step 5
+
+Two tasks that meet here each write one thing and then look at the other's (claim and manifest), so at least one of
+them sees the other, and both see the same order: nobody removes files that a standing manifest lists, and no file
+is left that none lists. This asks of a store that a read that starts after a write has ended sees it, which S3,
+GCS, Azure and file systems promise. A task that dies between any two steps leaves files which the next one removes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from airflow_provider_unpod.export.storage import Folder
+
+log = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 3
+_ID = r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{8})"
+_CLAIM = re.compile(rf"_exporting-{_ID}").fullmatch
+_STATE = re.compile(rf"_state-{_ID}").fullmatch
+_DATA = re.compile(
+    rf"(?:(?:currency|status|month)=[^/]+/){{0,3}}invoices-{_ID}(?:-\d{{5,}})?\.(?:jsonl|csv|parquet)(?:\.gz|\.zst)?"
+).fullmatch
+_TEMPORARY = re.compile(r"(?:[^/]+=[^/]+/){0,3}\.(?:invoices-|_exporting-|_state-|_manifest\.json)[^/]*\.tmp").fullmatch
+
+
+def new_export_id() -> str:
+    """Unique, and sorted by time for people who look at the folder; nothing relies on the clock."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def claim_name(export_id: str) -> str:
+    """The name of an export's claim; no reader of data takes it for data."""
+    return f"_exporting-{export_id}"
+
+
+def state_name(export_id: str) -> str:
+    """The name of the state that exports of changes start from; no reader of data takes it for data."""
+    return f"_state-{export_id}"
+
+
+def current_manifest(folder: Folder) -> Manifest | None:
+    """The manifest that stands, ``None`` where there is none.
+
+    :raises ExportError: if it cannot be believed.
+    """
+    text = folder.read(MANIFEST_NAME)
+    return None if text is None else Manifest.from_bytes(text, folder.address_of(MANIFEST_NAME))
+
+
+class Publication:
+    """One export on its way into a folder. Leaving the ``with`` block by an error removes what it has written."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.export_id = new_export_id()
+        self._folder = folder
+        self._own = [self.export_id]
+        self._before: _Contents
+
+    def __enter__(self) -> Publication:
+        # Also tells early, before the API is asked for anything, whether the store can be read and written.
+        self._before = _Contents.of(self._folder)
+        try:
+            self._claim()
+        except BaseException:
+            self._withdraw()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self._withdraw()
+
+    def publish(self, write_files: Callable[[str], Manifest]) -> Manifest:
+        """Make the export that ``write_files(export_id)`` writes the one that is certified.
+
+        :param write_files: writes all files under names that hold the id, and gives their manifest; called again
+            with another id if the files of the first are in danger.
+        :raises ExportError: if another task that exports to the same path was certified in between.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            if not self._is_claimed():
+                self._renew()
+            manifest = write_files(self.export_id)
+            self._folder.put(MANIFEST_NAME, manifest.to_bytes())
+            if self._is_claimed():
+                break
+        else:
+            raise ExportError(f"Other tasks keep exporting to {self._folder.address} at the same time.")
+        self._require_standing()
+        self._clean(manifest)
+        self._folder.delete([claim_name(self.export_id)])
+        self._require_standing()
+        return manifest
+
+    def _claim(self) -> None:
+        self._folder.put(claim_name(self.export_id), b"An export is being written; this file goes when it is done.\n")
+
+    def _is_claimed(self) -> bool:
+        return self._folder.read(claim_name(self.export_id)) is not None
+
+    def _renew(self) -> None:
+        self.export_id = new_export_id()
+        self._own.append(self.export_id)
+        self._claim()
+
+    def _stands(self) -> bool:
+        text = self._folder.read(MANIFEST_NAME)
+        # Another's manifest may be of a later version or damaged: here only "not mine" matters.
+        return text is not None and f'"export_id": "{self.export_id}"'.encode() in text
+
+    def _require_standing(self) -> None:
+        if not self._stands():
+            raise ExportError(
+                f"Another task exported to {self._folder.address} at the same time, and its export stands. "
+                "Give every export a path of its own."
+            )
+
+    def _clean(self, manifest: Manifest) -> None:
+        contents = _Contents.of(self._folder)
+        in_work = contents.claimed - self._before.claimed - set(self._own)
+        dead = contents.ids - in_work - {self.export_id}
+        self._folder.delete(sorted(claim_name(export_id) for export_id in contents.claimed & dead))
+        if self._stands():
+            litter = {name for export_id in dead for name in contents.files.get(export_id, ())}
+            litter |= set(contents.files.get(self.export_id, ())) - manifest.paths
+            self._folder.delete(sorted(litter | (self._before.temporary & contents.temporary)))
+
+    def _withdraw(self) -> None:
+        """Leave nothing behind that no manifest lists; keep everything where that cannot be told."""
+        try:
+            if self._stands():
+                self._folder.delete([claim_name(self.export_id)])
+                return
+            contents = _Contents.of(self._folder)
+            self._folder.delete(name for export_id in self._own for name in contents.files.get(export_id, ()))
+            self._folder.delete(map(claim_name, self._own))
+        except ExportError as error:
+            log.warning("An unfinished export stays in %s until the next one: %s", self._folder.address, error)
+
+
+class _Contents(NamedTuple):
+    """What lies in a folder, by export; files that are no export's are not looked at."""
+
+    claimed: set[str]
+    files: dict[str, list[str]]
+    temporary: set[str]
+
+    @property
+    def ids(self) -> set[str]:
+        return self.claimed | set(self.files)
+
+    @classmethod
+    def of(cls, folder: Folder) -> _Contents:
+        contents = cls(set(), {}, set())
+        for name in _without_other_exports(folder.names()):
+            if claim := _CLAIM(name):
+                contents.claimed.add(claim["id"])
+            elif file := _DATA(name) or _STATE(name):
+                contents.files.setdefault(file["id"], []).append(name)
+            elif _TEMPORARY(name):
+                contents.temporary.add(name)
+        return contents
+
+
+def _without_other_exports(names: list[str]) -> list[str]:
+    """Leave out folders further down that are the path of an export of their own."""
+    others = []
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if folder and (last == MANIFEST_NAME or _CLAIM(last)):
+            others.append(folder + "/")
+    return [name for name in names if not name.startswith(tuple(others))] if others else names

@@ -1,0 +1,248 @@
+"""The folder of an export, on whatever store its address names. The only place that knows object stores.
+
+Two facts about fsspec shape it. An exception inside ``with path.open("wb")`` *publishes* what was written so far,
+on every store; so objects are written by generators that can be started only when all their data is at hand, and a
+failed one is abandoned, never closed. And an exception in the waiting thread (Airflow turns SIGTERM and time-outs
+into one) does not stop a request that is under way; so requests go through one thread, one after another, and
+whatever cleans up afterwards is queued behind the request that was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+#: Bytes that an upload holds in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
+_UPLOAD_BLOCK = 8 * 2**20
+_DOWNLOAD_BLOCK = 2**20
+
+
+class Folder:
+    """A folder on a store, by ``ObjectStoragePath``. A context manager; names are relative to it, with ``/``.
+
+    :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; a path without a scheme
+        is a local one.
+    :param conn_id: the storage connection; takes precedence over one in the address.
+    :raises UnpodConfigError: if the connection does not exist, or the address names no place.
+
+    All methods raise ``ExportError``, naming address and connection, for whatever the store does not do.
+    """
+
+    def __init__(self, address: str, conn_id: str | None = None) -> None:
+        self.address = normalised(address)
+        path = _object_storage_path(self.address, conn_id)
+        self.conn_id = _conn_id_of(path)
+        if self.conn_id is not None:
+            _require_connection(self.conn_id, self.address)
+        with self._explained("reached"):
+            self._fs: Any = path.fs
+        self._root: str = path.path.rstrip("/")
+        self._local = "file" in _protocols(self._fs)
+        if not self._root.strip("/"):
+            raise UnpodConfigError(f"{self.address!r} names no folder: an export needs one of its own.")
+        self._requests = ThreadPoolExecutor(1, thread_name_prefix="unpod-export")
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._requests.shutdown(wait=True)
+
+    def address_of(self, name: str) -> str:
+        """The full address of a file, as a user would write it."""
+        return f"{self.address}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content, ``None`` where there is no such file."""
+
+        def request() -> bytes | None:
+            try:
+                content: bytes = self._fs.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+            return content
+
+        with self._explained("read", name):
+            return self._requests.submit(request).result()
+
+    def fetch(self, name: str) -> IO[bytes] | None:
+        """A file's content as a nameless local file, at its start; ``None`` where there is no such file."""
+
+        def request() -> IO[bytes] | None:
+            with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_UPLOAD_BLOCK) as source:
+                copy = tempfile.TemporaryFile(prefix="unpod-export-")  # noqa: SIM115 - given to the caller
+                while block := source.read(_DOWNLOAD_BLOCK):
+                    copy.write(block)
+                copy.seek(0)
+                return copy
+            return None
+
+        with self._explained("read", name):
+            return self._requests.submit(request).result()
+
+    def write(self, name: str, blocks: Iterable[bytes]) -> None:
+        """Make or replace a file: whole, or not at all.
+
+        ``blocks`` is consumed in another thread; an error of its own is passed on as it is.
+        """
+        write = self._write_local if self._local else self._write_object
+        with self._explained("written", name):
+            self._requests.submit(write, self._path(name), blocks).result()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make or replace a small file in one request: whole, or not at all."""
+
+        def request() -> None:
+            self._fs.pipe_file(self._path(name), content)
+
+        if self._local:
+            self.write(name, (content,))
+            return
+        with self._explained("written", name):
+            self._requests.submit(request).result()
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files; one that is not there is no error. Local folders left empty go too."""
+
+        def request() -> None:
+            for name in names:
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(self._path(name))
+                if self._local:
+                    self._remove_empty_folders(name)
+
+        with self._explained("cleaned"):
+            self._requests.submit(request).result()
+
+    def names(self) -> list[str]:
+        """All files below the folder, sorted; none where the folder does not exist."""
+
+        def request() -> list[str]:
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.find(self._root)
+            except FileNotFoundError:
+                return []
+            prefix = self._root + "/"
+            return sorted(path[len(prefix) :] for path in found if path.startswith(prefix))
+
+        with self._explained("listed"):
+            return self._requests.submit(request).result()
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _write_local(self, path: str, blocks: Iterable[bytes]) -> None:
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Unique: two tasks may write the same manifest at the same time.
+        temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(blocks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _write_object(self, path: str, blocks: Iterable[bytes]) -> None:
+        file = self._fs.open(path, "wb", block_size=_UPLOAD_BLOCK)
+        try:
+            file.writelines(blocks)
+        except BaseException:
+            _abandon(file)
+            raise
+        file.close()
+
+    def _remove_empty_folders(self, name: str) -> None:
+        folder = PurePosixPath(name).parent
+        while folder.name:
+            try:
+                Path(self._path(str(folder))).rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+    @contextmanager
+    def _explained(self, verb: str, name: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (ExportError, UnpodConfigError):
+            raise
+        except Exception as error:
+            where = self.address_of(name) if name else self.address
+            raise ExportError(
+                f"{where} could not be {verb}, {_connection(self.conn_id)}: {type(error).__name__}: {_discreet(error)}"
+            ) from error
+
+
+def _abandon(file: Any) -> None:
+    """Drop an unfinished upload, so that neither closing nor garbage collection publishes it."""
+    with suppress(Exception):
+        file.discard()
+    file.closed = True
+
+
+def normalised(address: str) -> str:
+    text = str(address).strip().rstrip("/")
+    if text.lower() in ("", "none"):
+        raise UnpodConfigError(
+            f"output_path is {str(address)!r}: enter the folder of the export, like s3://bucket/invoices."
+        )
+    return text if "://" in text else f"file://{Path(text).absolute()}"
+
+
+def _object_storage_path(address: str, conn_id: str | None) -> ObjectStoragePath:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(address, conn_id=conn_id) if conn_id else ObjectStoragePath(address)
+
+
+def _conn_id_of(path: ObjectStoragePath) -> str | None:
+    try:
+        conn_id: str | None = path.conn_id
+    except AttributeError:  # Airflow 2.11
+        conn_id = path.storage_options.get("conn_id")
+    return conn_id
+
+
+def _require_connection(conn_id: str, address: str) -> None:
+    """The libraries take an unknown connection for none at all and then try the real cloud."""
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise UnpodConfigError(
+            f"The storage connection {conn_id!r} for {address} does not exist: create it, or correct storage_conn_id."
+        ) from None
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    protocol = fs.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _connection(conn_id: str | None) -> str:
+    return f"storage connection {conn_id!r}" if conn_id else "without a storage connection"
+
+
+def _discreet(error: Exception) -> str:
+    """The store's words without query strings, which can hold a signature."""
+    return re.sub(r"\?[^\s'\"]*", "?…", str(error))[:500]

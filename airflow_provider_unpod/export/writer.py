@@ -1,0 +1,133 @@
+"""From a stream of invoices to a certified export."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod import __version__
+from airflow_provider_unpod.export import formats, partitions
+from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
+from airflow_provider_unpod.export.options import ExportOptions
+from airflow_provider_unpod.export.publication import Publication
+from airflow_provider_unpod.export.spool import Partition, Spool, encode_record
+from airflow_provider_unpod.export.storage import Folder
+from airflow_provider_unpod.export.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from airflow_provider_unpod.billing.invoice import Invoice
+
+
+@dataclass(frozen=True)
+class Written:
+    """An export that was just certified, and the address of its folder."""
+
+    address: str
+    manifest: Manifest
+
+    def summary(self) -> dict[str, Any]:
+        """What a task tells others about its export: where it is and what it adds up to, no invoices."""
+        return {
+            "manifest": f"{self.address}/{MANIFEST_NAME}",
+            "export_id": self.manifest.export_id,
+            "files": [f"{self.address}/{file.path}" for file in self.manifest.files],
+            "count": self.manifest.count,
+            "totals": self.manifest.totals,
+            "consistency": self.manifest.content["evidence"]["consistency"],
+        }
+
+
+def write_export(
+    invoices: Any,
+    address: str,
+    *,
+    conn_id: str | None = None,
+    options: ExportOptions | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Written:
+    """Read ``invoices`` to their end and make them the certified export of a folder.
+
+    :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``.
+    :param address: the folder; what an earlier export left in it is replaced, other files are left alone.
+    :param conn_id: the storage connection, if it is not in the address.
+    :param options: format, compression, partitions, mode.
+    :param about: what else the manifest says: ``organization``, ``source``, ``selection``, ``run``.
+    :returns: the export that now stands.
+    :raises ExportError: if a store or a library does not do what is needed. Then, and after any other exception,
+        the export that stood before still stands.
+    :raises UnpodConfigError: if the storage connection does not exist. Both before anything is read, if possible.
+    """
+    options = options or ExportOptions()
+    formats.require_libraries(options)
+    started = _now()
+    with Folder(address, conn_id) as folder, Publication(folder) as publication, Spool() as spool:
+        totals = _read(invoices, spool, options)
+        evidence = invoices.evidence.as_dict()
+
+        def write_files(export_id: str) -> Manifest:
+            return Manifest.from_content(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "export_id": export_id,
+                    "provider": {"name": "airflow-provider-unpod", "version": __version__},
+                    **(about or {}),
+                    "started_at": started,
+                    "read_at": read,
+                    "mode": options.mode,
+                    "file_format": options.file_format,
+                    "compression": options.compression,
+                    "partition_by": list(options.partition_by),
+                    "business_timezone": options.business_timezone,
+                    "columns": None,
+                    "evidence": evidence,
+                    "count": totals.count,
+                    "totals": totals.as_dict(),
+                    "files": [file.as_dict() for file in _write_files(folder, export_id, spool, options)],
+                    "changes": None,
+                }
+            )
+
+        read = _now()
+        return Written(folder.address, publication.publish(write_files))
+
+
+def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> Totals:
+    """The loop that runs once for every invoice of an export; everything in it counts."""
+    totals = Totals()
+    partition_of = partitions.partitioner(options)
+    for invoice in invoices:
+        spool.add(partition_of(invoice), encode_record(invoice.as_record()))
+        totals.add(invoice.currency, invoice.status, invoice.amount)
+    return totals
+
+
+def _write_files(folder: Folder, export_id: str, spool: Spool, options: ExportOptions) -> list[ListedFile]:
+    return [
+        _write_file(folder, name, partition, spool, options)
+        for name, partition in partitions.file_names(spool.partitions(), export_id, options)
+    ]
+
+
+def _write_file(folder: Folder, name: str, partition: Partition, spool: Spool, options: ExportOptions) -> ListedFile:
+    digest = hashlib.sha256()
+    size = 0
+
+    def measured() -> Iterator[bytes]:
+        nonlocal size
+        for block in formats.encode(spool.blocks(partition), options):
+            digest.update(block)
+            size += len(block)
+            yield block
+
+    folder.write(name, measured())
+    keys = dict(zip(options.partition_by, partition, strict=True))
+    return ListedFile(name, spool.rows(partition), size, digest.hexdigest(), keys)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

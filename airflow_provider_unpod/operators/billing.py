@@ -1,0 +1,227 @@
+"""The operator that exports an organisation's invoices."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export.options import ExportOptions, partition_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_unpod.billing.selection import Selection
+    from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
+
+#: Bytes of JSON that are passed by XCom at most: databases and secrets backends cope with that much.
+MAX_XCOM_BYTES = 256 * 1024
+
+
+class UnpodBillingOperator(BaseOperator):
+    """Read all invoices of an organisation, completely, and give them on: by XCom, or as files with a manifest.
+
+    :param unpod_conn_id: connection of type Unpod.
+    :param org_handle: organisation handle; the connection's login if not given.
+    :param output_path: folder of the export, for example ``s3://my_aws@bucket/invoices/{{ ds }}``; it belongs to this
+        task alone. ``None``: the task returns the list of records.
+    :param storage_conn_id: the storage connection, if it is not in ``output_path``.
+    :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (extra ``parquet``).
+    :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (extra ``zstd``; parquet has its own).
+    :param statuses: one status, or several; as a template also a rendered list, or several with commas between.
+    :param invoice_date_from: only invoices of this moment or later: ISO 8601 text or a datetime; without an offset it
+        is in ``business_timezone``.
+    :param invoice_date_to: only invoices before this moment.
+    :param page_size: rows a page, at most; the connection's if not given.
+    :param max_concurrency: requests at the same time, at most; the connection's if not given.
+    :param consistency: ``"linked"``, ``"repeated"`` or ``"single-pass"``: how surely the list is complete.
+    :param max_xcom_bytes: the task fails as soon as the records it would return exceed this, as JSON.
+    :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
+    :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
+    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work together.
+
+    Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
+    ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
+    ``consistency`` (the level that was reached). A retried or cleared task replaces what it wrote.
+    """
+
+    template_fields: Sequence[str] = (
+        "unpod_conn_id",
+        "org_handle",
+        "output_path",
+        "storage_conn_id",
+        "statuses",
+        "invoice_date_from",
+        "invoice_date_to",
+    )
+    ui_color = "#e8f3ec"
+
+    def __init__(
+        self,
+        *,
+        unpod_conn_id: str = "unpod_default",
+        org_handle: str | None = None,
+        output_path: str | None = None,
+        storage_conn_id: str | None = None,
+        file_format: str = "jsonl",
+        compression: str | None = None,
+        statuses: str | Iterable[str] | None = None,
+        invoice_date_from: str | datetime | None = None,
+        invoice_date_to: str | datetime | None = None,
+        page_size: int | None = None,
+        max_concurrency: int | None = None,
+        consistency: str = "linked",
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
+        partition_by: str | Iterable[str] = (),
+        business_timezone: str = "UTC",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.unpod_conn_id = unpod_conn_id
+        self.org_handle = org_handle
+        self.output_path = output_path
+        self.storage_conn_id = storage_conn_id
+        self.file_format = file_format
+        self.compression = compression
+        self.statuses = statuses
+        self.invoice_date_from = invoice_date_from
+        self.invoice_date_to = invoice_date_to
+        self.page_size = page_size
+        self.max_concurrency = max_concurrency
+        self.consistency = consistency
+        self.max_xcom_bytes = max_xcom_bytes
+        self.partition_by = partition_by
+        self.business_timezone = business_timezone
+        self._check_arguments()
+
+    def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
+        """Read and give on; see the class."""
+        from airflow_provider_unpod.failures import fail_fast
+        from airflow_provider_unpod.hooks.unpod import UnpodHook
+
+        with fail_fast():
+            hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
+            selection = self._selection()
+            if self.output_path is None:
+                return self._records(hook, selection)
+            return self._export(hook, selection, self.output_path, context)
+
+    def _records(self, hook: UnpodHook, selection: Selection) -> list[dict[str, Any]]:
+        from airflow_provider_unpod.export.spool import encode_record
+
+        records: list[dict[str, Any]] = []
+        size = 2
+        with self._read(hook, selection) as invoices:
+            for invoice in invoices:
+                record = invoice.as_record()
+                size += len(encode_record(record)) + 1
+                if size > self.max_xcom_bytes:
+                    raise UnpodConfigError(
+                        f"The invoices exceed max_xcom_bytes={self.max_xcom_bytes} after {len(records)} of them, and "
+                        "XCom is no place for more: set output_path to export them to files, or select fewer."
+                    )
+                records.append(record)
+        self.log.info("Read %d invoices.", len(records))
+        return records
+
+    def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> dict[str, Any]:
+        from airflow_provider_unpod.export import write_export
+
+        client = hook.get_conn()
+        with self._read(hook, selection) as invoices:
+            written = write_export(
+                invoices,
+                output_path,
+                conn_id=self.storage_conn_id,
+                options=self._options(),
+                about={
+                    "organization": client.org_handle,
+                    "source": client.base_url,
+                    "selection": _selection_as_dict(selection),
+                    "run": _run_of(context),
+                },
+            )
+        summary = written.summary()
+        self.log.info("Exported %d invoices: %s", summary["count"], summary["manifest"])
+        return summary
+
+    def _read(self, hook: UnpodHook, selection: Selection) -> InvoiceReading:
+        return hook.iter_invoices(
+            statuses=selection.statuses,
+            invoice_date_from=selection.invoice_date_from,
+            invoice_date_to=selection.invoice_date_to,
+            page_size=self.page_size,
+            max_concurrency=self.max_concurrency,
+            consistency=self.consistency,
+        )
+
+    def _selection(self) -> Selection:
+        from airflow_provider_unpod.billing.selection import Selection
+
+        return Selection.from_arguments(
+            statuses=_rendered_list(self.statuses),
+            invoice_date_from=self.invoice_date_from,
+            invoice_date_to=self.invoice_date_to,
+            timezone=self.business_timezone,
+        )
+
+    def _options(self) -> ExportOptions:
+        return ExportOptions(
+            file_format=self.file_format,
+            compression=self.compression,
+            partition_by=partition_keys(self.partition_by),
+            business_timezone=self.business_timezone,
+        )
+
+    def _check_arguments(self) -> None:
+        """Refuse what cannot work while the DAG is parsed; templated fields are checked once they are rendered."""
+        self._options()
+        if self.max_xcom_bytes <= 0:
+            raise UnpodConfigError(f"max_xcom_bytes={self.max_xcom_bytes!r} is no size: enter bytes, above 0.")
+        if self.output_path is None:
+            of_files = {
+                "storage_conn_id": self.storage_conn_id,
+                "compression": self.compression,
+                "partition_by": self.partition_by,
+                "file_format": self.file_format if self.file_format != "jsonl" else None,
+            }
+            if useless := [name for name, value in of_files.items() if value]:
+                raise UnpodConfigError(
+                    f"Without output_path there are no files: {', '.join(useless)} would do nothing."
+                )
+
+
+def _rendered_list(value: str | Iterable[str] | None) -> str | Iterable[str] | None:
+    """A list that went through a template is its text: ``"['paid', 'pending']"``."""
+    if not isinstance(value, str) or not value.strip().startswith("["):
+        return value
+    try:
+        items = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        raise UnpodConfigError(f"statuses={value!r} is no list of texts.") from None
+    return cast("list[str]", items)
+
+
+def _selection_as_dict(selection: Selection) -> dict[str, Any]:
+    return {
+        "statuses": None if selection.statuses is None else sorted(selection.statuses),
+        "invoice_date_from": _iso(selection.invoice_date_from),
+        "invoice_date_to": _iso(selection.invoice_date_to),
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _run_of(context: Context) -> dict[str, Any] | None:
+    """Which task instance wrote an export: a retried or cleared one is the same, except for its try."""
+    ti = context.get("ti")
+    if ti is None:
+        return None
+    return {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")}

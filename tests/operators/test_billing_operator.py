@@ -1,0 +1,117 @@
+"""The operator against a real server, in both of its modes."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_unpod.sandbox import Sandbox
+
+
+def run(**arguments: Any) -> Any:
+    return UnpodBillingOperator(task_id="export", **arguments).execute({})
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_without_an_output_path_it_returns_every_invoice_as_json_ready_records(unpod_sandbox: Sandbox) -> None:
+    records = run()
+
+    assert len(records) == 250
+    assert {record["id"] for record in records} == set(unpod_sandbox.ledger.ids())
+    assert json.loads(json.dumps(records)) == records
+    assert all(isinstance(record["amount"], str) for record in records)
+
+
+@pytest.mark.unpod_sandbox(invoices=5000)
+def test_too_much_for_xcom_is_refused_early_with_the_way_out(unpod_sandbox: Sandbox) -> None:
+    with pytest.raises(AirflowFailException, match="output_path"):
+        run(max_xcom_bytes=4096, max_concurrency=1)
+
+    assert unpod_sandbox.stats["requests"] < 10
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_with_an_output_path_it_returns_where_the_export_is_and_what_it_adds_up_to(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    summary = run(output_path=str(tmp_path))
+
+    export = read_export(summary["manifest"])
+    records = list(export)
+    assert summary["count"] == len(records) == 250
+    assert summary["consistency"] == "linked"
+    assert summary["export_id"] == export.export_id
+    assert summary["totals"] == export.totals
+    for currency, statuses in summary["totals"].items():
+        for status, total in statuses.items():
+            amounts = [Decimal(r["amount"]) for r in records if (r["currency"], r["status"]) == (currency, status)]
+            assert (total["count"], Decimal(total["amount"])) == (len(amounts), sum(amounts))
+    assert export.manifest["organization"] == unpod_sandbox.org_handle
+    assert unpod_sandbox.token not in "".join(path.read_text() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_the_same_invoices_come_by_xcom_and_by_file(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    summary = run(output_path=str(tmp_path), statuses=["paid", "failed"])
+
+    assert list(read_export(summary["manifest"])) == run(statuses=["paid", "failed"])
+
+
+@pytest.mark.unpod_sandbox(invoices=100)
+@pytest.mark.parametrize("statuses", ["paid, pending", "['paid', 'pending']", ("paid", "pending")])
+def test_statuses_may_come_as_any_template_renders_them(unpod_sandbox: Sandbox, statuses: Any) -> None:
+    wanted = [invoice.status for invoice in unpod_sandbox.ledger.invoices() if invoice.status in ("paid", "pending")]
+
+    assert sorted(record["status"] for record in run(statuses=statuses)) == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"file_format": "xlsx", "output_path": "x"}, "file_format='xlsx'"),
+        ({"compression": "lz4", "output_path": "x"}, "compression='lz4'"),
+        ({"partition_by": "customer", "output_path": "x"}, "partition_by='customer'"),
+        ({"partition_by": ["month", "month"], "output_path": "x"}, "twice"),
+        ({"business_timezone": "Mars/Olympus", "output_path": "x"}, "business_timezone"),
+        ({"max_xcom_bytes": 0}, "max_xcom_bytes"),
+        ({"partition_by": "month"}, "output_path"),
+        ({"compression": "gzip"}, "output_path"),
+        ({"file_format": "csv"}, "output_path"),
+        ({"storage_conn_id": "my_s3"}, "output_path"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnpodConfigError, match=hint):
+        UnpodBillingOperator(task_id="export", **arguments)
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"output_path": "None"}, "output_path"),
+        ({"output_path": " "}, "output_path"),
+        ({"output_path": "s3://bucket/invoices", "storage_conn_id": "missing"}, "'missing'"),
+        ({"output_path": "s3://missing@bucket/invoices"}, "'missing'"),
+        ({"statuses": "['paid'"}, "statuses"),
+        ({"invoice_date_from": ""}, "invoice_date_from"),
+    ],
+)
+def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read(
+    unpod_sandbox: Sandbox, arguments: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=hint):
+        run(**arguments)
+
+    assert unpod_sandbox.stats["requests"] == 0
