@@ -1,0 +1,162 @@
+"""What somebody waits for, and what a look at the list means for it.
+
+One function, :meth:`Condition.decide`, answers for the worker that looks first, for poke, reschedule and
+deferrable mode: they cannot disagree because there is nothing else that could.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId, match_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+DEFAULT_FAILURE_STATUSES = (FAILED, CANCELLED, REFUNDED)
+
+#: As many invoices are described one by one in a message; the rest is counted.
+_DESCRIBED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a look means for a wait. ``result``, once done, is what the wait gives out."""
+
+    state: Literal["done", "failed", "waiting"]
+    result: dict[str, Any] | list[dict[str, Any]] | None = None
+
+
+_FAILED = Decision("failed")
+_WAITING = Decision("waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Invoices and the status they shall reach. Make it with :meth:`from_arguments`, which checks it."""
+
+    invoice_ids: tuple[InvoiceId, ...]
+    target_status: str = PAID
+    failure_statuses: tuple[str, ...] = DEFAULT_FAILURE_STATUSES
+    wait_for: str = "all"
+    on_missing: str = "wait"
+    #: One id was asked for, and not a list of one: the result is one record.
+    single: bool = False
+    #: The ids in the form in which they are compared, in the same order.
+    keys: tuple[InvoiceId, ...] = ()
+
+    @classmethod
+    def from_arguments(
+        cls,
+        invoice_id: InvoiceId | Iterable[InvoiceId],
+        target_status: str = PAID,
+        failure_statuses: str | Iterable[str] = DEFAULT_FAILURE_STATUSES,
+        wait_for: str = "all",
+        on_missing: str = "wait",
+    ) -> Condition:
+        """:raises UnpodConfigError: naming the argument that cannot work and what to give instead."""
+        single = isinstance(invoice_id, (int, str))
+        given = (invoice_id,) if isinstance(invoice_id, (int, str)) else tuple(invoice_id)
+        by_key: dict[InvoiceId, InvoiceId] = {}
+        for one in given:
+            if isinstance(one, bool) or not isinstance(one, (int, str)) or match_key(one) == "":
+                raise UnpodConfigError(f"`invoice_id` must be invoice ids or numbers; {one!r} is none.")
+            by_key.setdefault(match_key(one), one)
+        if not by_key:
+            raise UnpodConfigError("`invoice_id` is empty: give at least one invoice id to wait for.")
+        failures = (failure_statuses,) if isinstance(failure_statuses, str) else tuple(failure_statuses)
+        check_statuses(target_status, failures)
+        check_choice("wait_for", wait_for, ("all", "any"))
+        check_choice("on_missing", on_missing, ("wait", "fail"))
+        return cls(tuple(by_key.values()), target_status, failures, wait_for, on_missing, single, tuple(by_key))
+
+    def decide(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> Decision:
+        """What the invoices as they were seen mean for this wait.
+
+        :param find: gives the invoice of a key, as it was seen, or ``None``.
+        :param complete: whether ``None`` is a proof, from a complete reading of the list, that it isn't there.
+        """
+        seen = [find(key) for key in self.keys]
+        missing_fails = complete and self.on_missing == "fail"
+        reached = [one for one in seen if one is not None and one.status == self.target_status]
+        lost = sum(missing_fails if one is None else one.status in self.failure_statuses for one in seen)
+        if self.wait_for == "any":
+            done, failed = bool(reached), lost == len(seen)
+        else:
+            done, failed = len(reached) == len(seen), lost > 0
+        if done:
+            records = [one.as_record() for one in reached]
+            return Decision("done", records[0] if self.single else records)
+        return _FAILED if failed else _WAITING
+
+    def describe(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> str:
+        """How things stand, fit for the body of an alert: the invoices that stand in the way, failures first."""
+        seen = [(invoice_id, find(key)) for invoice_id, key in zip(self.invoice_ids, self.keys, strict=True)]
+        open_ = [(name, one) for name, one in seen if one is None or one.status != self.target_status]
+        shown = sorted(open_ or seen, key=lambda item: item[1] is None or item[1].status not in self.failure_statuses)
+        text = "; ".join(describe(name, one, complete) for name, one in shown[:_DESCRIBED])
+        if len(shown) > _DESCRIBED:
+            text += f"; and {len(shown) - _DESCRIBED} more"
+        if len(seen) > 1:
+            text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
+        return text
+
+    def report(
+        self,
+        rows: Mapping[InvoiceId, Invoice] | None,
+        seen_at: datetime | None,
+        looks: int,
+        since: datetime | None = None,
+    ) -> str:
+        """:meth:`describe` in a sentence that also says when this was seen and how often was looked.
+
+        :param rows: what the last look that succeeded saw, ``None`` if none did; ``seen_at``: when that was.
+        :param since: when the looks began.
+        """
+        if rows is None or seen_at is None:
+            text = f"The invoices were never seen: {', '.join(map(str, self.invoice_ids[:_DESCRIBED]))}"
+        else:
+            described = self.describe(rows.get, complete=self.on_missing == "fail")
+            text = f"{described[0].upper()}{described[1:]}; seen {seen_at:%Y-%m-%d %H:%M:%S} UTC"
+        text += f"; {looks} look{'s' * (looks != 1)}"
+        return text + (f" since {since:%Y-%m-%d %H:%M:%S} UTC." if since else ".")
+
+
+def check_statuses(target_status: str, failure_statuses: Iterable[str]) -> None:
+    """:raises UnpodConfigError: if the target is no status, or a failure as well."""
+    if not isinstance(target_status, str) or not target_status:
+        raise UnpodConfigError(f"`target_status` must be a status such as 'paid', not {target_status!r}.")
+    if target_status in failure_statuses:
+        raise UnpodConfigError(
+            f"`target_status` {target_status!r} is also one of the `failure_statuses`: leave it out of them."
+        )
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """:raises UnpodConfigError: if ``value`` is none of ``choices``."""
+    if value not in choices:
+        raise UnpodConfigError(f"`{name}` must be {' or '.join(map(repr, choices))}, not {value!r}.")
+
+
+def describe(invoice_id: InvoiceId, invoice: Invoice | None, complete: bool = False) -> str:
+    """One invoice in half a line of an alert: amount, status, dates."""
+    if invoice is None:
+        return f"invoice {invoice_id} " + ("is not in the list" if complete else "was not found yet")
+    return f"invoice {invoice_id}: {invoice.amount:f} {invoice.currency}, {invoice.status!r}{_age(invoice)}"
+
+
+def _age(invoice: Invoice) -> str:
+    try:
+        made, due = invoice.invoice_date, invoice.expected_payment_by
+    except UnpodBadAnswer:  # an unreadable date is no reason to lose the alert
+        return ""
+    if made is None:
+        return ""
+    now = datetime.now(timezone.utc)
+    text = f", dated {made:%Y-%m-%d}, {(now - made).days} days old"
+    if due is not None and due < now:
+        text += f", was due {due:%Y-%m-%d}"
+    return text

@@ -1,0 +1,67 @@
+"""Until when a deferrable sensor waits: from its first try on, as Airflow's sensors in reschedule mode do.
+
+A retry, after a triggerer failed for instance, must not start the wait anew.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseSensorOperator, Context
+
+_KEY = "airflow_provider_unpod.deadline"
+
+
+def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
+    """When the wait of this task ends. A task that is cleared starts a wait of its own.
+
+    Airflow 3.3 keeps it in the task's state store; 2.11 knows when the earlier tries began. The versions between
+    know neither: there each try waits the whole ``timeout``.
+    """
+    ti = context.get("ti")
+    first_try = _first_try(sensor, ti)
+    store = context.get("task_state_store")
+    if store is not None:
+        kept = store.get(_KEY)
+        if isinstance(kept, dict) and kept.get("first_try") == first_try:
+            return datetime.fromisoformat(str(kept["deadline"]))
+    deadline = (_began_on_airflow_2(ti, first_try) or datetime.now(timezone.utc)) + timedelta(seconds=sensor.timeout)
+    if store is not None:
+        # Longer than the wait lasts, whatever the deployment's default is.
+        store.set(
+            _KEY,
+            {"first_try": first_try, "deadline": deadline.isoformat()},
+            retention=timedelta(seconds=sensor.timeout) + timedelta(days=30),
+        )
+    return deadline
+
+
+def _first_try(sensor: BaseSensorOperator, ti: Any) -> int:
+    """Number of the first try since the task was last cleared: Airflow raises ``max_tries`` when it clears a task."""
+    return int(getattr(ti, "max_tries", None) or 0) - int(sensor.retries or 0) + 1
+
+
+def _began_on_airflow_2(ti: Any, first_try: int) -> datetime | None:
+    """When the first try began, where there is one before this one and the worker may ask the database."""
+    try:
+        from airflow.models.taskinstancehistory import TaskInstanceHistory
+        from airflow.utils.session import create_session
+        from airflow.version import version
+    except ImportError:
+        return None
+    if not version.startswith("2.") or getattr(ti, "try_number", first_try) <= first_try:
+        return None
+    of_this_task = [
+        getattr(TaskInstanceHistory, name) == getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index")
+    ]
+    with create_session() as session:
+        began = (
+            session.query(TaskInstanceHistory.start_date)
+            .filter(*of_this_task, TaskInstanceHistory.try_number >= first_try)
+            .order_by(TaskInstanceHistory.try_number)
+            .limit(1)
+            .scalar()
+        )
+    return began if isinstance(began, datetime) else None

@@ -1,0 +1,192 @@
+"""One poll for many: the stream of looks at an organisation's invoices that all triggers of a kind share.
+
+From Airflow 3.3 on, triggers that name the same ``shared_stream_key`` get one stream; before, each runs the same
+stream alone. Nothing here blocks the triggerer's event loop: connections are looked up asynchronously, requests
+are made in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.triggers import BaseEventTrigger
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
+from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Hashable
+
+log = logging.getLogger(__name__)
+
+#: Seconds, and multiples of the interval: looks that fail get rarer up to the smaller of the two.
+_LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
+#: Seconds. An interval of 0 must not keep a processor and the API busy.
+_SHORTEST_INTERVAL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A look that failed.
+
+    :ivar number: of the look, as in :class:`~airflow_provider_unpod.billing.tracking.Look`.
+    :ivar failures: looks that failed in a row for a reason that does not pass by itself, this one included;
+        0 where this one's does.
+    """
+
+    number: int
+    at: datetime
+    error: UnpodError
+    failures: int
+
+
+class PollingTrigger(BaseEventTrigger):
+    """A trigger that lives on the shared poll.
+
+    :param unpod_conn_id: the connection; all that identifies it in what Airflow stores of the trigger.
+    :param org_handle: organisation handle in place of the connection's.
+    :param poke_interval: seconds between two looks.
+    """
+
+    def __init__(self, *, unpod_conn_id: str, org_handle: str | None, poke_interval: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own has no types
+        self.unpod_conn_id = unpod_conn_id
+        self.org_handle = org_handle
+        self.poke_interval = poke_interval
+
+    def shared_stream_key(self) -> Hashable:
+        """Everything that the poll depends on, and nothing else."""
+        return stream_key(self.unpod_conn_id, self.org_handle, self.poke_interval)
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Look | Trouble, None]:
+        """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
+        connection = kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
+        async for seen in poll(interest_of(stream_key(*connection)), *connection):
+            yield seen
+
+
+# Whoever waits registers before the first look, so the poll needs no word from Airflow about who shares it.
+_interests: WeakValueDictionary[Hashable, Interest] = WeakValueDictionary()
+
+
+def stream_key(unpod_conn_id: str, org_handle: str | None, poke_interval: float) -> Hashable:
+    """What triggers that share a poll have in common."""
+    return ("airflow_provider_unpod", unpod_conn_id, org_handle, float(poke_interval))
+
+
+def interest_of(key: Hashable) -> Interest:
+    """What the triggers of this key want; one object for all of them, while there are any."""
+    interest = _interests.get(key)
+    if interest is None:
+        interest = _interests[key] = Interest()
+    return interest
+
+
+async def poll(
+    interest: Interest,
+    unpod_conn_id: str,
+    org_handle: str | None,
+    poke_interval: float,
+) -> AsyncGenerator[Look | Trouble, None]:
+    """Look at the list every ``poke_interval`` seconds, for ever; failures are looks, too, and never raise."""
+    poller = _Poller(unpod_conn_id, org_handle)
+    interval = max(poke_interval, _SHORTEST_INTERVAL)
+    in_a_row = 0
+    try:
+        while True:
+            began = time.monotonic()
+            seen = await poller.look(interest.begin(), interest.looks)
+            in_a_row = in_a_row + 1 if isinstance(seen, Trouble) else 0
+            yield seen
+            pause = interval
+            if in_a_row > 1:
+                longest = max(interval, min(_LONGEST_BACKOFF, interval * _BACKOFF_INTERVALS))
+                pause = min(longest, interval * 2 ** min(in_a_row - 1, 16)) * random.uniform(0.9, 1.1)  # noqa: S311
+            await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
+    finally:
+        await poller.close()
+
+
+class _Poller:
+    """Looks, and the state between them: connection, tracker, what went wrong last."""
+
+    def __init__(self, unpod_conn_id: str, org_handle: str | None) -> None:
+        self._unpod_conn_id = unpod_conn_id
+        self._org_handle = org_handle
+        self._tracker: Tracker | None = None
+        self._client: Any = None
+        self._said: str | None = None
+        self._failures = 0
+
+    async def look(self, wanted: Wanted, number: int) -> Look | Trouble:
+        try:
+            if self._tracker is None:
+                await self._connect()
+            look = await self._look(wanted, number)
+        except UnpodError as error:
+            return await self._trouble(number, error)
+        except Exception as error:
+            # An exception would end every wait that shares this poll, and Airflow would start it again and again.
+            log.debug("A look at the invoices failed unexpectedly.", exc_info=True)
+            return await self._trouble(number, UnpodError(f"{type(error).__name__}: {error}"))
+        if self._said is not None:
+            log.info("Looking at the invoices of connection %r works again.", self._unpod_conn_id)
+        self._said, self._failures = None, 0
+        return look
+
+    async def close(self) -> None:
+        self._tracker = None
+        if self._client is not None:
+            client, self._client = self._client, None
+            await asyncio.to_thread(client.close)
+
+    async def _connect(self) -> None:
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+        from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
+
+        try:
+            connection = await get_async_connection(self._unpod_conn_id)
+        except AirflowNotFoundException as error:
+            raise UnpodConfigError(f"There is no connection {self._unpod_conn_id!r}: {error}") from error
+        await asyncio.to_thread(mask_secrets_of, connection)
+        self._client = UnpodHook.client_from(connection, self._org_handle)
+        self._tracker = Tracker(self._client)
+
+    async def _look(self, wanted: Wanted, number: int) -> Look:
+        tracker = self._tracker
+        assert tracker is not None
+        thread = asyncio.ensure_future(asyncio.to_thread(tracker.look, wanted, number=number))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            # The last one who waited has left. A thread cannot be cancelled, but its requests can be cut.
+            tracker.cancel()
+            await asyncio.wait([thread], timeout=1.0)
+            if thread.done() and not thread.cancelled():
+                thread.exception()
+            raise
+
+    async def _trouble(self, number: int, error: UnpodError) -> Trouble:
+        if isinstance(error, PASSING):
+            self._failures = 0
+        else:
+            self._failures += 1
+        said = type(error).__name__ + error.message
+        if said != self._said:
+            log.warning(
+                "Looking at the invoices of connection %r failed, and is tried again: %s", self._unpod_conn_id, error
+            )
+            self._said = said
+        if error.permanent:
+            await self.close()  # the next look reads the connection anew: somebody may have mended it
+        return Trouble(number, datetime.now(timezone.utc), error, self._failures)
