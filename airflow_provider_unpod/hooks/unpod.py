@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
-from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.client import RetryPolicy, UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.options import options_from_extra
@@ -19,7 +19,7 @@ from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTI
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
+    from datetime import date
     from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
@@ -96,18 +96,24 @@ class UnpodHook(BaseHook):
 
     @cached_property
     def _client(self) -> UnpodClient:
+        return self._connect(RetryPolicy())
+
+    def _connect(self, retry: RetryPolicy) -> UnpodClient:
         connection = self.get_connection(self.unpod_conn_id)
-        client = self.client_from(connection, self.org_handle)
+        client = self.client_from(connection, self.org_handle, retry)
         mask_secrets_of(connection)
         return client
 
     @staticmethod
-    def client_from(connection: Connection, org_handle: str | None = None) -> UnpodClient:
+    def client_from(
+        connection: Connection, org_handle: str | None = None, retry: RetryPolicy = RetryPolicy()
+    ) -> UnpodClient:
         """A client from a connection that is already at hand, for triggers, which get theirs asynchronously.
 
         Neither asks Airflow nor the network for anything, so that it may run on an event loop.
 
         :param org_handle: organisation handle in place of the connection's ``login``.
+        :param retry: how often and how long passing faults are retried.
         :raises UnpodConfigError: naming the connection, the field that is wrong and what to enter.
         """
         try:
@@ -116,6 +122,7 @@ class UnpodHook(BaseHook):
                 connection.password or "",
                 org_handle or connection.login or "",
                 **options_from_extra(extra_of(connection)),
+                retry=retry,
             )
         except UnpodConfigError as error:
             raise UnpodConfigError(f"Connection {connection.conn_id!r}: {error.message}") from error
@@ -130,8 +137,9 @@ class UnpodHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Whether host, token and organisation handle are right, and in words what is not; reads no billing data."""
         try:
-            client = self.get_conn()
-            handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
+            # One try: somebody sits there and waits, and wants to know how it is now.
+            with self._connect(RetryPolicy(attempts=1)) as client:
+                handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
         except UnpodError as error:
             return False, str(error)
         if client.org_handle in handles:
@@ -145,8 +153,8 @@ class UnpodHook(BaseHook):
     def iter_invoices(
         self,
         statuses: str | Iterable[str] | None = None,
-        invoice_date_from: str | datetime | None = None,
-        invoice_date_to: str | datetime | None = None,
+        invoice_date_from: str | date | None = None,
+        invoice_date_to: str | date | None = None,
         page_size: int | None = None,
         max_concurrency: int | None = None,
         consistency: str = "linked",
@@ -156,11 +164,12 @@ class UnpodHook(BaseHook):
         The API has no filters, so the whole list is read whatever is asked for.
 
         :param statuses: only these; one status or several. ``None``: all.
-        :param invoice_date_from: only invoices of this moment or later; a text or a datetime, naive ones are UTC.
+        :param invoice_date_from: only invoices of this moment or later; ISO 8601 text, a date or a datetime; naive ones are UTC.
         :param invoice_date_to: only invoices before this moment.
         :param page_size: rows per request, in place of the connection's.
         :param max_concurrency: requests in flight at once, in place of the connection's.
-        :param consistency: ``linked``, ``repeated`` or ``single-pass``.
+        :param consistency: ``linked`` (proved complete) or ``single-pass`` (fewest requests; see
+            :mod:`airflow_provider_unpod.billing.listing`).
         :raises UnpodConfigError: at once, when an argument makes no sense.
         :raises UnpodError: while iterating, when the list cannot be read, or not be proved complete.
         """

@@ -1,0 +1,287 @@
+"""The hook: every way to write a connection down gives the same client, and errors say which field is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, Connection, redact
+
+from airflow_provider_unpod.billing import errors
+from airflow_provider_unpod.failures import fail_fast
+from airflow_provider_unpod.hooks.unpod import UnpodHook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_unpod.sandbox.runner import Sandbox
+
+TOKEN = "tok-5EcReT-value"
+
+
+@pytest.fixture
+def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., UnpodHook]:
+    """Defines the connection ``unpod_default`` by its fields, and gives the hook for it."""
+
+    def define(**fields: Any) -> UnpodHook:
+        connection = {"conn_type": "unpod", "login": "acme", "password": TOKEN, **fields}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+        return UnpodHook()
+
+    return define
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("fields", "base_url"),
+        [
+            pytest.param({}, "https://unpod.dev", id="empty is the published address"),
+            pytest.param({"host": "unpod.ai"}, "https://unpod.ai", id="a name"),
+            pytest.param({"host": "http://localhost:3001"}, "http://localhost:3001", id="a URL"),
+            pytest.param({"host": "localhost", "port": 3001, "schema": "http"}, "http://localhost:3001", id="parts"),
+            pytest.param({"host": "https://unpod.ai/", "port": 0}, "https://unpod.ai", id="as the form saves it"),
+        ],
+    )
+    def test_host_port_and_schema_become_the_base_url(
+        self, define: Callable[..., UnpodHook], fields: dict[str, Any], base_url: str
+    ) -> None:
+        assert define(**fields).get_conn().base_url == base_url
+
+    @pytest.mark.parametrize(
+        ("uri", "base_url"),
+        [
+            (f"unpod://acme:{TOKEN}@unpod.dev", "https://unpod.dev"),
+            (f"unpod://acme:{TOKEN}@", "https://unpod.dev"),
+            (f"unpod://acme:{TOKEN}@localhost:3001/http", "http://localhost:3001"),
+            (f"unpod://http://acme:{TOKEN}@localhost:3001", "http://localhost:3001"),
+            (f"unpod://acme:{TOKEN}@https%3A%2F%2Funpod.ai", "https://unpod.ai"),
+        ],
+    )
+    def test_a_uri_gives_the_same_client_as_fields(
+        self, monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", f"{uri}?page_size=50&max_concurrency=2&auth_scheme=Bearer")
+        client = UnpodHook().get_conn()
+        assert (client.base_url, client.org_handle) == (base_url, "acme")
+        assert (client.page_size, client.max_concurrency) == (50, 2)
+
+    def test_what_airflow_makes_of_a_connection_as_uri_is_read_back_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connection = Connection(
+            conn_id="unpod_default",
+            conn_type="unpod",
+            host="http://localhost",
+            port=3001,
+            login="unpod.tv",
+            password="a/b:c@d",
+            extra=json.dumps({"proxies": {}, "timeout": 2.5, "verify": True, "page_size": 7}),
+        )
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", connection.get_uri())
+        client = UnpodHook().get_conn()
+        assert (client.base_url, client.org_handle, client.page_size) == ("http://localhost:3001", "unpod.tv", 7)
+
+
+class TestConfigurationErrors:
+    @pytest.mark.parametrize(
+        ("fields", "field"),
+        [
+            ({"password": None}, "password"),
+            ({"login": None}, "login"),
+            ({"host": "https://unpod.dev/api/v2"}, "host"),
+            ({"host": "https://me:pw@unpod.dev"}, "host"),
+            ({"host": "http://unpod.dev"}, "allow_insecure_http"),
+            ({"extra": {"auth_scheme": "Basic"}}, "auth_scheme"),
+            ({"extra": {"timeout": "soon"}}, "timeout"),
+            ({"extra": {"page_size": 0}}, "page_size"),
+            ({"extra": {"max_concurrency": "many"}}, "max_concurrency"),
+            ({"extra": {"verify": "/no/such/file.pem"}}, "verify"),
+            ({"extra": {"proxies": "proxy:3128"}}, "proxies"),
+        ],
+    )
+    def test_the_error_names_the_connection_and_the_field_and_never_the_token(
+        self, define: Callable[..., UnpodHook], fields: dict[str, Any], field: str
+    ) -> None:
+        hook = define(**fields)
+        with pytest.raises(errors.UnpodConfigError, match=rf"(?s)unpod_default.*`{field}`") as caught:
+            hook.get_conn()
+        assert TOKEN not in str(caught.value)
+        assert hook.test_connection() == (False, str(caught.value))
+
+    @pytest.mark.parametrize("extra", ["{broken", "[1, 2]", '"text"'])
+    def test_an_extra_that_is_no_json_object_is_refused_and_not_taken_for_empty(self, extra: str) -> None:
+        # As an old row of the database may give it; Airflow lets none of them in any more.
+        row = SimpleNamespace(
+            conn_id="old", host=None, port=None, schema=None, login="acme", password=TOKEN, extra=extra
+        )
+        with pytest.raises(errors.UnpodConfigError, match=r"'old'.*`extra`"):
+            UnpodHook.client_from(row)
+
+    def test_empty_form_fields_mean_their_defaults(self, define: Callable[..., UnpodHook]) -> None:
+        empty = dict.fromkeys(["auth_scheme", "product_id", "timeout", "page_size", "verify", "proxies"], "")
+        client = define(extra={**empty, "max_concurrency": None, "allow_insecure_http": False}).get_conn()
+        assert (client.page_size, client.max_concurrency) == (100, 4)
+
+
+class TestOrganisation:
+    def test_the_argument_overrides_the_login(self, define: Callable[..., UnpodHook]) -> None:
+        define()
+        assert UnpodHook(org_handle="globex").get_conn().org_handle == "globex"
+
+    def test_one_hook_has_one_client(self, define: Callable[..., UnpodHook]) -> None:
+        hook = define()
+        assert hook.get_conn() is hook.get_conn()
+
+
+class TestSecrets:
+    def test_token_and_proxy_password_are_masked_in_task_logs(self, define: Callable[..., UnpodHook]) -> None:
+        hook = define(extra={"proxies": {"https": "http://me:pr0xy%2Fword@proxy.example:3128"}})
+        hook.get_conn()
+        shown = redact(f"Authorization: Token {TOKEN}; proxy pr0xy%2Fword, pr0xy/word")
+        assert shown == "Authorization: Token ***; proxy ***, ***"
+
+
+class TestConnectionCheck:
+    def test_ok_names_the_address_and_the_organisation(self, unpod_sandbox: Sandbox) -> None:
+        ok, message = UnpodHook().test_connection()
+        assert ok, message
+        assert unpod_sandbox.url in message
+        assert unpod_sandbox.org_handle in message
+
+    def test_a_wrong_token_is_said_and_not_shown(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        _redefine(monkeypatch, unpod_sandbox, password=TOKEN)
+        ok, message = UnpodHook().test_connection()
+        assert not ok
+        assert "401" in message
+        assert TOKEN not in message
+
+    def test_a_handle_that_the_token_may_not_see_is_said_with_those_it_may(
+        self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _redefine(monkeypatch, unpod_sandbox, login="umbrella")
+        ok, message = UnpodHook().test_connection()
+        assert not ok
+        assert "'umbrella'" in message
+        assert "`login`: acme, globex, unpod.tv" in message
+
+    def test_a_host_that_does_not_answer_is_said_at_once(
+        self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unpod_sandbox.__exit__(None, None, None)
+        ok, message = UnpodHook().test_connection()
+        assert not ok
+        assert "given up after 1 tries" in message
+
+    def test_it_reads_no_billing_data(self, unpod_sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG):
+            UnpodHook().test_connection()
+        assert unpod_sandbox.token not in caplog.text
+        assert "organisation/billing" not in caplog.text
+
+
+def _redefine(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **fields: str) -> None:
+    connection = {**json.loads(sandbox.connection_json()), **fields}
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+
+class TestReading:
+    def test_organisations_come_as_the_api_gives_them(self, unpod_sandbox: Sandbox) -> None:
+        handles = [each["domain_handle"] for each in UnpodHook().get_organizations()]
+        assert handles == ["unpod.tv", "acme", "globex"]
+
+    @pytest.mark.unpod_sandbox(invoices=230)
+    @pytest.mark.parametrize("consistency", ["linked", "single-pass"])
+    def test_all_invoices_once_with_evidence_at_the_end(self, unpod_sandbox: Sandbox, consistency: str) -> None:
+        with UnpodHook().iter_invoices(consistency=consistency) as invoices:
+            first = next(invoices)
+            with pytest.raises(RuntimeError):
+                _ = invoices.evidence
+            ids = [first.invoice_id, *(invoice.invoice_id for invoice in invoices)]
+            assert invoices.evidence.as_dict()["consistency"] == consistency
+        assert len(ids) == len(set(ids)) == 230
+
+    @pytest.mark.unpod_sandbox(invoices=230)
+    def test_filters_by_status_and_half_open_dates(self, unpod_sandbox: Sandbox) -> None:
+        hook = UnpodHook()
+        everything = list(hook.iter_invoices())
+        moment = everything[100].invoice_date
+        wanted = [each for each in everything if each.status == "paid" and each.invoice_date >= moment]
+        rest = [each for each in everything if each.status == "paid" and each.invoice_date < moment]
+        assert wanted
+        assert rest
+        ids = [each.invoice_id for each in hook.iter_invoices(statuses="paid", invoice_date_from=moment)]
+        assert ids == [each.invoice_id for each in wanted]
+        ids = [each.invoice_id for each in hook.iter_invoices(statuses=["paid"], invoice_date_to=moment)]
+        assert ids == [each.invoice_id for each in rest]
+
+    def test_nonsense_is_refused_before_any_request(self, unpod_sandbox: Sandbox) -> None:
+        hook = UnpodHook()
+        for arguments in ({"consistency": "hope"}, {"page_size": 0}, {"invoice_date_from": "yesterday"}):
+            with pytest.raises(errors.UnpodConfigError):
+                hook.iter_invoices(**arguments)
+        assert hook.get_conn().requests_made == 0
+
+    @pytest.mark.unpod_sandbox(invoices=2000)
+    def test_leaving_early_cuts_the_reading_short(self, unpod_sandbox: Sandbox) -> None:
+        hook = UnpodHook()
+        with hook.iter_invoices(max_concurrency=1) as invoices:
+            next(invoices)
+        assert hook.get_conn().requests_made < 10
+        assert list(invoices) == []
+
+
+class TestOneInvoice:
+    def test_text_and_number_are_the_same_invoice(self, unpod_sandbox: Sandbox) -> None:
+        hook = UnpodHook()
+        some = next(hook.iter_invoices())
+        for spelling in (some.invoice_id, str(some.invoice_id)):
+            assert hook.get_invoice(spelling).raw == some.raw
+
+    def test_an_unknown_one_is_an_error_that_names_it(self, unpod_sandbox: Sandbox) -> None:
+        with pytest.raises(errors.UnpodInvoiceNotFound, match="'no-such-invoice'"):
+            UnpodHook().get_invoice("no-such-invoice")
+
+    @pytest.mark.unpod_sandbox(invoices=2000)
+    def test_looking_again_is_cheap(self, unpod_sandbox: Sandbox) -> None:
+        hook = UnpodHook()
+        invoice_id = list(hook.iter_invoices())[1234].invoice_id
+        hook.get_invoice(invoice_id)
+        before = hook.get_conn().requests_made
+        hook.get_invoice(invoice_id)
+        assert hook.get_conn().requests_made == before + 1
+
+
+class TestFailFast:
+    @pytest.mark.parametrize(
+        "kind",
+        [errors.UnpodAuthError, errors.UnpodBadRequest, errors.UnpodOrganizationNotFound, errors.UnpodConfigError],
+    )
+    def test_what_no_retry_can_mend_fails_the_task_at_once(self, kind: type[errors.UnpodError]) -> None:
+        cause = kind("no", status=403)
+        with pytest.raises(AirflowFailException, match=r"no \(HTTP 403\)") as caught, fail_fast():
+            raise cause
+        assert caught.value.__cause__ is cause
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            errors.UnpodUnavailable("down"),
+            errors.UnpodRateLimited("later"),
+            errors.UnpodBadAnswer("206"),
+            errors.UnpodListUnstable("moved"),
+            errors.UnpodInvoiceNotFound("gone"),
+            KeyError("bug"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_everything_else_stays_what_it_is_and_is_retried(self, error: Exception) -> None:
+        @fail_fast()
+        def task() -> None:
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            task()
+        assert caught.value is error
