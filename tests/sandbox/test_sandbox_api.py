@@ -161,7 +161,7 @@ def test_without_the_trailing_slash_there_is_a_redirect_that_keeps_the_query(pat
 
 
 def test_organisations_are_listed_with_the_handles_that_billing_takes():
-    with Sandbox(orgs=("unpod.tv", "acme")) as sandbox:
+    with Sandbox(invoices=20, orgs=("unpod.tv", "acme")) as sandbox:
         body = get(sandbox, ORGANIZATIONS, headers={"Authorization": "Token sandbox-token"}).json()
         assert (body["count"], body["status_code"]) == (2, 200)
         assert body["data"][0] == {
@@ -174,7 +174,15 @@ def test_organisations_are_listed_with_the_handles_that_billing_takes():
             get(sandbox, headers={**HEADERS, "Org-Handle": org["domain_handle"]}).json()["results"]
             for org in body["data"]
         ]
-    assert lists[0] != lists[1]
+    assert [len(rows) for rows in lists] == [20, 10]
+    oldest_ten = [[row["currency"] for row in rows[-10:]] for rows in lists]
+    assert oldest_ten[0] != oldest_ten[1]
+
+
+def test_each_further_organisation_has_half_as_many_invoices_as_the_one_before():
+    with Sandbox(invoices=80, orgs=("a", "b", "c")) as sandbox:
+        counts = [get(sandbox, headers={**HEADERS, "Org-Handle": org}).json()["count"] for org in sandbox.ledgers]
+    assert counts == [80, 40, 20]
 
 
 def test_with_a_rate_limit_every_answer_says_how_much_is_left_and_the_next_one_is_refused():

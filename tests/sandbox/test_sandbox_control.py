@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote, urlsplit
 
@@ -152,7 +153,9 @@ def test_it_leaves_no_thread_and_no_port_behind_and_does_not_wait_for_slow_answe
         pending = pool.submit(listed, sandbox)
         while not sandbox.stats["in_flight"]:
             assert not pending.done()
+        start = time.monotonic()
         sandbox.__exit__(None, None, None)
+        assert time.monotonic() - start < 2
         with pytest.raises(requests.exceptions.RequestException):
             pending.result(timeout=5)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("unpod-sandbox")]
@@ -167,6 +170,15 @@ def test_it_comes_back_after_an_outage_on_its_port_with_its_invoices():
     with sandbox:
         assert sandbox.port == port
         assert new.id in listed(sandbox)
+
+
+def test_it_can_be_started_and_stopped_as_fast_as_one_likes():
+    sandbox = Sandbox(invoices=3)
+    for _ in range(20):
+        with sandbox:
+            assert sandbox.port
+    with sandbox:
+        assert len(listed(sandbox)) == 3
 
 
 def test_a_port_in_use_is_an_error_when_it_starts():

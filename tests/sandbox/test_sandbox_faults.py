@@ -136,6 +136,15 @@ def test_a_probability_is_kept_and_the_same_seed_hits_the_same_requests():
     assert some != hits("500:probability=0.2", requests=1_000, seed=1)
 
 
+def test_the_seed_of_a_sandbox_is_that_of_its_faults(session):
+    def run(seed):
+        with Sandbox(invoices=0, seed=seed, faults=["500:probability=0.5"]) as sandbox:
+            return [session.get(sandbox.url + BILLING, timeout=10).status_code for _ in range(30)]
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
 @pytest.mark.parametrize(
     "text", ["500", "429:times=3,retry_after=Wed, 21 Oct 2026 07:28:00 GMT", "drip:probability=0.5,seconds=9.0"]
 )
