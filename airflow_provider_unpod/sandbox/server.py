@@ -28,6 +28,8 @@ AUTH_SCHEMES: Final = frozenset({"token", "jwt", "bearer"})
 REMEMBERED: Final = 1_000
 #: A drip sends a piece so often, in seconds.
 DRIP_INTERVAL: Final = 0.05
+#: Faults that end the connection, so that no status tells the whole story.
+BREAKS: Final = frozenset({"truncated", "reset", "reset-body"})
 #: SO_LINGER on, for no time at all: closing then sends a reset instead of an orderly end.
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
@@ -167,43 +169,35 @@ class Server:
         """``endpoint`` with all that happens to a request on its way: latency, drift, rate limit, faults."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            query = request.query
-            page = query.get("page")
-            entry = self.stats.begin(request.path, page, query.get("page_size"))
+            entry = self.stats.begin(request.path, request.query.get("page"), request.query.get("page_size"))
             try:
                 if self.settings.latency:
                     await asyncio.sleep(self.settings.latency / 1_000)
-                if endpoint == self._billing:
-                    self._drift_on(request)
-                    page_number = int(page) if page and page.isdecimal() else 1
-                else:
-                    page_number = None
-                allowed, headers = self._rate_limit.spend() if self._rate_limit else (True, {})
-                fault = self.plan.choose(page_number) if allowed else None
-                if not allowed:
-                    answer = _fault_answer(Fault("429"))
-                elif fault is not None and fault.kind in ANSWERS:
-                    answer = _fault_answer(fault)
-                else:
-                    answer = endpoint(request)
-                answer = answer._replace(headers={**headers, **(answer.headers or {})})
-                entry["status"] = answer.status
-                if fault is None or fault.kind in ANSWERS:
-                    return _response(answer)
-                if fault.kind in ("reset", "reset-body", "truncated"):
-                    entry["status"] = fault.kind
-                return await _send_badly(request, answer, fault)
+                self._drift_on(request)
+                answer, fault = self._outcome(request, endpoint)
+                entry["status"] = fault.kind if fault and fault.kind in BREAKS else answer.status
+                return await _send_badly(request, answer, fault) if fault else _response(answer)
             finally:
                 self.stats.end(entry)
 
         return handle
 
     def _drift_on(self, request: web.Request) -> None:
-        self._billing_requests += 1
         ledger = self.ledgers.get(request.headers.get("Org-Handle", ""))
-        if ledger is not None:
+        if request.path == BILLING and ledger is not None:
+            self._billing_requests += 1
             for drift in self._drift:
                 drift.apply(ledger, self._billing_requests)
+
+    def _outcome(self, request: web.Request, endpoint: Callable[[web.Request], Answer]) -> tuple[Answer, Fault | None]:
+        """The answer, and the fault that spoils the sending of it, if one does."""
+        allowed, headers = self._rate_limit.spend() if self._rate_limit else (True, {})
+        fault = self.plan.choose(_page(request)) if allowed else Fault("429")
+        if fault is not None and fault.kind in ANSWERS:
+            answer, fault = _fault_answer(fault), None
+        else:
+            answer = endpoint(request)
+        return answer._replace(headers={**headers, **(answer.headers or {})}), fault
 
     def _refusal(self, request: web.Request) -> Answer | None:
         """What is wrong with the token, if anything is."""
@@ -311,24 +305,24 @@ class Control:
         return ledgers[handle]
 
     def _show(self, request: web.Request, body: dict[str, Any]) -> Answer:
-        return self._told(request, self._ledger(request).get(request.match_info["id"]))
+        return self._told(self._ledger(request).get(request.match_info["id"]))
 
     def _create(self, request: web.Request, body: dict[str, Any]) -> Answer:
         if unknown := body.keys() - {"amount", "currency", "status", "charge_type", "extra"}:
             raise ValueError(f"An invoice has no {', '.join(sorted(unknown))}; other fields go into `extra`.")
         if not isinstance(body.get("amount", ""), str):
             raise ValueError('amount is a decimal number as a text, as in "299.00".')
-        return self._told(request, self._ledger(request).create(**body), 201)
+        return self._told(self._ledger(request).create(**body), 201)
 
     def _act(self, request: web.Request, body: dict[str, Any]) -> Answer:
         ledger = self._ledger(request)
         act = {"pay": ledger.pay, "fail": ledger.fail, "refund": ledger.refund, "cancel": ledger.cancel}
-        return self._told(request, act[request.match_info["action"]](request.match_info["id"]))
+        return self._told(act[request.match_info["action"]](request.match_info["id"]))
 
     def _delete(self, request: web.Request, body: dict[str, Any]) -> Answer:
-        return self._told(request, self._ledger(request).delete(request.match_info["id"]))
+        return self._told(self._ledger(request).delete(request.match_info["id"]))
 
-    def _told(self, request: web.Request, invoice: LedgerInvoice, status: int = 200) -> Answer:
+    def _told(self, invoice: LedgerInvoice, status: int = 200) -> Answer:
         """The invoice as the API lists it; with its id in both dialects, to go on with."""
         return _json({"id": invoice.id, **invoice.row(self._server.settings.dialect)}, status)
 
@@ -359,6 +353,10 @@ def _positive(text: str | None, default: int) -> int | None:
     if text is None:
         return default
     return int(text) if text.isdecimal() and text.isascii() and 0 < len(text) <= 9 and int(text) > 0 else None
+
+
+def _page(request: web.Request) -> int | None:
+    return _positive(request.query.get("page"), 1) if request.path == BILLING else None
 
 
 def _fault_answer(fault: Fault) -> Answer:
