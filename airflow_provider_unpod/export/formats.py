@@ -6,38 +6,90 @@ through bounded memory.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import zlib
 from typing import IO, TYPE_CHECKING, Any
 
+from airflow_provider_unpod.export.columns import CSV_CELLS, EXTRA, Table, survey
 from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.options import CHANGES, CSV, JSONL, PARQUET
+from airflow_provider_unpod.export.spool import BLOCK_SIZE, encode_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.options import ExportOptions
-
-Record = dict[str, Any]
 
 # Billing rows repeat themselves so much that level 1 leaves a file only a little larger, for a third of the CPU.
 _GZIP_LEVEL = 1
 _GZIP_CONTAINER = zlib.MAX_WBITS | 16
 
 
-def encode(blocks: Iterator[bytes], options: ExportOptions) -> Iterator[bytes]:
+def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, ...]:
+    """The columns of an export, from the blocks of all its records; none for JSON lines.
+
+    :raises ExportError: if the format cannot hold the records.
+    """
+    if options.file_format == JSONL:
+        return ()
+    return survey(_records(lines), changes=options.mode == CHANGES, exact_decimals=options.file_format == PARQUET)
+
+
+def encode(blocks: Iterator[bytes], options: ExportOptions, columns: tuple[Column, ...]) -> Iterator[bytes]:
     """The content of one data file."""
+    if options.file_format == PARQUET:
+        from airflow_provider_unpod.export import parquet
+
+        return parquet.encode(_records(blocks), options.compression, columns)
+    if options.file_format == CSV:
+        blocks = _encode_csv(_records(blocks), columns)
     return compressed(blocks, options.compression)
 
 
-def decode(file: IO[bytes], options: ExportOptions) -> Iterator[Record]:
+def decode(file: IO[bytes], options: ExportOptions, columns: tuple[Column, ...]) -> Iterator[Record]:
     """The records of one data file.
 
     :raises ValueError: or another error of the format's library, if the file holds something else.
     """
-    for line in decompressed(file, options.compression):
-        yield json.loads(line)
+    if options.file_format == PARQUET:
+        from airflow_provider_unpod.export import parquet
+
+        return parquet.decode(file, columns)
+    lines = decompressed(file, options.compression)
+    return _decode_csv(lines, columns) if options.file_format == CSV else map(json.loads, lines)
+
+
+def _records(blocks: Iterable[bytes]) -> Iterator[Record]:
+    for block in blocks:
+        yield from map(json.loads, block.splitlines())
+
+
+def _encode_csv(records: Iterator[Record], columns: tuple[Column, ...]) -> Iterator[bytes]:
+    table = Table(columns, CSV_CELLS)
+    text = io.StringIO()
+    writer = csv.writer(text)  # its default dialect is RFC 4180, line ends included
+    writer.writerow([*(column.name for column in columns), EXTRA])
+    for record in records:
+        cells, extra = table.split(record)
+        writer.writerow([*cells, encode_record(extra) if extra else None])
+        if text.tell() > BLOCK_SIZE:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
+
+
+def _decode_csv(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
+    table = Table(columns, CSV_CELLS)
+    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+    if next(rows, None) != [*(column.name for column in columns), EXTRA]:
+        raise ValueError("the header is not that of the manifest")
+    for *cells, extra in rows:
+        yield table.join([cell or None for cell in cells], json.loads(extra) if extra else {})
 
 
 def compressed(blocks: Iterator[bytes], compression: str | None) -> Iterator[bytes]:
@@ -71,7 +123,11 @@ def require_libraries(options: ExportOptions) -> None:
 
     :raises ExportError: naming the extra to install.
     """
-    if options.compression == "zstd" and options.file_format != "parquet":
+    if options.file_format == PARQUET:
+        from airflow_provider_unpod.export import parquet
+
+        parquet.require_library()
+    elif options.compression == "zstd":
         _zstandard()
 
 

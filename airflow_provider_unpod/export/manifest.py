@@ -12,7 +12,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export.columns import Column
 from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.options import ExportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +58,7 @@ class Manifest:
 
     content: dict[str, Any]
     files: tuple[ListedFile, ...]
+    columns: tuple[Column, ...]
     state: ListedFile | None
 
     @property
@@ -88,10 +92,11 @@ class Manifest:
         try:
             files = tuple(map(ListedFile.from_dict, content["files"]))
             changes = content["changes"]
-            manifest = cls(content, files, ListedFile.from_dict(changes["state"]) if changes else None)
+            columns = tuple(Column(**column) for column in content["columns"])
+            manifest = cls(content, files, columns, ListedFile.from_dict(changes["state"]) if changes else None)
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
-            _ = manifest.export_id, content["file_format"], content["compression"], content["columns"]
-        except (KeyError, TypeError, AttributeError) as error:
+            _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"])
+        except (KeyError, TypeError, AttributeError, UnpodConfigError) as error:
             raise ValueError(f"it lacks something: {error!r}") from error
         if len(manifest.paths) != len(files) + (manifest.state is not None):
             raise ValueError("it lists a file twice")

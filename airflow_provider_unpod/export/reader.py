@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import IO, Any
 
 from airflow_provider_unpod.export import formats
+from airflow_provider_unpod.export.columns import Record
 from airflow_provider_unpod.export.errors import ExportError
-from airflow_provider_unpod.export.formats import Record
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, ListedFile, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.publication import current_manifest
@@ -72,7 +72,7 @@ class Export(Iterator[Record]):
         rows = 0
         with self._fetch(file) as content:
             try:
-                for record in formats.decode(content, self._options):
+                for record in formats.decode(content, self._options, self._certificate.columns):
                     rows += 1
                     yield record
             except (ValueError, EOFError, OSError, KeyError) as error:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from airflow_provider_unpod.billing.invoice import Invoice
+    from airflow_provider_unpod.export.columns import Column
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def write_export(
     with Folder(address, conn_id) as folder, Publication(folder) as publication, Spool() as spool:
         totals = _read(invoices, spool, options)
         evidence = invoices.evidence.as_dict()
+        columns = formats.columns_of(_all_blocks(spool), options)
 
         def write_files(export_id: str) -> Manifest:
             return Manifest.from_content(
@@ -83,11 +85,11 @@ def write_export(
                     "compression": options.compression,
                     "partition_by": list(options.partition_by),
                     "business_timezone": options.business_timezone,
-                    "columns": None,
+                    "columns": [column.as_dict() for column in columns],
                     "evidence": evidence,
                     "count": totals.count,
                     "totals": totals.as_dict(),
-                    "files": [file.as_dict() for file in _write_files(folder, export_id, spool, options)],
+                    "files": [file.as_dict() for file in _write_files(folder, export_id, spool, options, columns)],
                     "changes": None,
                 }
             )
@@ -106,20 +108,34 @@ def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> 
     return totals
 
 
-def _write_files(folder: Folder, export_id: str, spool: Spool, options: ExportOptions) -> list[ListedFile]:
+def _all_blocks(spool: Spool) -> Iterator[bytes]:
+    for partition in spool.partitions():
+        yield from spool.blocks(partition)
+
+
+def _write_files(
+    folder: Folder, export_id: str, spool: Spool, options: ExportOptions, columns: tuple[Column, ...]
+) -> list[ListedFile]:
     return [
-        _write_file(folder, name, partition, spool, options)
+        _write_file(folder, name, partition, spool, options, columns)
         for name, partition in partitions.file_names(spool.partitions(), export_id, options)
     ]
 
 
-def _write_file(folder: Folder, name: str, partition: Partition, spool: Spool, options: ExportOptions) -> ListedFile:
+def _write_file(
+    folder: Folder,
+    name: str,
+    partition: Partition,
+    spool: Spool,
+    options: ExportOptions,
+    columns: tuple[Column, ...],
+) -> ListedFile:
     digest = hashlib.sha256()
     size = 0
 
     def measured() -> Iterator[bytes]:
         nonlocal size
-        for block in formats.encode(spool.blocks(partition), options):
+        for block in formats.encode(spool.blocks(partition), options, columns):
             digest.update(block)
             size += len(block)
             yield block

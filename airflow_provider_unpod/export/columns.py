@@ -1,0 +1,267 @@
+"""Invoices as rows of a table, for the formats that have columns, and back to the very same records.
+
+The columns are the fields that the API's pages name, always all of them and always in this order, and ``extra``: a
+JSON object of everything that a row's cells do not hold *exactly*. These are unknown fields, and the few values that
+a column cannot hold as they came: ``"500"`` in a decimal column of two digits, a date that is none, ``null`` where an
+empty cell means that the field was missing. Reading back is therefore one rule: the cells, overlaid by ``extra``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.billing.invoice import parse_moment
+from airflow_provider_unpod.export.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Record = dict[str, Any]
+
+INTEGER, TEXT, CATEGORY, DECIMAL, TIMESTAMP = "integer", "text", "category", "decimal", "timestamp"
+EXTRA = "extra"
+
+_KINDS = {
+    "id": INTEGER,
+    "invoice_number": TEXT,
+    "amount": DECIMAL,
+    "tax_amount": DECIMAL,
+    "currency": CATEGORY,
+    "status": CATEGORY,
+    "charge_type": TEXT,
+    "invoice_date": TIMESTAMP,
+    "due_date": TIMESTAMP,
+    "payment_at": TIMESTAMP,
+}
+_KINDS_OF_CHANGES = {"old_status": CATEGORY, "new_status": CATEGORY}
+
+_PRECISION = 38  # of decimal128
+_PLAIN_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?").fullmatch
+_UNFIT_FOR_TEXT = re.compile("[\x00\ud800-\udfff]")
+# What a spreadsheet takes for the beginning of a formula, and the escape itself. Blanks in front may be dropped.
+_FORMULA = re.compile(r"\s*[=+\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]").match  # the last four: full-width signs
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of one export.
+
+    :param empty: what an empty cell means: ``"null"``, or ``"missing"`` where some rows do not have the field.
+    :param scale: digits after the point of a decimal column: the most that any row has.
+    """
+
+    name: str
+    type: str
+    empty: str
+    scale: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def survey(records: Iterable[Record], *, changes: bool, exact_decimals: bool) -> tuple[Column, ...]:
+    """The columns of an export, from all of its records.
+
+    :param changes: with the columns that records of changes have besides.
+    :param exact_decimals: find the scale of decimal columns.
+    :raises ExportError: if a decimal column would need more than 38 digits.
+    """
+    kinds = _KINDS | (_KINDS_OF_CHANGES if changes else {})
+    found = dict.fromkeys(kinds, 0)
+    rows = 0
+    integer_ids = True
+    digits = {name: _Digits() for name, kind in kinds.items() if kind == DECIMAL}
+    for record in records:
+        rows += 1
+        for name in kinds:
+            if name in record:
+                found[name] += 1
+        integer_ids = integer_ids and _is_int64(record.get("id", 0))
+        if exact_decimals:
+            for name, seen in digits.items():
+                if (value := record.get(name)) is not None:
+                    seen.add(name, value)
+    kinds["id"] = INTEGER if integer_ids else TEXT
+    return tuple(
+        Column(name, kind, "null" if found[name] == rows else "missing", digits[name].scale if name in digits else 0)
+        for name, kind in kinds.items()
+    )
+
+
+class _Digits:
+    """The digits that a decimal column needs before and after the point."""
+
+    def __init__(self) -> None:
+        self.scale = 0
+        self._whole = 1
+
+    def add(self, name: str, value: str) -> None:
+        number = Decimal(value)
+        self.scale = max(self.scale, -int(number.as_tuple().exponent))
+        self._whole = max(self._whole, number.adjusted() + 1)
+        if self._whole + self.scale > _PRECISION:
+            raise ExportError(
+                f"`{name}` needs {self._whole} digits before and {self.scale} after the point, more than the "
+                f"{_PRECISION} of a parquet decimal: export with file_format='jsonl' or 'csv'."
+            )
+
+
+class Table:
+    """Records to cells and back, by the columns of one export and what a format makes of each type."""
+
+    def __init__(self, columns: Iterable[Column], cell_types: Mapping[str, Callable[[Column], CellType]]) -> None:
+        self.columns = tuple(columns)
+        self._names = frozenset(column.name for column in self.columns)
+        self._cells = [
+            (column.name, column.empty == "null", cell_types[column.type](column)) for column in self.columns
+        ]
+
+    def split(self, record: Record) -> tuple[list[Any], Record]:
+        """The cells of a record, ``None`` for empty ones, and what belongs into ``extra``."""
+        names = self._names
+        extra = {name: value for name, value in record.items() if name not in names}
+        cells = []
+        for name, null, cell_type in self._cells:
+            value = record.get(name)
+            cell = None
+            if value is not None:
+                cell = cell_type.write(value)
+                if cell is None or cell_type.read(cell) != value:
+                    extra[name] = value
+            elif not null and name in record:
+                extra[name] = None
+            cells.append(cell)
+        return cells, extra
+
+    def join(self, cells: Iterable[Any], extra: Record) -> Record:
+        """The record that :meth:`split` took apart."""
+        record: Record = {}
+        for (name, null, cell_type), cell in zip(self._cells, cells, strict=True):
+            if cell is not None:
+                record[name] = cell_type.read(cell)
+            elif null:
+                record[name] = None
+        return record | extra
+
+
+class CellType:
+    """How values of one type stand in a cell. ``write`` gives ``None`` for what it cannot hold at all."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+
+    def write(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def read(self, cell: Any) -> Any:
+        raise NotImplementedError
+
+
+class CsvText(CellType):
+    """Text that no spreadsheet takes for a formula: a ``'`` in front where it might, and where there is one already."""
+
+    def write(self, value: Any) -> str | None:
+        if type(value) is not str:
+            return str(value) if type(value) is int else None
+        if not value.isalnum():
+            value = _UNFIT_FOR_TEXT.sub("\ufffd", value)
+            if _FORMULA(value):
+                return "'" + value
+        return value or None
+
+    def read(self, cell: str) -> str:
+        return cell[1:] if cell[0] == "'" else cell
+
+
+class CsvInteger(CellType):
+    """Digits."""
+
+    def write(self, value: Any) -> str:
+        return str(value)
+
+    def read(self, cell: str) -> int:
+        return int(cell)
+
+
+class CsvDecimal(CellType):
+    """The digits as they came, so that a spreadsheet takes them for a number, negative ones included."""
+
+    def write(self, value: Any) -> str:
+        return value if _PLAIN_DECIMAL(value) else format(Decimal(value), "f")
+
+    def read(self, cell: str) -> str:
+        return cell
+
+
+class ParquetText(CellType):
+    """A string."""
+
+    def write(self, value: Any) -> str | None:
+        if type(value) is not str:
+            return str(value) if type(value) is int else None
+        return value if value.isalnum() else _UNFIT_FOR_TEXT.sub("\ufffd", value)
+
+    def read(self, cell: str) -> str:
+        return cell
+
+
+class ParquetInteger(CellType):
+    """An int64; the survey has looked at all of them."""
+
+    def write(self, value: Any) -> int:
+        return int(value)
+
+    def read(self, cell: int) -> int:
+        return cell
+
+
+class ParquetDecimal(CellType):
+    """A decimal128 of the column's scale; equal to the value, if not always with the same digits."""
+
+    def __init__(self, column: Column) -> None:
+        super().__init__(column)
+        self._digits = f".{column.scale}f"
+
+    def write(self, value: Any) -> Decimal:
+        return Decimal(value)
+
+    def read(self, cell: Decimal) -> str:
+        return format(cell, self._digits)
+
+
+class ParquetTimestamp(CellType):
+    """A moment in UTC, to the microsecond."""
+
+    def write(self, value: Any) -> datetime | None:
+        try:
+            return parse_moment(value)
+        except (ValueError, AttributeError, OverflowError):
+            return None
+
+    def read(self, cell: datetime) -> str:
+        return cell.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
+
+
+CSV_CELLS: Mapping[str, Callable[[Column], CellType]] = {
+    INTEGER: CsvInteger,
+    TEXT: CsvText,
+    CATEGORY: CsvText,
+    DECIMAL: CsvDecimal,
+    TIMESTAMP: CsvText,
+}
+PARQUET_CELLS: Mapping[str, Callable[[Column], CellType]] = {
+    INTEGER: ParquetInteger,
+    TEXT: ParquetText,
+    CATEGORY: ParquetText,
+    DECIMAL: ParquetDecimal,
+    TIMESTAMP: ParquetTimestamp,
+}
+
+
+def _is_int64(value: Any) -> bool:
+    return value is None or (type(value) is int and -(2**63) <= value < 2**63)

@@ -1,0 +1,115 @@
+"""Invoices as parquet, in row groups of bounded size. The only place that knows pyarrow."""
+
+from __future__ import annotations
+
+import io
+import json
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+from airflow_provider_unpod.export.columns import (
+    CATEGORY,
+    DECIMAL,
+    EXTRA,
+    INTEGER,
+    PARQUET_CELLS,
+    TEXT,
+    TIMESTAMP,
+    Table,
+)
+from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.spool import encode_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_unpod.export.columns import Column, Record
+
+#: Rows that are in memory as Python objects at the same time; some 2 KB each.
+_ROWS_PER_GROUP = 16_384
+
+
+def require_library() -> None:
+    """:raises ExportError: naming the extra to install, if pyarrow is not there."""
+    try:
+        import pyarrow.parquet  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise ExportError(
+            "file_format='parquet' needs a library: pip install 'airflow-provider-unpod[parquet]'."
+        ) from error
+
+
+def encode(records: Iterator[Record], compression: str | None, columns: tuple[Column, ...]) -> Iterator[bytes]:
+    """The content of one file, block by block."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = _schema(columns)
+    table = Table(columns, PARQUET_CELLS)
+    sink = _Sink()
+    with parquet.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression=compression or "none") as writer:
+        while group := list(islice(records, _ROWS_PER_GROUP)):
+            cells: list[list[Any]] = [[] for _ in schema]
+            for record in group:
+                row, extra = table.split(record)
+                for column, cell in zip(cells, [*row, encode_record(extra) if extra else None], strict=True):
+                    column.append(cell)
+            arrays = [pa.array(values, field.type) for values, field in zip(cells, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            yield sink.take()
+    yield sink.take()
+
+
+def decode(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
+    """The records of one file.
+
+    :raises ValueError: (pyarrow's errors are such) if it is no parquet file of these columns.
+    """
+    from pyarrow import parquet
+
+    content = parquet.ParquetFile(file)
+    if not content.schema_arrow.equals(_schema(columns)):
+        raise ValueError("the schema is not that of the manifest")
+    table = Table(columns, PARQUET_CELLS)
+    for batch in content.iter_batches(_ROWS_PER_GROUP):
+        *cells, extras = (column.to_pylist() for column in batch.columns)
+        for row, extra in zip(zip(*cells, strict=True), extras, strict=True):
+            yield table.join(row, json.loads(extra) if extra else {})
+
+
+def _schema(columns: tuple[Column, ...]) -> Any:
+    import pyarrow as pa
+
+    types = {
+        INTEGER: lambda column: pa.int64(),
+        TEXT: lambda column: pa.string(),
+        CATEGORY: lambda column: pa.dictionary(pa.int32(), pa.string()),
+        DECIMAL: lambda column: pa.decimal128(38, column.scale),
+        TIMESTAMP: lambda column: pa.timestamp("us", "UTC"),
+    }
+    return pa.schema([*((column.name, types[column.type](column)) for column in columns), (EXTRA, pa.string())])
+
+
+class _Sink(io.RawIOBase):
+    """Where pyarrow writes to, and from where its bytes go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: list[bytes] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._blocks.append(bytes(data))
+        self._size += len(self._blocks[-1])
+        return len(self._blocks[-1])
+
+    def tell(self) -> int:
+        return self._size
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        blocks, self._blocks = self._blocks, []
+        return b"".join(blocks)
