@@ -164,7 +164,8 @@ class UnpodHook(BaseHook):
         The API has no filters, so the whole list is read whatever is asked for.
 
         :param statuses: only these; one status or several. ``None``: all.
-        :param invoice_date_from: only invoices of this moment or later; ISO 8601 text, a date or a datetime; naive ones are UTC.
+        :param invoice_date_from: only invoices of this moment or later: ISO 8601 text, a date or a datetime,
+            UTC where it names no zone.
         :param invoice_date_to: only invoices before this moment.
         :param page_size: rows per request, in place of the connection's.
         :param max_concurrency: requests in flight at once, in place of the connection's.

@@ -1,0 +1,183 @@
+"""What Airflow is told is what Airflow understands, and the form is the same on 2.11 and on 3.x."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from airflow.providers_manager import ProvidersManager
+
+import airflow_provider_unpod
+from airflow_provider_unpod.billing.options import EXTRA_FIELDS, options_from_extra
+from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR, get_provider_info
+from airflow_provider_unpod.hooks.unpod import UnpodHook
+
+PROVIDER = "airflow-provider-unpod"
+ROOT = Path(airflow_provider_unpod.__file__).parents[1]
+HAS_METADATA_FORMS = '"conn-fields"' in (resources.files("airflow") / "provider.yaml.schema.json").read_text()
+metadata_forms = pytest.mark.skipif(not HAS_METADATA_FORMS, reason="Airflow 3.2 and later read forms from metadata")
+hook_forms = pytest.mark.skipif(HAS_METADATA_FORMS, reason="only Airflow 2.11 asks the hook for its form")
+
+
+def airflow_schema(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((resources.files("airflow") / name).read_text())
+    return loaded
+
+
+class TestMetadata:
+    def test_is_valid_by_airflows_own_schema(self) -> None:
+        jsonschema.validate(get_provider_info(), airflow_schema("provider_info.schema.json"))
+
+    @metadata_forms
+    def test_has_no_key_that_airflow_does_not_know(self) -> None:
+        # Unknown and misspelt keys pass the schema above; the one for provider.yaml is strict.
+        schema = {**airflow_schema("provider.yaml.schema.json"), "required": []}
+        info = get_provider_info()
+        assert info.pop("dataset-uris") == info["asset-uris"]  # 2.11's name for the same
+        jsonschema.validate(info, schema)
+
+    def test_airflow_finds_it_by_the_name_of_the_distribution(self) -> None:
+        provider = ProvidersManager().providers[PROVIDER]
+        assert provider.version == airflow_provider_unpod.__version__ == importlib.metadata.version(PROVIDER)
+
+    def test_lists_every_module_that_dag_authors_import_and_all_of_them_import(self) -> None:
+        info = get_provider_info()
+        for kind in ("hooks", "operators", "sensors", "triggers"):
+            listed = {name for entry in info[kind] for name in entry["python-modules"]}
+            package = importlib.import_module(f"airflow_provider_unpod.{kind}")
+            public = {name for _, name, _ in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")}
+            assert listed <= public, f"{kind}: listed, but not there"
+            for name in listed:
+                importlib.import_module(name)
+
+
+class TestForm:
+    def test_has_a_field_for_everything_that_the_extra_may_hold(self) -> None:
+        assert set(CONNECTION_FIELDS) == set(EXTRA_FIELDS)
+
+    def test_descriptions_and_placeholders_name_values_that_the_client_accepts(self) -> None:
+        placeholders = {name: value for name, value in FIELD_BEHAVIOUR["placeholders"].items() if name in EXTRA_FIELDS}
+        assert options_from_extra(placeholders) == {
+            "auth_scheme": "Token",
+            "timeout": 30.0,
+            "page_size": 100,
+            "max_concurrency": 4,
+            "verify": True,
+        }
+        for scheme in CONNECTION_FIELDS["auth_scheme"]["schema"]["enum"]:
+            assert options_from_extra({"auth_scheme": scheme}) == {"auth_scheme": scheme}
+
+    def test_limits_in_the_form_are_those_of_the_client(self) -> None:
+        for name, field in CONNECTION_FIELDS.items():
+            for limit in ("minimum", "maximum"):
+                if limit in field["schema"]:
+                    assert options_from_extra({name: field["schema"][limit]})
+
+    @metadata_forms
+    def test_airflow_3_shows_it_from_metadata(self) -> None:
+        from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+        (form,) = (each for each in HookMetaService.hook_meta_data() if each.connection_type == "unpod")
+        assert form.hook_name == "Unpod"
+        assert form.standard_fields.login.title == "Organisation handle"
+        assert form.standard_fields.password.title == "API token"
+        assert form.standard_fields.host.placeholder == "https://unpod.dev"
+        shown = {name: (field["schema"]["title"], field["description"]) for name, field in form.extra_fields.items()}
+        assert shown == {name: (field["label"], field["description"]) for name, field in CONNECTION_FIELDS.items()}
+
+    @hook_forms
+    def test_airflow_2_shows_the_same_from_the_hook(self) -> None:
+        manager = ProvidersManager()
+        assert manager.hooks["unpod"].hook_name == "Unpod"  # type: ignore[union-attr]  # not None: it imports
+        assert manager.hooks["unpod"].connection_testable  # type: ignore[union-attr]  # as above
+        behaviour = manager.field_behaviours["unpod"]
+        assert behaviour["relabeling"] == FIELD_BEHAVIOUR["relabeling"]
+        assert behaviour["hidden_fields"] == FIELD_BEHAVIOUR["hidden-fields"]
+        shown = {
+            info.field_name: (info.field.kwargs["label"], info.field.kwargs["description"])
+            for key, info in manager.connection_form_widgets.items()
+            if key.startswith("extra__unpod__")
+        }
+        assert shown == {name: (field["label"], field["description"]) for name, field in CONNECTION_FIELDS.items()}
+
+    @hook_forms
+    @pytest.mark.parametrize(
+        ("entered", "wrong"),
+        [
+            ({}, set()),
+            ({"auth_scheme": "jwt", "page_size": "50", "timeout": "2.5", "allow_insecure_http": "true"}, set()),
+            (
+                {"auth_scheme": "Basic", "page_size": "0", "max_concurrency": "65"},
+                {"auth_scheme", "page_size", "max_concurrency"},
+            ),
+        ],
+    )
+    def test_airflow_2_checks_what_is_entered(self, entered: dict[str, str], wrong: set[str]) -> None:
+        from werkzeug.datastructures import MultiDict
+        from wtforms import Form
+
+        form = type("UnpodForm", (Form,), UnpodHook.get_connection_form_widgets())(MultiDict(entered))
+        form.validate()
+        assert set(form.errors) == wrong
+        options_from_extra({name: value for name, value in form.data.items() if name not in wrong})
+
+    def test_hook_and_metadata_say_the_same_of_the_standard_fields(self) -> None:
+        from_hook = UnpodHook.get_ui_field_behaviour()
+        assert {key.replace("_", "-"): value for key, value in from_hook.items()} == FIELD_BEHAVIOUR
+        connection_type = get_provider_info()["connection-types"][0]
+        assert connection_type["connection-type"] == UnpodHook.conn_type
+        assert connection_type["hook-name"] == UnpodHook.hook_name
+        assert connection_type["hook-class-name"] == f"{UnpodHook.__module__}.{UnpodHook.__qualname__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel that this tree builds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+class TestWheel:
+    def test_holds_the_package_with_its_type_marker_and_nothing_else(self, wheel: zipfile.ZipFile) -> None:
+        names = wheel.namelist()
+        assert "airflow_provider_unpod/py.typed" in names
+        info = f"airflow_provider_unpod-{airflow_provider_unpod.__version__}.dist-info"
+        assert f"{info}/licenses/LICENSE" in names
+        assert {name.partition("/")[0] for name in names} == {"airflow_provider_unpod", info}
+
+    def test_holds_every_module_of_the_tree(self, wheel: zipfile.ZipFile) -> None:
+        tree = {str(path.relative_to(ROOT)) for path in (ROOT / "airflow_provider_unpod").rglob("*.py")}
+        assert tree == {name for name in wheel.namelist() if name.endswith(".py")}
+
+    def test_says_what_package_indexes_and_airflow_ask_for(self, wheel: zipfile.ZipFile) -> None:
+        (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = wheel.read(path).decode()
+        for line in (
+            f"Name: {PROVIDER}",
+            f"Version: {airflow_provider_unpod.__version__}",
+            "License-Expression: Apache-2.0",
+            "License-File: LICENSE",
+            "Requires-Python: >=3.10",
+            "Requires-Dist: apache-airflow>=2.11",
+            "Classifier: Framework :: Apache Airflow",
+            "Classifier: Framework :: Apache Airflow :: Provider",
+            "Classifier: Typing :: Typed",
+        ):
+            assert line in metadata.splitlines()
