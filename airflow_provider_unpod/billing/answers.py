@@ -74,7 +74,7 @@ def parse(body: bytes) -> Any:
     try:
         text = str(body, "utf-8").removeprefix("\ufeff")
         value = _DECODER.decode(text)
-        if b"\\ud" in body or b"\\uD" in body:
+        if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
             # The only way for half a character to get in; it could be written to no file.
             json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:

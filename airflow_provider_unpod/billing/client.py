@@ -249,7 +249,7 @@ class UnpodClient:
         def wait(state: tenacity.RetryCallState) -> float:
             nonlocal reason
             fault = _fault_of(state)
-            reason = f"try {state.attempt_number} failed: {fault.error.message}"
+            reason = f"try {state.attempt_number} failed: {fault.error.message.rstrip('.')}"
             if fault.wait is None:
                 return min(policy.backoff(state.attempt_number), policy.max_total_wait - waited)
             self._pacing.pause(fault.wait)
