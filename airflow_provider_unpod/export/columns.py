@@ -64,6 +64,11 @@ class Column:
         return asdict(self)
 
 
+def type_of_field(name: str) -> str | None:
+    """What a field of a record holds, ``None`` for fields that the API's pages do not name."""
+    return (_KINDS | _KINDS_OF_CHANGES).get(name)
+
+
 def survey(records: Iterable[Record], *, changes: bool, exact_decimals: bool) -> tuple[Column, ...]:
     """The columns of an export, from all of its records.
 
@@ -168,11 +173,10 @@ class CsvText(CellType):
     def write(self, value: Any) -> str | None:
         if type(value) is not str:
             return str(value) if type(value) is int else None
-        if not value.isalnum():
-            value = _UNFIT_FOR_TEXT.sub("\ufffd", value)
-            if _FORMULA(value):
-                return "'" + value
-        return value or None
+        if value.isalnum():
+            return value
+        text = _UNFIT_FOR_TEXT.sub("\ufffd", value)
+        return ("'" + text if _FORMULA(text) else text) or None
 
     def read(self, cell: str) -> str:
         return cell[1:] if cell[0] == "'" else cell

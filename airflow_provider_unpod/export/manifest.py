@@ -95,7 +95,7 @@ class Manifest:
             columns = tuple(Column(**column) for column in content["columns"])
             manifest = cls(content, files, columns, ListedFile.from_dict(changes["state"]) if changes else None)
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
-            _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"])
+            _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
         except (KeyError, TypeError, AttributeError, UnpodConfigError) as error:
             raise ValueError(f"it lacks something: {error!r}") from error
         if len(manifest.paths) != len(files) + (manifest.state is not None):

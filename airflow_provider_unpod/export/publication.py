@@ -90,13 +90,13 @@ class Publication:
         try:
             self._claim()
         except BaseException:
-            self._withdraw()
+            self.withdraw()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
-            self._withdraw()
+            self.withdraw()
 
     def publish(self, write_files: Callable[[str], Manifest]) -> Manifest:
         """Make the export that ``write_files(export_id)`` writes the one that is certified.
@@ -153,7 +153,7 @@ class Publication:
             litter |= set(contents.files.get(self.export_id, ())) - manifest.paths
             self._folder.delete(sorted(litter | (self._before.temporary & contents.temporary)))
 
-    def _withdraw(self) -> None:
+    def withdraw(self) -> None:
         """Leave nothing behind that no manifest lists; keep everything where that cannot be told."""
         try:
             if self._stands():

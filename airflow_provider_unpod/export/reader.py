@@ -51,6 +51,12 @@ class Export(Iterator[Record]):
     def __next__(self) -> Record:
         return next(self._records)
 
+    def open_state(self) -> IO[bytes]:
+        """The checked state of an export of changes, a nameless local file; the caller closes it."""
+        if self._certificate.state is None:
+            raise ExportError(f"{self._folder.address} is no export of changes: it has no state.")
+        return self._fetch(self._certificate.state)
+
     def _read(self) -> Iterator[Record]:
         for file in self._certificate.files:
             yield from self._records_of(file)
@@ -121,6 +127,14 @@ def read_export(path: str, conn_id: str | None = None, *, export_id: str | None 
         raise ExportError(f"There is no certified export in {folder.address}: it has no {MANIFEST_NAME}.")
     if export_id is not None and manifest.export_id != export_id:
         raise _superseded(folder, export_id, manifest)
+    return open_export(folder, manifest)
+
+
+def open_export(folder: Folder, manifest: Manifest) -> Export:
+    """The export of a manifest, checked.
+
+    :raises ExportError: like :func:`read_export`.
+    """
     content = manifest.content
     return Export(folder, manifest, ExportOptions(content["file_format"], content["compression"]))
 

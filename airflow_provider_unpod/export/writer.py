@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod import __version__
 from airflow_provider_unpod.export import formats, partitions
+from airflow_provider_unpod.export.changes import Comparison, compare_with_last
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
-from airflow_provider_unpod.export.options import ExportOptions
-from airflow_provider_unpod.export.publication import Publication
-from airflow_provider_unpod.export.spool import Partition, Spool, encode_record
+from airflow_provider_unpod.export.options import CHANGES, ExportOptions
+from airflow_provider_unpod.export.publication import Publication, state_name
+from airflow_provider_unpod.export.spool import Spool, encode_record
 from airflow_provider_unpod.export.storage import Folder
 from airflow_provider_unpod.export.totals import Totals
 
@@ -49,7 +50,7 @@ def write_export(
     conn_id: str | None = None,
     options: ExportOptions | None = None,
     about: Mapping[str, Any] | None = None,
-) -> Written:
+) -> Written | None:
     """Read ``invoices`` to their end and make them the certified export of a folder.
 
     :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``.
@@ -57,17 +58,24 @@ def write_export(
     :param conn_id: the storage connection, if it is not in the address.
     :param options: format, compression, partitions, mode.
     :param about: what else the manifest says: ``organization``, ``source``, ``selection``, ``run``.
-    :returns: the export that now stands.
+    :returns: the export that now stands; ``None`` if ``options.mode`` is ``"changes"`` and there are none: then
+        nothing is written.
     :raises ExportError: if a store or a library does not do what is needed. Then, and after any other exception,
         the export that stood before still stands.
     :raises UnpodConfigError: if the storage connection does not exist. Both before anything is read, if possible.
     """
     options = options or ExportOptions()
+    about = about or {}
     formats.require_libraries(options)
     started = _now()
     with Folder(address, conn_id) as folder, Publication(folder) as publication, Spool() as spool:
-        totals = _read(invoices, spool, options)
+        comparison = compare_with_last(folder, about) if options.mode == CHANGES else None
+        totals, fields = _read(comparison.changes(invoices) if comparison else invoices, spool, options)
         evidence = invoices.evidence.as_dict()
+        if comparison and not totals.count:
+            publication.withdraw()
+            return None
+        read = _now()
         columns = formats.columns_of(_all_blocks(spool), options)
 
         def write_files(export_id: str) -> Manifest:
@@ -77,7 +85,7 @@ def write_export(
                     "version": VERSION,
                     "export_id": export_id,
                     "provider": {"name": "airflow-provider-unpod", "version": __version__},
-                    **(about or {}),
+                    **about,
                     "started_at": started,
                     "read_at": read,
                     "mode": options.mode,
@@ -85,27 +93,30 @@ def write_export(
                     "compression": options.compression,
                     "partition_by": list(options.partition_by),
                     "business_timezone": options.business_timezone,
+                    "fields": fields,
                     "columns": [column.as_dict() for column in columns],
                     "evidence": evidence,
                     "count": totals.count,
                     "totals": totals.as_dict(),
-                    "files": [file.as_dict() for file in _write_files(folder, export_id, spool, options, columns)],
-                    "changes": None,
+                    "files": [file.as_dict() for file in _write_data(folder, export_id, spool, options, columns)],
+                    "changes": _write_state(folder, export_id, comparison) if comparison else None,
                 }
             )
 
-        read = _now()
         return Written(folder.address, publication.publish(write_files))
 
 
-def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> Totals:
-    """The loop that runs once for every invoice of an export; everything in it counts."""
+def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> tuple[Totals, list[str]]:
+    """The loop that runs once for every invoice of an export: totals, and the names of all fields."""
     totals = Totals()
+    fields: dict[str, Any] = {}
     partition_of = partitions.partitioner(options)
     for invoice in invoices:
-        spool.add(partition_of(invoice), encode_record(invoice.as_record()))
+        record = invoice.as_record()
+        fields.update(record)
+        spool.add(partition_of(invoice), encode_record(record))
         totals.add(invoice.currency, invoice.status, invoice.amount)
-    return totals
+    return totals, list(fields)
 
 
 def _all_blocks(spool: Spool) -> Iterator[bytes]:
@@ -113,36 +124,33 @@ def _all_blocks(spool: Spool) -> Iterator[bytes]:
         yield from spool.blocks(partition)
 
 
-def _write_files(
+def _write_data(
     folder: Folder, export_id: str, spool: Spool, options: ExportOptions, columns: tuple[Column, ...]
-) -> list[ListedFile]:
-    return [
-        _write_file(folder, name, partition, spool, options, columns)
-        for name, partition in partitions.file_names(spool.partitions(), export_id, options)
-    ]
+) -> Iterator[ListedFile]:
+    for name, partition in partitions.file_names(spool.partitions(), export_id, options):
+        keys = dict(zip(options.partition_by, partition, strict=True))
+        content = formats.encode(spool.blocks(partition), options, columns)
+        yield _write_file(folder, name, content, spool.rows(partition), keys)
 
 
-def _write_file(
-    folder: Folder,
-    name: str,
-    partition: Partition,
-    spool: Spool,
-    options: ExportOptions,
-    columns: tuple[Column, ...],
-) -> ListedFile:
+def _write_state(folder: Folder, export_id: str, comparison: Comparison) -> dict[str, Any]:
+    state = _write_file(folder, state_name(export_id), comparison.to_blocks(), comparison.rows, {})
+    return {**comparison.as_dict(), "state": state.as_dict()}
+
+
+def _write_file(folder: Folder, name: str, content: Iterator[bytes], rows: int, keys: dict[str, str]) -> ListedFile:
     digest = hashlib.sha256()
     size = 0
 
     def measured() -> Iterator[bytes]:
         nonlocal size
-        for block in formats.encode(spool.blocks(partition), options, columns):
+        for block in content:
             digest.update(block)
             size += len(block)
             yield block
 
     folder.write(name, measured())
-    keys = dict(zip(options.partition_by, partition, strict=True))
-    return ListedFile(name, spool.rows(partition), size, digest.hexdigest(), keys)
+    return ListedFile(name, rows, size, digest.hexdigest(), keys)
 
 
 def _now() -> str:

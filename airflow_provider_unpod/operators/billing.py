@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.options import ExportOptions, partition_keys
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_unpod.billing.selection import Selection
+    from airflow_provider_unpod.export.writer import Written
     from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
 
 #: Bytes of JSON that are passed by XCom at most: databases and secrets backends cope with that much.
@@ -43,11 +45,16 @@ class UnpodBillingOperator(BaseOperator):
     :param max_xcom_bytes: the task fails as soon as the records it would return exceed this, as JSON.
     :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
+    :param mode: ``"full"``, or ``"changes"``: only what is new or different since the last export of the same path,
+        each record with ``old_status`` and ``new_status`` besides.
+    :param on_no_change: what becomes of the task when ``mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
+        either way nothing is written and no asset event sent.
     :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work together.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
     ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
-    ``consistency`` (the level that was reached). A retried or cleared task replaces what it wrote.
+    ``consistency`` (the level that was reached). A retried or cleared task replaces what it wrote. Events of the task's
+    outlets carry the summary, without ``files``, as their extra.
     """
 
     template_fields: Sequence[str] = (
@@ -79,6 +86,8 @@ class UnpodBillingOperator(BaseOperator):
         max_xcom_bytes: int = MAX_XCOM_BYTES,
         partition_by: str | Iterable[str] = (),
         business_timezone: str = "UTC",
+        mode: str = "full",
+        on_no_change: str = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +106,9 @@ class UnpodBillingOperator(BaseOperator):
         self.max_xcom_bytes = max_xcom_bytes
         self.partition_by = partition_by
         self.business_timezone = business_timezone
+        self.mode = mode
+        self.on_no_change = on_no_change
+        self._lineage: tuple[str, Written | None] | None = None
         self._check_arguments()
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
@@ -108,8 +120,23 @@ class UnpodBillingOperator(BaseOperator):
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = self._selection()
             if self.output_path is None:
-                return self._records(hook, selection)
-            return self._export(hook, selection, self.output_path, context)
+                records = self._records(hook, selection)
+                self._report_lineage(hook, None)
+                return records
+            written = self._export(hook, selection, self.output_path, context)
+            self._report_lineage(hook, written)
+        if written is None:
+            return self._without_change()
+        summary = written.summary()
+        self.log.info("Exported %d invoices: %s", summary["count"], summary["manifest"])
+        send_asset_events(self.outlets, context, written)
+        return summary
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+        """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""
+        from airflow_provider_unpod.operators.lineage import openlineage_facets
+
+        return openlineage_facets(*self._lineage) if self._lineage else None
 
     def _records(self, hook: UnpodHook, selection: Selection) -> list[dict[str, Any]]:
         from airflow_provider_unpod.export.spool import encode_record
@@ -129,12 +156,12 @@ class UnpodBillingOperator(BaseOperator):
         self.log.info("Read %d invoices.", len(records))
         return records
 
-    def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> dict[str, Any]:
-        from airflow_provider_unpod.export import write_export
+    def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> Written | None:
+        from airflow_provider_unpod.export.writer import write_export
 
         client = hook.get_conn()
         with self._read(hook, selection) as invoices:
-            written = write_export(
+            return write_export(
                 invoices,
                 output_path,
                 conn_id=self.storage_conn_id,
@@ -146,9 +173,20 @@ class UnpodBillingOperator(BaseOperator):
                     "run": _run_of(context),
                 },
             )
-        summary = written.summary()
-        self.log.info("Exported %d invoices: %s", summary["count"], summary["manifest"])
-        return summary
+
+    def _without_change(self) -> dict[str, Any]:
+        if self.on_no_change == "skip":
+            raise AirflowSkipException("No invoice is new or different since the last export.")
+        # Airflow sends an event for every outlet of a task that succeeds; this one has done nothing to them.
+        self.outlets = []
+        return {"manifest": None, "export_id": None, "files": [], "count": 0, "totals": {}, "consistency": None}
+
+    def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:
+        from airflow_provider_unpod.operators.lineage import report_hook_lineage
+
+        org_handle = hook.get_conn().org_handle
+        self._lineage = org_handle, written
+        report_hook_lineage(hook, org_handle, written)
 
     def _read(self, hook: UnpodHook, selection: Selection) -> InvoiceReading:
         return hook.iter_invoices(
@@ -176,11 +214,16 @@ class UnpodBillingOperator(BaseOperator):
             compression=self.compression,
             partition_by=partition_keys(self.partition_by),
             business_timezone=self.business_timezone,
+            mode=self.mode,
         )
 
     def _check_arguments(self) -> None:
         """Refuse what cannot work while the DAG is parsed; templated fields are checked once they are rendered."""
         self._options()
+        if self.on_no_change not in ("skip", "succeed"):
+            raise UnpodConfigError(f"on_no_change={self.on_no_change!r} is not known: choose 'skip' or 'succeed'.")
+        if self.on_no_change != "skip" and self.mode != "changes":
+            raise UnpodConfigError("on_no_change does nothing without mode='changes'.")
         if self.max_xcom_bytes <= 0:
             raise UnpodConfigError(f"max_xcom_bytes={self.max_xcom_bytes!r} is no size: enter bytes, above 0.")
         if self.output_path is None:
@@ -188,12 +231,37 @@ class UnpodBillingOperator(BaseOperator):
                 "storage_conn_id": self.storage_conn_id,
                 "compression": self.compression,
                 "partition_by": self.partition_by,
-                "file_format": self.file_format if self.file_format != "jsonl" else None,
+                "file_format": self.file_format != "jsonl",
+                "mode": self.mode != "full",
             }
             if useless := [name for name, value in of_files.items() if value]:
                 raise UnpodConfigError(
                     f"Without output_path there are no files: {', '.join(useless)} would do nothing."
                 )
+
+
+def send_asset_events(outlets: Iterable[Any], context: Context, written: Written) -> None:
+    """Put what downstream DAGs need to know into the events of a task's outlets.
+
+    An export with a partition by month sends, on Airflow 3.3, one event a month with the month as its partition key.
+    DAGs that are scheduled on such events need a partitioned timetable. An asset alias becomes the organisation's
+    billing asset.
+    """
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    from airflow_provider_unpod.assets import billing_asset
+
+    extra = written.summary()
+    del extra["files"]
+    months = sorted({file.partition["month"] for file in written.manifest.files if "month" in file.partition})
+    for outlet in outlets:
+        event = context["outlet_events"][outlet]
+        if isinstance(outlet, AssetAlias):
+            event.add(billing_asset(written.manifest.content["organization"]), extra=extra)
+            continue
+        event.extra.update(extra)
+        if months and hasattr(event, "add_partitions"):
+            event.add_partitions(months)
 
 
 def _rendered_list(value: str | Iterable[str] | None) -> str | Iterable[str] | None:

@@ -1,0 +1,67 @@
+"""Where invoices came from and where they went, told to whoever collects it: OpenLineage, or Airflow's own lineage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_unpod.assets import billing_asset_uri
+from airflow_provider_unpod.export.columns import type_of_field
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from airflow_provider_unpod.export.writer import Written
+
+
+def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> None:
+    """Tell Airflow's hook lineage collector, which ignores it where nobody collects."""
+    from airflow.providers.common.compat.sdk import get_hook_lineage_collector
+
+    collector = get_hook_lineage_collector()
+    collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))
+    if written is not None:
+        collector.add_output_asset(context=hook, uri=_without_connection(written.address))
+
+
+def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage:
+    """The facets of a finished task; only called where the OpenLineage provider is installed."""
+    from airflow.providers.common.compat.openlineage.facet import (
+        InputDataset,
+        OutputDataset,
+        OutputStatisticsOutputDatasetFacet,
+        SchemaDatasetFacet,
+        SchemaDatasetFacetFields,
+    )
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    source = urlsplit(billing_asset_uri(org_handle))
+    inputs = [InputDataset(namespace=f"{source.scheme}://{source.netloc}", name=source.path.lstrip("/"))]
+    if written is None:
+        return OperatorLineage(inputs=inputs)
+    manifest = written.manifest
+    namespace, name = _dataset(written.address)
+    statistics = OutputStatisticsOutputDatasetFacet(
+        rowCount=manifest.count, size=sum(file.bytes for file in manifest.files), fileCount=len(manifest.files)
+    )
+    fields = [SchemaDatasetFacetFields(name=field, type=type_of_field(field)) for field in manifest.content["fields"]]
+    output = OutputDataset(
+        namespace=namespace,
+        name=name,
+        facets={"schema": SchemaDatasetFacet(fields=fields)},
+        outputFacets={"outputStatistics": statistics},
+    )
+    return OperatorLineage(inputs=inputs, outputs=[output])
+
+
+def _dataset(address: str) -> tuple[str, str]:
+    """Namespace and name as OpenLineage's naming conventions have them for stores."""
+    parts = urlsplit(_without_connection(address))
+    if parts.scheme == "file":
+        return "file", parts.path
+    return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
+
+
+def _without_connection(address: str) -> str:
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
