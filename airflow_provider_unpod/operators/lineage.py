@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> None:
     """Tell Airflow's hook lineage collector, which ignores it where nobody collects."""
-    from airflow.providers.common.compat.sdk import get_hook_lineage_collector
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
     collector = get_hook_lineage_collector()
     collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))

@@ -82,7 +82,7 @@ def test_an_invoice_that_was_not_selected_for_a_while_is_compared_with_when_it_w
     export([row(2, status="paid")], tmp_path)
     export([row(1), row(2, status="paid"), row(3)], tmp_path)
 
-    assert seen(tmp_path) == [(3, None, "pending", "pending")]
+    assert seen(tmp_path) == [(3, None, "paid", "paid")]
 
 
 def test_a_cleared_task_exports_the_same_changes_again(tmp_path: Path) -> None:
