@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pendulum
 
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 InvoiceId: TypeAlias = int | str
 
@@ -32,7 +34,10 @@ PAYMENT_TERM = timedelta(days=7)
 #: ``Decimal("1e999999999")`` is a valid Decimal whose digits would fill the memory when written out.
 _MAX_DIGITS = 60
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?").fullmatch
+_NESTING = {Decimal, dict, list}  # types that may hold what JSON can't take as it is
 _MONEY_FIELDS = ("amount", "tax_amount")
+#: Values that JSON holds as they are. Lists and objects are not among them: a ``Decimal`` may stand inside.
+_FLAT_TYPES = frozenset({str, int, bool, type(None)})
 
 
 def match_key(invoice_id: InvoiceId) -> InvoiceId:
@@ -57,7 +62,7 @@ class Invoice:
     def __init__(self, raw: Mapping[str, Any]) -> None:
         """:raises UnpodBadAnswer: if the row has no usable id, amount, currency or status."""
         self.raw = raw
-        invoice_id = raw.get("id")
+        invoice_id: Any = raw.get("id")
         if invoice_id is None:
             invoice_id = raw.get("invoice_number")
         # The three lines below run once for every row of every page: the common case stays first.
@@ -111,7 +116,11 @@ class Invoice:
         raw = self.raw
         amount = raw["amount"]
         tax = raw.get("tax_amount")
-        if type(amount) is str and (tax is None or type(tax) is str) and Decimal not in map(type, raw.values()):
+        if (
+            type(amount) is str
+            and (tax is None or type(tax) is str)
+            and _FLAT_TYPES.issuperset(map(type, raw.values()))
+        ):
             record = dict(raw)
             record["amount"] = amount.strip()
         else:
@@ -166,8 +175,8 @@ def _string_key(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
     if isinstance(invoice_id, str) and invoice_id.strip():
         return match_key(invoice_id)
     raise UnpodBadAnswer(
-        f"A billing row has no usable id: expected an integer `id` or a text `invoice_number`, got {_shown(invoice_id)} "
-        f"in a row with the fields {_shown(sorted(map(str, raw)))}."
+        f"A billing row has no usable id: expected an integer `id` or a text `invoice_number`, "
+        f"got {_shown(invoice_id)} in a row with the fields {_shown(sorted(map(str, raw)))}."
     )
 
 
@@ -185,9 +194,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
     if type(value) is str and _PLAIN_DECIMAL(value):
         return Decimal(value)
     try:
-        if type(value) is int:
-            amount = Decimal(value)
-        elif isinstance(value, str) and "_" not in value:
+        if type(value) is int or (isinstance(value, str) and "_" not in value):
             amount = Decimal(value)
         elif isinstance(value, Decimal):
             amount = value

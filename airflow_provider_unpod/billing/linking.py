@@ -11,14 +11,17 @@ in whatever order the answers were fetched. `docs/completeness.md` has the argum
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 from airflow_provider_unpod.billing.ordering import OrderWitness
-from airflow_provider_unpod.billing.windows import Window
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
+    from airflow_provider_unpod.billing.windows import Window
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """What the API gave for one window: the rows in its order, and its ``count`` (``None`` where it gives none)."""
 
     window: Window
@@ -40,7 +43,6 @@ class Link(NamedTuple):
 
     fresh: list[Invoice]  # the invoices not read before
     in_place: bool  # its shared rows stand where they stood before: nothing shifted in between
-    at_frontier: bool  # it begins the list, or shares a row with the answer that had got farthest
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class Links:
     def __len__(self) -> int:
         return len(self._accepted)
 
-    def __contains__(self, key: InvoiceId) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._found_in
 
     @property
@@ -95,10 +97,9 @@ class Links:
         if self.contradiction or not (root or shifts):
             return None
         fresh = [invoice for invoice in answer.invoices if invoice.key not in self._found_in]
-        at_frontier = root or any(found == self._frontier for _, found in shared)
         self._advance(answer, keys, shifts, root)
         self.order.look(answer.invoices)
-        return Link(fresh, all(shift == 0 for shift, _ in shifts), at_frontier)
+        return Link(fresh, in_place=all(shift == 0 for shift, _ in shifts))
 
     def _shifts(
         self, answer: Answer, keys: tuple[InvoiceId, ...], shared: list[tuple[int, int]]
@@ -118,20 +119,20 @@ class Links:
                 shifts.append((shift, found))
         return shifts
 
-    def _advance(
-        self, answer: Answer, keys: tuple[InvoiceId, ...], shifts: list[tuple[int, int]], root: bool
-    ) -> None:
+    def _advance(self, answer: Answer, keys: tuple[InvoiceId, ...], shifts: list[tuple[int, int]], root: bool) -> None:
         index = len(self._accepted)
-        new_end = bool(keys) and keys[-1] not in self._found_in
+        goes_on = root or (bool(keys) and keys[-1] not in self._found_in)
         drift = 0
+        if not goes_on:  # nothing new at its end; it may still lead on from the answer that had got farthest
+            frontier = self._accepted[self._frontier]
+            goes_on = keys[-1] not in frontier.keys and any(found == self._frontier for _, found in shifts)
         if shifts and not root:
             shift, found = shifts[-1]
             drift = self._accepted[found].drift + shift
         self._accepted.append(_Accepted(answer.window.start, answer.last, keys, answer.count, drift))
         self._found_in.update(dict.fromkeys(keys, index))
         self.rows += len(keys)
-        if root or new_end:
+        if goes_on:
             self._frontier, self.reach = index, answer.last
-        else:  # it shows no new end, but where the farthest answer's rows have got to
-            frontier = self._accepted[self._frontier]
+        else:  # it shows where the rows of the farthest answer have got to
             self.reach = max(1, frontier.last + drift - frontier.drift)

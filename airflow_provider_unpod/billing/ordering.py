@@ -9,9 +9,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 
 _Direction: TypeAlias = Callable[[Any, Any], bool]
 _RISING: _Direction = operator.lt

@@ -6,9 +6,14 @@ begin at a multiple of its size. By varying the size, windows can be made to ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: No server limits pages to fewer rows than this; below it a short answer says nothing about the server's limit.
+SMALLEST_LIMIT = 10
 
 
 class Window(NamedTuple):
@@ -51,20 +56,34 @@ def chain(reach: int, cap: int) -> Iterator[Window]:
 @lru_cache(maxsize=64)
 def chain_length(rows: int, cap: int) -> int | None:
     """How many linked windows read ``rows`` rows and show their end; ``None`` where no chain can."""
-    for number, window in enumerate(chain(0, cap), start=1):
-        if window.end > rows:  # strictly: only a window that comes short shows the end
+    for number, (start, size) in enumerate(chain(0, cap), start=1):
+        end = start + size
+        if end > rows:  # strictly: only a window that comes short shows the end
             return number
     return None
 
 
 def across(end: int, beyond: int, at_most: int, cap: int) -> Window:
-    """A window that holds row ``end - 1`` and ends after row ``beyond``, to look at a list's end once more.
+    """A window for a second look at a list's end: holds row ``end - 1`` and, where possible, ends after row ``beyond``.
 
-    As large as possible within ``at_most`` rows; the smallest that gets there where none of those does.
+    The largest such window of at most ``at_most`` rows, which a server that limits pages to that size still gives
+    whole. Where there is none: one of at most ``at_most`` rows that gets as far as possible, or, where so few rows are
+    no limit that a server would have, the smallest that reaches beyond.
     """
-    candidates = [Window((end - 1) // size * size, size) for size in range(1, cap + 1)] if end else [Window(0, cap)]
-    reaching = [window for window in candidates if window.end > beyond]
+    row = max(end - 1, 0)
+    reaching = [
+        window for size in range(1, cap + 1) if (window := Window(row // size * size, size)).end > max(beyond, row)
+    ]
     small = [window for window in reaching if window.size <= at_most]
     if small:
         return small[-1]
-    return reaching[0] if reaching else farthest(max(end - 1, 0), cap)
+    if at_most >= SMALLEST_LIMIT or not reaching:
+        return farthest(row, min(cap, at_most) if at_most >= SMALLEST_LIMIT else cap)
+    return reaching[0]
+
+
+def after(row: int, by: int, cap: int) -> Window:
+    """The largest window that begins at row ``row`` or later, but not after row ``by``."""
+    return max(
+        (Window(-(-row // size) * size, size) for size in range(1, cap + 1)), key=lambda w: (w.start <= by, w.size)
+    )

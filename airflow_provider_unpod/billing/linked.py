@@ -1,0 +1,260 @@
+"""Reading a whole list by linked windows, while it moves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.linking import Answer, Link, Links
+from airflow_provider_unpod.billing.ordering import BY_ID
+from airflow_provider_unpod.billing.windows import (
+    SMALLEST_LIMIT,
+    Window,
+    across,
+    after,
+    chain,
+    chain_length,
+    farthest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_unpod.billing.evidence import Tally
+    from airflow_provider_unpod.billing.fetching import Fetcher
+    from airflow_provider_unpod.billing.invoice import Invoice
+
+#: A read gives up beyond this many times the requests that it would need if nothing moved.
+PATIENCE = 4
+#: Where the API gives no `count`, nothing but this bounds a list that grows as fast as it is read.
+MOST_ROWS = 10_000_000
+#: How often the end of the list is looked at again before rows and `count` count as irreconcilable.
+_LOOKS_AT_THE_END = 8
+#: Pages by which rows may shift, unseen by `count`, between two looks at them. More is taken for a change of order.
+_SLACK_PAGES = 3
+#: Rows by which the first window across a gap goes back: most gaps are a deletion or two wide.
+_STEP_BACK = 9
+
+
+class Unlinkable(Exception):
+    """Windows cannot be linked on this server, or must not be believed; the text says why. Whole passes may do."""
+
+
+class LinkedRead:
+    """One read. :meth:`invoices` gives every invoice once, in list order as far as nothing moves.
+
+    The answers are taken in the order of the plan. One that shares no row with those before is *held* while windows
+    around the gap are read, until it links or is overtaken.
+    """
+
+    def __init__(self, fetcher: Fetcher, tally: Tally, page_size: int) -> None:
+        self.links = Links(slack=_SLACK_PAGES * page_size)
+        self._fetcher = fetcher
+        self._tally = tally
+        self._cap = page_size
+        self._plan: Iterator[Window] = iter(())
+        self._planned_to = 0
+        self._expected: int | None = None  # rows in the list, by the newest `count`
+        self._at_first: int | None = None  # the same by the first `count`
+        self._held: Answer | None = None
+        self._back = _STEP_BACK
+        self._restarts = 0
+        self._look: Window | None = None  # a window to be read before the plan goes on
+        self._doubtful: Answer | None = None  # the short answer that `_look` is to confirm or refute
+        self._looks = 0
+        self._beyond: Window | None = None  # a window that must be empty if the end was read
+        self._filtering = False  # the server drops rows after slicing: short answers are normal
+        self._ended = False
+
+    def invoices(self) -> Iterator[Invoice]:
+        """:raises Unlinkable: if this way of reading does not suit the server.
+        :raises UnpodListUnstable: if the list moved too much.
+        """
+        self._fetcher.limit = PATIENCE
+        self._look = Window(0, self._cap)
+        while not self._ended:
+            answer = self._held if self._held and not self._look else self._next()
+            if answer.window is self._beyond and not answer.invoices:
+                self._end("short twice" if self.links.invoices else "empty")
+                break
+            link = self._take_in(answer)
+            if link is not None and answer is self._held:
+                self._held = None
+            elif link is None:
+                self._tally.relinked += self._held is None
+                self._held = self._held or answer
+                link = self._bridge() if self._look is None else None
+            yield from link.fresh if link else ()
+            if self.links.order.ties and len(self.links) > 1:
+                raise Unlinkable("invoices of equal date stand in no order that windows could rely on")
+        self._check_against_count()
+
+    # -- where the next answer comes from
+
+    def _next(self) -> Answer:
+        if self._look is not None:
+            window, self._look = self._look, None
+            return self._fetcher.now(window)
+        self._ask_ahead()
+        if not self._fetcher.waiting:
+            self._plan = chain(self.links.reach, self._cap)
+            if not self._ask():
+                raise Unlinkable(f"windows of at most {self._cap} rows cannot overlap at row {self.links.reach}")
+            self._ask_ahead()
+        return self._fetcher.take()
+
+    def _ask_ahead(self) -> None:
+        while self._fetcher.room and self._fetcher.requests < self._fetcher.limit and self._more_expected():
+            if not self._ask():
+                return
+
+    def _more_expected(self) -> bool:
+        if self._expected is None:  # nobody knows where the end is: look ahead no farther than was read already
+            return self._fetcher.waiting < len(self.links)
+        return self._planned_to <= self._expected
+
+    def _ask(self) -> bool:
+        window = next(self._plan, None)
+        if window is not None:
+            self._planned_to = window.end
+            self._fetcher.ask(window)
+        return window is not None
+
+    def _bridge(self) -> Link | None:
+        """Read one window around the gap before the answer held."""
+        reach = self.links.reach
+        if self._back >= reach:
+            # From the first row a read can always start afresh; a size that differs from the first request's
+            # shows a server that ignores `page_size`, the likeliest reason to come here.
+            window = Window(0, max(1, self._cap - 1))
+            self._restarts += 1
+            if self._restarts > PATIENCE:
+                raise UnpodListUnstable(
+                    f"Gave up after {self._restarts} new starts: the list moves faster than it can be read. "
+                    "Nothing partial is given out; try again at a quieter time."
+                )
+        else:
+            window = farthest(reach - self._back, self._cap)
+        link = self._take_in(self._fetcher.now(window))
+        self._back = _STEP_BACK if link is not None and self.links.reach != reach else self._back * 4
+        if self._held is not None and self._held.window.end <= self.links.reach:
+            self._held = None  # overtaken: what it holds has been read
+        return link
+
+    # -- what an answer says
+
+    def _take_in(self, answer: Answer) -> Link | None:
+        if len(answer.invoices) > answer.window.size:
+            raise Unlinkable("the server ignores page_size")
+        first_time = answer is not self._held
+        link = self.links.add(answer)
+        if self.links.contradiction:
+            raise Unlinkable(self.links.contradiction)
+        if first_time:
+            self._tally.invoices = self.links.invoices
+            self._tally.saw(answer)
+            self._plan_for(answer)
+            self._learn_limit(answer)
+        if not answer.short:
+            self._doubtful = None
+        elif link is not None or (first_time and answer.invoices and answer.last < (answer.count or 0)):
+            self._judge_short(answer, link)
+        return link
+
+    def _plan_for(self, answer: Answer) -> None:
+        """How long the list is as far as known, and so how many requests are too many.
+
+        The latter goes by the first `count`: a list that grows as fast as it is read must not be followed for ever.
+        """
+        if answer.count is not None:
+            self._expected = answer.count
+            self._at_first = answer.count if self._at_first is None else self._at_first
+        rows = min(self.links.invoices + self._cap, MOST_ROWS) if self._at_first is None else self._at_first
+        rounded = (rows // self._cap + 1) * self._cap
+        planned = chain_length(rounded, self._cap) or rounded // self._cap
+        self._fetcher.limit = max(self._fetcher.limit, PATIENCE * planned)
+
+    def _learn_limit(self, answer: Answer) -> None:
+        """A short answer is followed by a window no larger than it: full, the server limits pages to that size;
+        short again with more to come, it drops rows after slicing."""
+        before = self._doubtful
+        if before is None or answer.window.size > len(before.invoices):
+            return
+        if not answer.short and answer.last > before.last:
+            self._cap = len(before.invoices)
+            self._forget_plan()
+        elif answer.short and answer.last < (answer.count or 0):
+            self._filtering = True
+
+    def _judge_short(self, answer: Answer, link: Link | None) -> None:
+        """Whether this is the end of the list, beyond doubt or only so that one must look again."""
+        before, self._doubtful = self._doubtful, None
+        how = self._end_shown(answer, link, before) if link else None
+        if how:
+            self._end(how)
+        elif self._beyond is None and (not self._filtering or answer.window.end > (answer.count or 0)):
+            self._look_again(answer)
+
+    def _end_shown(self, answer: Answer, link: Link, before: Answer | None) -> str | None:
+        self._beyond = None
+        count, last = answer.count, answer.last
+        if count is None:
+            self._look_beyond(answer, link, before)
+            return None
+        smaller = before is not None and answer.window.size <= max(3, len(before.invoices))
+        if not answer.invoices:
+            return "empty" if not count else None
+        if last == count:
+            return "short" if link.in_place or smaller else None
+        beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count > last
+        return "count" if smaller and beyond else None
+
+    def _look_beyond(self, answer: Answer, link: Link, before: Answer | None) -> None:
+        """Without a `count`, two short answers must agree to the row, and what follows must be empty.
+
+        A server that drops rows after slicing can otherwise look like the end of the list anywhere.
+        """
+        last = answer.last
+        if answer.invoices and before is None:
+            return
+        if before is not None and (last != before.last or not link.in_place):
+            raise UnpodListUnstable(
+                "Pages come short in the middle of the list, or it moves at its end, and the API gives no `count`: "
+                "so its end cannot be established. Nothing partial is given out."
+            )
+        self._forget_plan()
+        self._look = self._beyond = after(last, answer.window.end, self._cap)
+
+    def _end(self, how: str) -> None:
+        self._ended = True
+        self._forget_plan()
+        self._tally.end, self._tally.order = how, self.links.order.order
+
+    def _look_again(self, answer: Answer) -> None:
+        rows, count = len(answer.invoices), answer.count
+        self._looks += 1
+        if self._looks > _LOOKS_AT_THE_END:
+            if max(rows, self._cap) < 2 * SMALLEST_LIMIT:
+                raise Unlinkable("answers stay shorter than asked for")
+            raise UnpodListUnstable(
+                f"The end of the list could not be established in {self._looks} looks: `count` says {count}, the rows "
+                f"end at {answer.last}. Nothing partial is given out; try again at a quieter time."
+            )
+        self._doubtful = answer
+        self._forget_plan()
+        self._look = across(min(answer.last, self.links.reach), max(answer.last, count or 0), rows, self._cap)
+
+    def _forget_plan(self) -> None:
+        self._fetcher.drop()
+        self._plan, self._planned_to = iter(()), 0
+
+    def _check_against_count(self) -> None:
+        """Fewer invoices than a `count` that never moved: something left the place where it was to be read.
+
+        A deletion here and an insertion there look like that, and are harmless; so does an invoice that changed its
+        place, and is missing. Where the ids show that the list has one order, it is the former.
+        """
+        counts, found = self._tally.counts, self.links.invoices
+        moved = len(counts) == 1 and found < min(counts) and self._tally.end != "count"
+        if moved and len(self.links) > 1 and self._tally.order != BY_ID:
+            raise Unlinkable(f"`count` was {min(counts)} throughout, but only {found} different invoices were found")
