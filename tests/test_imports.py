@@ -58,19 +58,15 @@ print(json.dumps({{"cpu_ms": cpu_ms, "brought": sorted(set(sys.modules) - known)
 
 
 @pytest.mark.parametrize("module", DAG_MODULES)
-def test_a_dag_file_pays_at_most_25_ms_of_cpu_for_ours(module: str) -> None:
-    # The best of several: other processes of the machine can only add to it.
-    costs: list[float] = []
-    while len(costs) < 7 and (not costs or min(costs) > CPU_BUDGET_MS):
+def test_a_dag_file_pays_at_most_25_ms_of_cpu_for_ours_and_brings_in_nothing_heavy(module: str) -> None:
+    measured = import_in_a_new_process(module, DAG_MODULES[module])
+    heavy = [name for name in measured["brought"] if f"{name}.".startswith(tuple(f"{each}." for each in NOT_YET))]
+    assert heavy == []
+    # The best of several: compiling ours for the first time and other processes can only add to it.
+    costs = [measured["cpu_ms"]]
+    while min(costs) > CPU_BUDGET_MS and len(costs) < 5:
         costs.append(import_in_a_new_process(module, DAG_MODULES[module])["cpu_ms"])
     assert min(costs) <= CPU_BUDGET_MS, f"CPU milliseconds: {costs}"
-
-
-@pytest.mark.parametrize("module", DAG_MODULES)
-def test_a_dag_file_brings_in_nothing_heavy(module: str) -> None:
-    brought = import_in_a_new_process(module, DAG_MODULES[module])["brought"]
-    heavy = [name for name in brought if name.startswith(tuple(f"{each}." for each in NOT_YET)) or name in NOT_YET]
-    assert heavy == []
 
 
 def test_the_billing_api_brings_in_no_airflow() -> None:
