@@ -48,7 +48,8 @@ def _split(text: str) -> SplitResult:
     if "://" not in text:
         text = f"//[{text}]" if _is_bare_ipv6(text) else f"//{text}"
     try:
-        parts = urlsplit(text)
+        # urlsplit itself drops line breaks without a word.
+        parts = urlsplit(text if text.isprintable() else "")
     except ValueError:
         raise UnpodConfigError(f"The connection's `host` is no address: enter for example {_EXAMPLES}.") from None
     if "@" in parts.netloc:
@@ -56,13 +57,21 @@ def _split(text: str) -> SplitResult:
             "The connection's `host` holds credentials: enter the address alone there, the organisation handle "
             "in `login` and the API token in `password`."
         )
-    for what, there in (("a query", parts.query), ("a fragment", parts.fragment), ("a path", parts.path.strip("/"))):
-        if there or (what != "a path" and re.search(r"[?#]", text)):
-            raise UnpodConfigError(
-                f"The connection's `host` holds {what} behind the address: enter only the address, "
-                f"for example {_EXAMPLES}."
-            )
+    if behind := _behind(parts, text):
+        raise UnpodConfigError(
+            f"The connection's `host` holds {behind} behind the address: enter only the address, "
+            f"for example {_EXAMPLES}."
+        )
     return parts
+
+
+def _behind(parts: SplitResult, text: str) -> str | None:
+    """What stands behind the address and must not."""
+    if parts.path.strip("/"):
+        return "a path"
+    if parts.query or text.endswith("?"):
+        return "a query"
+    return "a fragment" if "#" in text else None
 
 
 def _is_bare_ipv6(text: str) -> bool:

@@ -112,22 +112,17 @@ class Invoice:
         return isinstance(number, (int, str)) and match_key(number) == key
 
     def as_record(self) -> dict[str, Any]:
-        """The row with its own field names, ready for JSON: money as decimal strings, nothing rescaled."""
+        """The row with its own field names, ready for JSON: money as decimal strings, nothing rescaled.
+
+        :raises UnpodBadAnswer: if its ``tax_amount`` is no decimal.
+        """
         raw = self.raw
-        amount = raw["amount"]
-        tax = raw.get("tax_amount")
-        if (
-            type(amount) is str
-            and (tax is None or type(tax) is str)
-            and _FLAT_TYPES.issuperset(map(type, raw.values()))
-        ):
-            record = dict(raw)
-            record["amount"] = amount.strip()
-        else:
-            record = {name: plain(value) for name, value in raw.items()}
-            for name in _MONEY_FIELDS:
-                if raw.get(name) is not None:
-                    record[name] = format(_money(raw[name], name, self), "f")
+        flat = _FLAT_TYPES.issuperset(map(type, raw.values()))
+        record = dict(raw) if flat else {name: plain(value) for name, value in raw.items()}
+        for name in _MONEY_FIELDS:
+            value = raw.get(name)
+            if value is not None and not (type(value) is str and _PLAIN_DECIMAL(value)):
+                record[name] = format(_money(value, name, self), "f")
         return record
 
     def __eq__(self, other: object) -> bool:
@@ -194,7 +189,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
     if type(value) is str and _PLAIN_DECIMAL(value):
         return Decimal(value)
     try:
-        if type(value) is int or (isinstance(value, str) and "_" not in value):
+        if type(value) is int or (isinstance(value, str) and value.isascii() and "_" not in value):
             amount = Decimal(value)
         elif isinstance(value, Decimal):
             amount = value
