@@ -72,9 +72,10 @@ python-up-to = $(firstword $(foreach p,$(PYTHON) python3.13 python3.12 python3.1
 define install
 	@test -x $1/bin/python || test -n "$(call python-up-to,$2)" || { \
 	  echo "$1 needs a Python from 3.10 to 3.$2: install one, or name it with PYTHON=..." >&2; exit 1; }
-	test -x $1/bin/python || $(call python-up-to,$2) -m venv $1
-	test -x $1/bin/uv || $1/bin/python -m pip install --quiet --disable-pip-version-check -c $3 uv
-	VIRTUAL_ENV=$1 $1/bin/uv pip install --quiet -c $3 $4
+	@echo "Installing into $1 ..."
+	@test -x $1/bin/python || $(call python-up-to,$2) -m venv $1
+	@test -x $1/bin/uv || $1/bin/python -m pip install --quiet --disable-pip-version-check -c $3 uv
+	@VIRTUAL_ENV=$1 $1/bin/uv pip install --quiet -c $3 $4
 	@touch $@
 endef
 
