@@ -245,7 +245,7 @@ def send_asset_events(outlets: Iterable[Any], context: Context, written: Written
 
     An export with a partition by month sends, on Airflow 3.3, one event a month with the month as its partition key.
     DAGs that are scheduled on such events need a partitioned timetable. An asset alias becomes the organisation's
-    billing asset.
+    billing asset; Airflow 2 takes only flat values there, so these events lack ``totals``, which the manifest has.
     """
     from airflow.providers.common.compat.sdk import AssetAlias
 
@@ -257,7 +257,8 @@ def send_asset_events(outlets: Iterable[Any], context: Context, written: Written
     for outlet in outlets:
         event = context["outlet_events"][outlet]
         if isinstance(outlet, AssetAlias):
-            event.add(billing_asset(written.manifest.content["organization"]), extra=extra)
+            flat = {name: value for name, value in extra.items() if name != "totals"}
+            event.add(billing_asset(written.manifest.content["organization"]), extra=flat)
             continue
         event.extra.update(extra)
         if months and hasattr(event, "add_partitions"):
