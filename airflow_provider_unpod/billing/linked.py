@@ -62,7 +62,9 @@ class LinkedRead:
         self._look: Window | None = None  # a window to be read before the plan goes on
         self._doubtful: Answer | None = None  # the short answer that `_look` is to confirm or refute
         self._looks = 0
-        self._beyond: Window | None = None  # a window that must be empty if the end was read
+        self._beyond: Window | None = None  # a window that must be empty if the end was read ...
+        self._beyond_shows = ""  # ... and what kind of end it is then
+        self._most_rows = 0  # in any answer: the server's limit is not below that, unless it changes
         self._filtering = False  # the server drops rows after slicing: short answers are normal
         self._ended = False
 
@@ -75,7 +77,7 @@ class LinkedRead:
         while not self._ended:
             answer = self._held if self._held and not self._look else self._next()
             if answer.window is self._beyond and not answer.invoices:
-                self._end("short twice" if self.links.invoices else "empty")
+                self._end(self._beyond_shows if self.links.invoices else "empty")
                 break
             link = self._take_in(answer)
             if link is not None and answer is self._held:
@@ -153,6 +155,7 @@ class LinkedRead:
         if first_time:
             self._tally.invoices = self.links.invoices
             self._tally.saw(answer)
+            self._most_rows = max(self._most_rows, len(answer.invoices))
             self._plan_for(answer)
             self._learn_limit(answer)
         if not answer.short:
@@ -183,8 +186,10 @@ class LinkedRead:
         if not answer.short and answer.last > before.last:
             self._cap = len(before.invoices)
             self._forget_plan()
-        elif answer.short and answer.last < (answer.count or 0):
+        elif answer.short and answer.last < (answer.count or 0) and not self._filtering:
             self._filtering = True
+            self._cap = min(self._cap, self._most_rows)  # it may limit the page size as well; so much it gives
+            self._forget_plan()
 
     def _judge_short(self, answer: Answer, link: Link | None) -> None:
         """Whether this is the end of the list, beyond doubt or only so that one must look again."""
@@ -204,10 +209,11 @@ class LinkedRead:
         smaller = before is not None and answer.window.size <= max(3, len(before.invoices))
         if not answer.invoices:
             return "empty" if not count else None
-        if last == count:
+        if last == count and not self._filtering:
             return "short" if link.in_place or smaller else None
-        beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count > last
-        return "count" if smaller and beyond else None
+        if smaller and before is not None and before.window.end > (before.count or 0) and answer.window.end > count:
+            self._expect_nothing(after(count, answer.window.end, self._cap), "count")
+        return None
 
     def _look_beyond(self, answer: Answer, link: Link, before: Answer | None) -> None:
         """Without a `count`, two short answers must agree to the row, and what follows must be empty.
@@ -222,8 +228,12 @@ class LinkedRead:
                 "Pages come short in the middle of the list, or it moves at its end, and the API gives no `count`: "
                 "so its end cannot be established. Nothing partial is given out."
             )
+        self._expect_nothing(after(last, answer.window.end, self._cap), "short twice")
+
+    def _expect_nothing(self, beyond: Window, shows: str) -> None:
         self._forget_plan()
-        self._look = self._beyond = after(last, answer.window.end, self._cap)
+        self._look = self._beyond = beyond
+        self._beyond_shows = shows
 
     def _end(self, how: str) -> None:
         self._ended = True
