@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
+#: Where reading the organisations ends, should an API never stop to give new ones.
+_MOST_ORGANIZATION_PAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,18 +210,22 @@ class UnpodClient:
     def get_organizations(self) -> list[dict[str, Any]]:
         """The organisations that the token may see; ``domain_handle`` is their ``Org-Handle``.
 
+        :raises UnpodBadAnswer: also if ``count`` names more than can be read.
         :raises UnpodError: as :meth:`get_page`; a 404 is :class:`UnpodBadRequest` here.
         """
-
-        def read(answer: Answer) -> list[dict[str, Any]]:
-            if answer.status != 200:
-                raise answers.refusal(answer, None)
-            rows, count = answers.rows_of(answer)
-            if count is not None and count > len(rows):
-                raise UnpodBadAnswer(f"Unpod names {count} organisations but lists only {len(rows)}.")
-            return rows
-
-        return self._get(ORGANIZATIONS_PATH, read, None, None)
+        found, count = self._get(ORGANIZATIONS_PATH, _read_organizations, None, None)
+        # The pages of the API show one answer with all of them, but the views of its backend are all paginated.
+        for page in range(2, _MOST_ORGANIZATION_PAGES):
+            if count is None or len(found) >= count:
+                return found
+            more, _ = self._get(f"{ORGANIZATIONS_PATH}?page={page}", _read_organizations, page, None)
+            known = len(found)
+            found += [organization for organization in more if organization not in found]
+            if len(found) == known:
+                break
+        raise UnpodBadAnswer(
+            f"Unpod names {count} organisations but lists only {len(found)}.", url=self.base_url + ORGANIZATIONS_PATH
+        )
 
     def close(self) -> None:
         """Close the connections that are kept open."""
@@ -252,7 +258,8 @@ class UnpodClient:
             reason = f"try {state.attempt_number} failed: {fault.error.message.rstrip('.')}"
             if fault.wait is None:
                 return min(policy.backoff(state.attempt_number), policy.max_total_wait - waited)
-            self._pacing.pause(fault.wait)
+            # No longer than a request may wait: a moment years away must not disable this client for good.
+            self._pacing.pause(min(fault.wait, policy.max_total_wait))
             # Many tasks are told the same moment: a little later each spreads them.
             return fault.wait + random.uniform(0.0, min(1.0, fault.wait * 0.05))  # noqa: S311  # no secret
 
@@ -344,6 +351,12 @@ class UnpodClient:
     def _discreet(self, text: str) -> str:
         """``text`` without the token, which an error page may repeat."""
         return text.replace(self._secret, "***") if len(self._secret) >= 6 else text
+
+
+def _read_organizations(answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
+    if answer.status != 200:
+        raise answers.refusal(answer, None)
+    return answers.rows_of(answer)
 
 
 def _fault_of(state: tenacity.RetryCallState) -> _Passing:

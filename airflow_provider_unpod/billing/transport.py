@@ -48,7 +48,7 @@ class Cancelled(Exception):
 class Cancellation:
     """Ends one reading from any thread: its requests in flight are cut and its waits wake up, at once.
 
-    Not undone: a reading that starts anew needs a new one.
+    Not undone: a reading that starts anew needs a new one. Only a name look-up in progress cannot be cut short.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _body(raw: Any) -> bytes:
@@ -431,6 +431,10 @@ class _OneHostAdapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **kwargs)
         _use_timed_pools(manager)
         return manager
+
+    def close(self) -> None:
+        super().close()
+        self._pool = None
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         if self._pool is None:

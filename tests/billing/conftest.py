@@ -37,7 +37,7 @@ class FastClock(Clock):
             return
         until = self.monotonic() + seconds
         # Long enough for answers in flight to arrive: they may end the wait.
-        if not condition.wait(min(seconds, 0.02)):
+        if not condition.wait(min(seconds, 0.01)):
             with self._lock:
                 left = until - self.monotonic()
                 if left > 0:

@@ -197,8 +197,19 @@ def test_organizations_come_with_the_same_headers_and_errors(server: FaultyServe
             client.get_organizations()
 
 
-def test_a_list_of_organizations_that_is_not_whole_is_refused(server: FaultyServer, connect: Connect) -> None:
-    server.otherwise = answer({"count": 30, "data": [{"id": 1, "domain_handle": "a"}]})
+def test_organizations_on_several_pages_are_all_read(server: FaultyServer, connect: Connect) -> None:
+    organizations = [{"id": number, "domain_handle": f"org-{number}"} for number in range(45)]
+    pages = [organizations[:20], organizations[19:39], organizations[39:]]  # one came in meanwhile
+    server.scripts = [answer({"count": 45, "data": rows}) for rows in pages]
+    assert connect(server).get_organizations() == organizations
+    assert [request.query.get("page") for request in server.requests] == [None, "2", "3"]
+
+
+@pytest.mark.parametrize("then", [{"count": 30, "data": [{"id": 1}]}, {"count": 30, "data": []}])
+def test_a_list_of_organizations_that_is_not_whole_is_refused(
+    server: FaultyServer, connect: Connect, then: dict[str, Any]
+) -> None:
+    server.otherwise = answer(then)
     with pytest.raises(UnpodBadAnswer, match="30 organisations"):
         connect(server).get_organizations()
 
@@ -216,6 +227,15 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_no_failure(server: 
     for _ in range(3):
         server.scripts = [[*page(), Close]]
         assert len(client.get_page(1, 20).invoices) == 1
+
+
+def test_a_closed_client_opens_new_connections_when_it_is_used_again(server: FaultyServer, connect: Connect) -> None:
+    client = connect(server)
+    for _ in range(2):
+        assert client.get_page(1, 20).count == 1
+        client.close()
+        client.close()
+    assert client.requests_made == server.connections == 2
 
 
 def test_the_client_shows_where_it_goes_and_nothing_secret(connect: Connect) -> None:

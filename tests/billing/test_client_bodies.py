@@ -84,7 +84,7 @@ def ask(running: tuple[FaultyServer, UnpodClient], body: bytes, status: int = 20
     return outcome
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=bodies, status=statuses, page=st.integers(1, 2))
 @example(body=b'{"results": [], "count": 1e999999999}', status=200, page=1)
 @example(body=b'{"results": [{"id": 1, "amount": 1E+999999, "currency": "X", "status": "x"}]}', status=200, page=1)

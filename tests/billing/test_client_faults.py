@@ -217,7 +217,7 @@ def test_what_cannot_pass_is_not_tried_again_even_after_faults_that_did(
     assert client.requests_made == 3
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     faults=st.lists(st.sampled_from(sorted(PASSING)), max_size=7), then=st.sampled_from(["good", *sorted(PERMANENT)])
 )

@@ -193,6 +193,17 @@ def test_a_wait_that_is_too_long_is_refused_at_once_and_named(
     assert clock.skipped == 0
 
 
+def test_an_absurd_wait_does_not_disable_the_client_for_good(
+    server: FaultyServer, connect: Connect, clock: FastClock
+) -> None:
+    server.scripts = [answer("", 429, {"Retry-After": "99999999"})]
+    client = connect(server)
+    with pytest.raises(UnpodRateLimited):
+        client.get_page(1, 100)
+    assert client.get_page(1, 100).count == 1
+    assert clock.skipped <= 300
+
+
 def test_all_waits_of_one_request_together_are_capped(server: FaultyServer, connect: Connect, clock: FastClock) -> None:
     server.otherwise = answer("", 429, {"Retry-After": "50"})
     client = connect(server, retry=RetryPolicy(attempts=100, max_total_wait=120))
