@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, Connection
 
 from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.failures import fail_fast
+from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 
 if TYPE_CHECKING:
@@ -120,9 +121,10 @@ class TestConfigurationErrors:
         with pytest.raises(errors.UnpodConfigError, match=r"'old'.*`extra`"):
             UnpodHook.client_from(row)
 
-    def test_empty_form_fields_mean_their_defaults(self, define: Callable[..., UnpodHook]) -> None:
-        empty = dict.fromkeys(["auth_scheme", "product_id", "timeout", "page_size", "verify", "proxies"], "")
-        client = define(extra={**empty, "max_concurrency": None, "allow_insecure_http": False}).get_conn()
+    @pytest.mark.parametrize("empty", ["", None], ids=["Airflow 2.11 saves texts", "Airflow 3 saves nulls"])
+    def test_empty_form_fields_mean_their_defaults(self, define: Callable[..., UnpodHook], empty: str | None) -> None:
+        extra = {**dict.fromkeys(CONNECTION_FIELDS, empty), "allow_insecure_http": False}
+        client = define(extra=extra).get_conn()
         assert (client.page_size, client.max_concurrency) == (100, 4)
 
 
