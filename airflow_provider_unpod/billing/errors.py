@@ -48,9 +48,7 @@ class UnpodError(Exception):
         return f"{self.message} ({', '.join(where)})" if where else self.message
 
 
-def _rebuild(
-    cls: type[UnpodError], message: str, status: int | None, url: str | None, page: int | None
-) -> UnpodError:
+def _rebuild(cls: type[UnpodError], message: str, status: int | None, url: str | None, page: int | None) -> UnpodError:
     return cls(message, status=status, url=url, page=page)
 
 
