@@ -157,7 +157,7 @@ class Tracker:
         else:
             self._read_landing(sighting)
             found = self._read_places(sighting)
-            if not found and any(key not in sighting.rows for key in wanted.certain):
+            if not found and any(key not in sighting.rows and self._place(key) is not None for key in wanted.certain):
                 self._read_all(sighting)
             elif not found or self._something_unseen():
                 self._overdue = True  # not in this look: its requests are spent

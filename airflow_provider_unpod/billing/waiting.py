@@ -156,7 +156,7 @@ def _age(invoice: Invoice) -> str:
     if made is None:
         return ""
     now = datetime.now(timezone.utc)
-    text = f", dated {made:%Y-%m-%d}, {(now - made).days} days old"
+    text = f", dated {made:%Y-%m-%d}, {max(0, (now - made).days)} days old"
     if due is not None and due < now:
         text += f", was due {due:%Y-%m-%d}"
     return text

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_unpod.billing.invoice import Invoice
-    from airflow_provider_unpod.billing.tracking import Tracker
+    from airflow_provider_unpod.sensors.looking import Looker
 
 #: How much later than the trigger Airflow itself gives up a deferred wait, for when no triggerer runs: seconds,
 #: and intervals.
@@ -76,7 +76,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     ui_color = "#d6eadf"
 
     # The state of one run of the task in poke mode; a deferred or rescheduled task starts afresh.
-    _tracker: Tracker | None = None
+    _looker: Looker | None = None
     _rows: Mapping[InvoiceId, Invoice] | None = None
     _seen_at: datetime | None = None
     _looks = 0
@@ -263,13 +263,12 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return decision
 
     def _read(self, condition: Condition) -> Mapping[InvoiceId, Invoice]:
-        from airflow_provider_unpod.billing.tracking import Tracker, Wanted
-        from airflow_provider_unpod.hooks.unpod import UnpodHook
+        if self._looker is None:
+            from airflow_provider_unpod.hooks.unpod import UnpodHook
+            from airflow_provider_unpod.sensors.looking import Looker
 
-        if self._tracker is None:
-            self._tracker = Tracker(UnpodHook(self.unpod_conn_id, self.org_handle or None).get_conn())
-        certain = dict.fromkeys(condition.keys, self._looks - 1) if condition.on_missing == "fail" else {}
-        return self._tracker.look(Wanted(condition.keys, certain), number=self._looks).rows
+            self._looker = Looker(UnpodHook(self.unpod_conn_id, self.org_handle or None).get_conn(), condition)
+        return self._looker.look()
 
     def _report(self, condition: Condition) -> str:
         return condition.report(self._rows, self._seen_at, self._looks)

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 
+from airflow_provider_unpod.billing.client import RetryPolicy
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds, and multiples of the interval: looks that fail get rarer up to the smaller of the two.
 _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
+#: A look that fails is soon made again, and whoever waits shall not wait long to hear of it.
+_RETRY = RetryPolicy(attempts=3)
 #: Seconds. An interval of 0 must not keep a processor and the API busy.
 _SHORTEST_INTERVAL = 0.05
 
@@ -111,9 +114,13 @@ async def poll(
             if in_a_row > 1:
                 longest = max(interval, min(_LONGEST_BACKOFF, interval * _BACKOFF_INTERVALS))
                 pause = min(longest, interval * 2 ** min(in_a_row - 1, 16)) * random.uniform(0.9, 1.1)  # noqa: S311
-            await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
+            await _pause(max(0.0, began + pause - time.monotonic()))
     finally:
         await poller.close()
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 class _Poller:
@@ -159,7 +166,7 @@ class _Poller:
         except AirflowNotFoundException as error:
             raise UnpodConfigError(f"There is no connection {self._unpod_conn_id!r}: {error}") from error
         await asyncio.to_thread(mask_secrets_of, connection)
-        self._client = UnpodHook.client_from(connection, self._org_handle)
+        self._client = UnpodHook.client_from(connection, self._org_handle, _RETRY)
         self._tracker = Tracker(self._client)
 
     async def _look(self, wanted: Wanted, number: int) -> Look:

@@ -1,0 +1,303 @@
+"""The same story gives the same answer in every mode, against a real HTTP server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.sandbox import Sandbox
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from tests.sensors.modes import MODES, TooManyLooks, Waiter, impatient_client
+
+
+@pytest.fixture(params=MODES)
+def wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiter]:
+    with impatient_client(monkeypatch):
+        yield Waiter(request.param, monkeypatch)
+
+
+@pytest.fixture
+def invoice(unpod_sandbox: Sandbox) -> int:
+    """A pending invoice."""
+    return unpod_sandbox.create("299.00").id
+
+
+def nothing() -> None:
+    """A step in which nothing happens."""
+
+
+def test_an_invoice_that_is_paid_already_is_given_out_after_one_look(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    unpod_sandbox.pay(invoice)
+
+    record = wait(invoice_id=invoice)
+
+    assert (record["id"], record["amount"], record["status"]) == (invoice, "299.00", "paid")
+    assert wait.pauses == 0
+    assert wait.deferred is None
+
+
+@pytest.mark.parametrize("spelling", [int, str, " {} ".format])
+def test_an_invoice_paid_later_ends_the_wait_however_its_id_is_written(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, spelling: Any
+) -> None:
+    record = wait(nothing, nothing, lambda: unpod_sandbox.pay(invoice), invoice_id=spelling(invoice))
+
+    assert (record["id"], record["status"]) == (invoice, "paid")
+
+
+@pytest.mark.unpod_sandbox(dialect="data")
+def test_an_invoice_is_found_by_its_number_where_the_api_has_no_ids(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    invoice = unpod_sandbox.create()
+
+    record = wait(nothing, lambda: unpod_sandbox.pay(invoice.id), invoice_id=invoice.number)
+
+    assert (record["invoice_number"], record["status"]) == (invoice.number, "paid")
+
+
+def test_an_invoice_is_found_by_its_number_where_rows_have_both(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    invoice = unpod_sandbox.create(extra={"invoice_number": "R-2026/17"})
+
+    record = wait(nothing, nothing, lambda: unpod_sandbox.pay(invoice.id), invoice_id="R-2026/17")
+
+    assert (record["id"], record["status"]) == (invoice.id, "paid")
+
+
+def test_failed_ends_the_wait_unless_it_is_no_failure_status(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    with pytest.raises(AirflowFailException, match=rf"nvoice {invoice}: 299.00 USD, 'failed', dated .*; seen .* look"):
+        wait(nothing, lambda: unpod_sandbox.fail(invoice), invoice_id=invoice)
+
+    story = (nothing, lambda: unpod_sandbox.pay(invoice))
+    assert wait(*story, invoice_id=invoice, failure_statuses=["cancelled"])["status"] == "paid"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "refunded"])
+def test_cancelled_and_refunded_are_failures_and_not_done(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, status: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=f"'{status}'"):
+        wait(nothing, lambda: unpod_sandbox.ledger.set_status(invoice, status), invoice_id=invoice)
+
+
+def test_a_refund_of_a_paid_invoice_can_be_waited_for(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    unpod_sandbox.pay(invoice)
+
+    record = wait(
+        *[nothing] * 3,
+        lambda: unpod_sandbox.refund(invoice),
+        invoice_id=invoice,
+        target_status="refunded",
+        failure_statuses=["cancelled"],
+    )
+
+    assert record["status"] == "refunded"
+
+
+def test_an_unknown_status_is_waited_through_and_can_be_waited_for(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    def dispute() -> None:
+        unpod_sandbox.ledger.set_status(invoice, "disputed")
+
+    assert wait(dispute, nothing, lambda: unpod_sandbox.pay(invoice), invoice_id=invoice)["status"] == "paid"
+    assert wait(nothing, dispute, invoice_id=invoice, target_status="disputed")["status"] == "disputed"
+
+
+def test_an_invoice_that_does_not_exist_yet_is_waited_for(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    record = wait(
+        nothing, lambda: unpod_sandbox.create(status="pending"), lambda: unpod_sandbox.pay(invoice + 1),
+        invoice_id=invoice + 1,
+    )  # fmt: skip
+
+    assert (record["id"], record["status"]) == (invoice + 1, "paid")
+
+
+def test_an_invoice_that_does_not_exist_fails_the_wait_if_so_asked(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    with pytest.raises(AirflowFailException, match="nvoice 99999 is not in the list"):
+        wait(invoice_id=99999, on_missing="fail")
+    assert wait.pauses == 0
+
+
+def test_an_invoice_deleted_while_waiting_fails_the_wait_only_if_so_asked(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    def delete() -> None:
+        unpod_sandbox.delete(invoice)
+
+    with pytest.raises(AirflowFailException, match="is not in the list"):
+        wait(nothing, nothing, delete, invoice_id=invoice, on_missing="fail")
+
+    invoice = unpod_sandbox.create().id
+    with pytest.raises(TooManyLooks):
+        wait(nothing, delete, nothing, nothing, invoice_id=invoice)
+
+
+def test_all_of_several_are_given_out_in_the_order_asked_for(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    a, b, c = (unpod_sandbox.create().id for _ in range(3))
+    unpod_sandbox.pay(b)
+
+    records = wait(
+        lambda: unpod_sandbox.pay(c), lambda: unpod_sandbox.pay(a), invoice_id=[b, str(a), c, str(b)]
+    )  # fmt: skip
+
+    assert [record["id"] for record in records] == [b, a, c]
+
+
+def test_one_failure_ends_a_wait_for_all_and_says_which(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    a, b = (unpod_sandbox.create().id for _ in range(2))
+
+    with pytest.raises(AirflowFailException, match=rf"^Invoice {b}: .*; invoice {a}: .*\(0 of 2 reached 'paid'\)"):
+        wait(nothing, lambda: unpod_sandbox.fail(b), invoice_id=[a, b])
+
+
+def test_any_of_several_gives_out_those_that_have_reached_the_target(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    a, b, c = (unpod_sandbox.create().id for _ in range(3))
+
+    def change() -> None:
+        unpod_sandbox.fail(a)
+        unpod_sandbox.pay(c)
+
+    records = wait(nothing, change, invoice_id=[a, b, c], wait_for="any")
+
+    assert [record["id"] for record in records] == [c]
+
+
+def test_any_of_several_fails_only_when_all_have_failed(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    a, b = (unpod_sandbox.create().id for _ in range(2))
+
+    with pytest.raises(AirflowFailException, match="'failed'"):
+        wait(lambda: unpod_sandbox.fail(a), nothing, lambda: unpod_sandbox.fail(b), invoice_id=[a, b], wait_for="any")
+    assert wait.pauses >= 3
+
+
+def test_a_list_of_one_gives_out_a_list(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    unpod_sandbox.pay(invoice)
+
+    assert [record["id"] for record in wait(invoice_id=[invoice])] == [invoice]
+
+
+def test_time_up_is_a_sensor_timeout_that_says_what_was_seen(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    with pytest.raises(
+        AirflowSensorTimeout, match=rf"nvoice {invoice}: 299.00 USD, 'pending', .*; seen \d{{4}}-.* look"
+    ):
+        wait(invoice_id=invoice, timeout=0)
+
+
+def test_soft_fail_skips_when_time_is_up(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    with pytest.raises(AirflowSkipException, match=f"nvoice {invoice}: 299.00 USD, 'pending'"):
+        wait(invoice_id=invoice, timeout=0, soft_fail=True)
+
+
+def test_soft_fail_does_not_skip_a_failure_or_a_wrong_token(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AirflowFailException, match="'failed'"):
+        wait(nothing, lambda: unpod_sandbox.fail(invoice), invoice_id=invoice, soft_fail=True)
+
+    with pytest.raises(AirflowFailException) as failure:
+        wait(*[lambda: unpod_sandbox.faults("401")] * 8, invoice_id=unpod_sandbox.create().id, soft_fail=True)
+    assert isinstance(failure.value.__cause__, UnpodAuthError)
+
+
+def test_time_is_not_up_before_a_last_look(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    unpod_sandbox.pay(invoice)
+
+    assert wait(invoice_id=invoice, timeout=0)["status"] == "paid"
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "reset-body", "truncated"])
+def test_faults_that_pass_do_not_end_the_wait(wait: Waiter, unpod_sandbox: Sandbox, invoice: int, fault: str) -> None:
+    def mend() -> None:
+        unpod_sandbox.faults()
+        unpod_sandbox.pay(invoice)
+
+    record = wait(nothing, lambda: unpod_sandbox.faults(fault), *[nothing] * 4, mend, invoice_id=invoice)
+
+    assert record["status"] == "paid"
+
+
+def test_an_api_that_is_down_from_the_start_is_waited_for_until_time_is_up(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    unpod_sandbox.faults("503")
+
+    with pytest.raises(AirflowSensorTimeout, match=f"never seen: {invoice}"):
+        wait(invoice_id=invoice, timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("401", "UnpodAuthError"),
+        ("403", "UnpodAuthError"),
+        ("400", "UnpodBadRequest"),
+        ("404", "UnpodOrganizationNotFound"),
+    ],
+)
+@pytest.mark.parametrize("when", ["from the start", "later"])
+def test_what_no_retry_mends_fails_the_task_without_retries(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, fault: str, error: str, when: str
+) -> None:
+    def break_() -> None:
+        unpod_sandbox.faults(fault)
+
+    if when == "from the start":
+        break_()
+    with pytest.raises(AirflowFailException) as failure:
+        wait(break_, *[nothing] * 5, invoice_id=invoice)
+
+    assert type(failure.value.__cause__).__name__ == error
+
+
+@pytest.mark.parametrize("fault", ["206", "200-error"])
+def test_an_answer_that_hides_an_error_is_never_a_success(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, fault: str
+) -> None:
+    with pytest.raises(UnpodBadAnswer):
+        wait(lambda: unpod_sandbox.faults(fault), *[nothing] * 5, invoice_id=invoice)
+
+
+def test_a_wrong_connection_fails_at_once_and_names_the_field(
+    wait: Waiter, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", '{"conn_type": "unpod", "login": "acme"}')
+
+    with pytest.raises(AirflowFailException, match=r"(?i)token"):
+        wait(invoice_id=invoice)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"invoice_id": []}, "empty"),
+        ({"invoice_id": ""}, "none"),
+        ({"invoice_id": [101, " "]}, "none"),
+        ({"invoice_id": True}, "none"),
+        ({"invoice_id": 1, "target_status": "failed"}, "failure_statuses"),
+        ({"invoice_id": 1, "target_status": ""}, "target_status"),
+        ({"invoice_id": 1, "failure_statuses": "paid"}, "failure_statuses"),
+        ({"invoice_id": 1, "wait_for": "some"}, "wait_for"),
+        ({"invoice_id": 1, "on_missing": "ignore"}, "on_missing"),
+        ({"invoice_id": 1, "max_failures": 0}, "max_failures"),
+    ],
+)
+def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnpodConfigError, match=hint):
+        UnpodInvoiceSensor(task_id="wait", **arguments)
+
+
+def test_nonsense_that_a_template_renders_to_fails_the_task_without_retries() -> None:
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id="{{ none }}", target_status="{{ status }}")
+    sensor.target_status = "refunded"
+
+    with pytest.raises(AirflowFailException, match="failure_statuses"):
+        sensor.execute({})
