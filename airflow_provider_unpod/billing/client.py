@@ -6,14 +6,10 @@ Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as pu
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import tenacity
 
 from airflow_provider_unpod import __version__
 from airflow_provider_unpod.billing import answers, options
@@ -28,6 +24,7 @@ from airflow_provider_unpod.billing.errors import (
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.options import options_from_extra
 from airflow_provider_unpod.billing.pacing import Budget, Pacing
+from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, Passing, RetryPolicy, Tries
 from airflow_provider_unpod.billing.transport import (
     Answer,
     Cancellation,
@@ -52,33 +49,12 @@ __all__ = [
     "options_from_extra",
 ]
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
 #: Where reading the organisations ends, should an API never stop to give new ones.
 _MOST_ORGANIZATION_PAGES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often one request is tried, and how long is waited between the tries (seconds).
-
-    The n-th wait is drawn evenly from 0 to ``first_wait`` * 2ⁿ⁻¹, but to ``max_wait`` at most. Where the API says how
-    long to wait, that is what is waited; if it is more than what is left of ``max_total_wait``, not at all:
-    the request fails at once. With the defaults 200 pages at 9 % faults fail once in a million runs.
-    """
-
-    attempts: int = 8
-    first_wait: float = 0.5
-    max_wait: float = 30.0
-    max_total_wait: float = 300.0
-
-    def backoff(self, attempt: int) -> float:
-        """The wait after the ``attempt``-th try (1-based) failed."""
-        return random.uniform(0.0, min(self.max_wait, self.first_wait * 2.0 ** min(attempt - 1, 30)))  # noqa: S311  # no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +67,6 @@ class Page:
     count: int | None
     #: HTTP 404 on a page > 1 ("Invalid page."); ``invoices`` is then empty.
     past_end: bool = False
-
-
-class _Passing(Exception):
-    """A try failed in a way that may pass. ``error`` is what it becomes if it does not."""
-
-    def __init__(self, error: UnpodError, cause: BaseException | None = None, wait: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.cause = cause
-        #: Seconds the API asked to wait.
-        self.wait = wait
 
 
 class UnpodClient:
@@ -137,7 +102,7 @@ class UnpodClient:
         verify: bool | str = True,
         proxies: Mapping[str, str] | None = None,
         allow_insecure_http: bool = False,
-        retry: RetryPolicy = RetryPolicy(),
+        retry: RetryPolicy = DEFAULT_RETRY,
     ) -> None:
         self.base_url = base_url_of(base_url, None, None)
         self.org_handle = options.org_handle(org_handle)
@@ -244,54 +209,8 @@ class UnpodClient:
 
     def _get(self, path: str, read: Callable[[Answer], T], page: int | None, cancellation: Cancellation | None) -> T:
         """What ``read`` makes of the answer, tried as often as the policy allows."""
-        url = self.base_url + path
-        policy = self.retry
-        waited = 0.0
-        reason = ""
-
-        def attempt() -> T:
-            return self._try(url, read, page, cancellation, policy.max_total_wait - waited)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            nonlocal reason
-            fault = _fault_of(state)
-            reason = f"try {state.attempt_number} failed: {fault.error.message.rstrip('.')}"
-            if fault.wait is None:
-                return min(policy.backoff(state.attempt_number), policy.max_total_wait - waited)
-            # No longer than a request may wait: a moment years away must not disable this client for good.
-            self._pacing.pause(min(fault.wait, policy.max_total_wait))
-            # Many tasks are told the same moment: a little later each spreads them.
-            return fault.wait + random.uniform(0.0, min(1.0, fault.wait * 0.05))  # noqa: S311  # no secret
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            left = policy.max_total_wait - waited
-            return state.attempt_number >= policy.attempts or left <= 0 or (_fault_of(state).wait or 0.0) > left
-
-        def sleep(seconds: float) -> None:
-            nonlocal waited
-            waited += seconds
-            self._pacing.sleep(seconds, reason, cancellation)
-
-        def give_up(state: tenacity.RetryCallState) -> T:
-            fault = _fault_of(state)
-            error = fault.error
-            if fault.wait is not None and fault.wait > policy.max_total_wait - waited:
-                why = (
-                    f"asked to wait {fault.wait:.0f} s, where at most {policy.max_total_wait:.0f} s are waited for "
-                    "one request"
-                )
-            else:
-                why = f"given up after {state.attempt_number} tries"
-            text = f"{error.message.rstrip('.')}; {why}."
-            raise type(error)(text, status=error.status, url=error.url, page=error.page) from fault.cause
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
-            wait=wait,
-            stop=stop,
-            sleep=sleep,
-            retry_error_callback=give_up,
-        )(attempt)
+        tries = Tries(self.retry, self._pacing, cancellation)
+        return tries.run(lambda: self._try(self.base_url + path, read, page, cancellation, tries.patience))
 
     def _try(
         self,
@@ -301,7 +220,10 @@ class UnpodClient:
         cancellation: Cancellation | None,
         patience: float,
     ) -> T:
-        """One try. :raises _Passing: if the next one may succeed."""
+        """One try.
+
+        :raises Passing: if the next one may succeed.
+        """
         if too_long := self._pacing.enter(cancellation, patience):
             raise UnpodRateLimited(
                 f"Unpod's rate limit is used up for the next {too_long:.0f} s, where at most "
@@ -330,7 +252,7 @@ class UnpodClient:
         # Raised here, outside of any handler, so that nothing is chained but what is meant to be.
         final = type(error)(self._discreet(error.message), status=answer.status if answer else None, url=url, page=page)
         if passing:
-            raise _Passing(final, cause, self._asked_wait(answer) if answer else None)
+            raise Passing(final, cause, self._asked_wait(answer) if answer else None)
         raise final from cause
 
     def _asked_wait(self, answer: Answer) -> float | None:
@@ -357,13 +279,6 @@ def _read_organizations(answer: Answer) -> tuple[list[dict[str, Any]], int | Non
     if answer.status != 200:
         raise answers.refusal(answer, None)
     return answers.rows_of(answer)
-
-
-def _fault_of(state: tenacity.RetryCallState) -> _Passing:
-    fault = state.outcome.exception() if state.outcome else None
-    if not isinstance(fault, _Passing):
-        raise RuntimeError("only a passing fault is retried")
-    return fault
 
 
 def _check_transport_security(base_url: str, allow_insecure_http: bool) -> None:
