@@ -18,7 +18,7 @@ def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> 
     """Tell Airflow's hook lineage collector, which ignores it where nobody collects."""
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
-    collector = get_hook_lineage_collector()
+    collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
     collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))
     if written is not None:
         collector.add_output_asset(context=hook, uri=_without_connection(written.address))

@@ -1,0 +1,90 @@
+"""Exports behave the same on every store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export.options import ExportOptions
+from airflow_provider_unpod.export.storage import Folder
+from tests.export.support import FakeReading, records, row, rows
+
+if TYPE_CHECKING:
+    from tests.integration.stores.servers import Store
+
+
+def names(folder: str, store: Store) -> list[str]:
+    return Folder(folder, store.conn_id).names()
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv", "parquet"])
+def test_an_export_is_read_back_and_replaced_by_the_next(store: Store, folder: str, file_format: str) -> None:
+    options = ExportOptions(file_format, "gzip")
+    write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options)
+    written = write_export(FakeReading(rows(3000)), folder, conn_id=store.conn_id, options=options)
+
+    assert list(read_export(folder, store.conn_id)) == records(rows(3000))
+    assert names(folder, store) == sorted(["_manifest.json", written.manifest.files[0].path])
+
+
+def test_partitions_with_awkward_names_are_written_and_read_back(store: Store, folder: str) -> None:
+    found = [row(n, currency=c, status=s) for n, (c, s) in enumerate([("U/S%D", "a b"), ("€", "..")] * 3, start=1)]
+    for _ in range(2):
+        written = write_export(
+            FakeReading(found),
+            folder,
+            conn_id=store.conn_id,
+            options=ExportOptions(partition_by=("currency", "status")),
+        )
+
+    assert sorted(read_export(folder, store.conn_id), key=lambda r: r["id"]) == records(found)
+    assert names(folder, store) == sorted(["_manifest.json", *written.manifest.paths])
+
+
+def test_changes_are_found_with_the_state_beside_the_export(store: Store, folder: str) -> None:
+    options = ExportOptions(mode="changes")
+    write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options)
+    assert write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options) is None
+    write_export(FakeReading(rows(101)), folder, conn_id=store.conn_id, options=options)
+
+    assert [record["id"] for record in read_export(folder, store.conn_id)] == [101]
+
+
+def test_an_upload_of_many_blocks_arrives_whole(store: Store, folder: str) -> None:
+    found = [row(n, note="x" * 1_000_000 + str(n)) for n in range(1, 26)]
+    write_export(FakeReading(found), folder, conn_id=store.conn_id)
+
+    assert list(read_export(folder, store.conn_id)) == records(found)
+
+
+def test_a_failed_read_leaves_nothing_behind(store: Store, folder: str) -> None:
+    def broken():
+        yield from rows(50_000)
+        raise RuntimeError("the API went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        write_export(FakeReading(broken()), folder, conn_id=store.conn_id)
+
+    assert names(folder, store) == []
+
+
+def test_an_unknown_storage_connection_is_refused_before_anything_is_read(store: Store, folder: str) -> None:
+    class Unread:
+        def __iter__(self):
+            pytest.fail("the API was asked")
+
+    with pytest.raises(UnpodConfigError, match="'no_such_connection'"):
+        write_export(Unread(), folder, conn_id="no_such_connection")
+
+
+def test_a_damaged_file_is_refused(store: Store, folder: str) -> None:
+    written = write_export(FakeReading(rows(10)), folder, conn_id=store.conn_id)
+    place = Folder(folder, store.conn_id)
+    content = place.read(written.manifest.files[0].path)
+    place.put(written.manifest.files[0].path, content.replace(b"1", b"2", 1))
+
+    with pytest.raises(ExportError, match="not the file that was written"):
+        read_export(folder, store.conn_id)
