@@ -1,0 +1,102 @@
+"""One run of one contender against one server: what it cost, and what it got."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.environments import HERE, ROOT, python_of
+
+if TYPE_CHECKING:
+    from benchmarks.server import Server
+
+#: Seconds after which a contender counts as one that never ends.
+PATIENCE = 300
+HUNG = -1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A script of ``contenders/`` with its arguments, and the name it has in the tables."""
+
+    name: str
+    script: str
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Run:
+    """Times in seconds, memory in bytes; ``missing`` are invoices that existed all the time, ``doubled`` rows too many.
+
+    ``status`` is the exit status of the process, ``HUNG`` if it had to be stopped; ``said`` the last line of its errors.
+    """
+
+    status: int
+    requests: int
+    wall: float
+    cpu: float
+    memory: int
+    missing: int
+    doubled: int
+    said: str
+
+
+def run(contender: Contender, server: Server) -> Run:
+    """Let ``contender`` read the whole list of ``server`` once, in a fresh process."""
+    python = python_of(contender.script)
+    before, requests = set(server.ask("ids")), server.ask("requests")
+    with tempfile.TemporaryDirectory(prefix="unpod-benchmark-") as folder:
+        output, report = Path(folder, "output.jsonl"), Path(folder, "cost.json")
+        script = HERE / "contenders" / f"{contender.script}.py"
+        command = [python, str(script), server.url, str(output), str(report), *contender.arguments]
+        try:
+            process = subprocess.run(
+                command, env=_environment(folder), capture_output=True, text=True, timeout=PATIENCE
+            )
+            status, said = process.returncode, process.stderr.strip().rpartition("\n")[2]
+        except subprocess.TimeoutExpired:
+            status, said = HUNG, ""
+        cost = json.loads(report.read_text()) if report.exists() else {"wall": 0.0, "cpu": 0.0, "memory": 0}
+        ids = _ids(output) if output.exists() else []
+    throughout = before & set(server.ask("ids"))
+    return Run(
+        status,
+        server.ask("requests") - requests,
+        cost["wall"],
+        cost["cpu"],
+        cost["memory"],
+        len(throughout - set(ids)),
+        len(ids) - len(set(ids)),
+        said,
+    )
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """Nothing but what a Python process needs: no settings of Airflow, of dlt, or of Python itself leak in."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": folder,
+        "AIRFLOW_HOME": folder,
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def _ids(output: Path) -> list[int]:
+    """The ids in JSON lines of rows, or of Singer messages."""
+    ids = []
+    with output.open(encoding="utf-8") as lines:
+        for line in lines:
+            message = json.loads(line)
+            row = message.get("record", message)
+            if "id" in row:
+                ids.append(row["id"])
+    return ids
