@@ -119,7 +119,7 @@ class UnpodClient:
             "Accept-Encoding": "gzip",
             "User-Agent": f"airflow-provider-unpod/{__version__}",
         }
-        if product_id is not None and (product := options.header_value(product_id, "product_id")):
+        if product_id is not None and (product := options.product_id(product_id)):
             headers["Product-Id"] = product
         self._transport = Transport(
             self.base_url,

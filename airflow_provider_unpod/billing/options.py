@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,21 +18,11 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 
 #: The schemes that Unpod's pages and backend name, in the spelling in which they are sent.
 AUTH_SCHEMES = ("Token", "jwt", "Bearer")
-#: The connection's extra fields, each of them an argument of ``UnpodClient``.
-EXTRA_FIELDS = (
-    "auth_scheme",
-    "product_id",
-    "timeout",
-    "page_size",
-    "max_concurrency",
-    "verify",
-    "proxies",
-    "allow_insecure_http",
-)
 MAX_CONCURRENCY = 64
 _MAX_PAGE_SIZE = 100_000
 _MAX_TIMEOUT = 86_400.0
 _PROXY_SCHEMES = ("http", "https")
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def options_from_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,19 +30,9 @@ def options_from_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises UnpodConfigError: naming the field that is wrong and what to enter.
     """
-    check = {
-        "auth_scheme": auth_scheme,
-        "product_id": lambda value: header_value(value, "product_id"),
-        "timeout": timeout,
-        "page_size": page_size,
-        "max_concurrency": max_concurrency,
-        "verify": verify,
-        "proxies": proxies,
-        "allow_insecure_http": allow_insecure_http,
-    }
     given = {name: extra.get(name) for name in EXTRA_FIELDS}
     return {
-        name: check[name](value)
+        name: _CHECKS[name](value)
         for name, value in given.items()
         if value is not None and not (isinstance(value, str) and not value.strip())
     }
@@ -89,6 +69,11 @@ def header_value(value: Any, field: str) -> str:
             "enter plain letters, digits and signs."
         )
     return text
+
+
+def product_id(value: Any) -> str:
+    """The ``Product-Id`` header."""
+    return header_value(value, "product_id")
 
 
 def auth_scheme(value: Any) -> str:
@@ -162,9 +147,9 @@ def proxies(value: Any) -> dict[str, str]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(isinstance(scheme, str) for scheme in value):
         raise _bad_proxies()
-    return {scheme: proxy_url(url) for scheme, url in value.items() if isinstance(scheme, str) or _fail_proxies()}
+    return {scheme: proxy_url(url) for scheme, url in value.items()}
 
 
 def proxy_url(url: Any) -> str:
@@ -187,26 +172,13 @@ def _bad_proxies() -> UnpodConfigError:
     )
 
 
-def _fail_proxies() -> bool:
-    raise _bad_proxies()
-
-
 def _flag(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return {
-            "true": True,
-            "1": True,
-            "yes": True,
-            "on": True,
-            "false": False,
-            "0": False,
-            "no": False,
-            "off": False,
-        }.get(value.strip().lower())
+        return _FLAGS.get(value.strip().lower())
     if isinstance(value, int):
-        return {1: True, 0: False}.get(value)
+        return bool(value) if value in (0, 1) else None
     return None
 
 
@@ -221,3 +193,17 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float | None:
     if not math.isfinite(number) or (not isinstance(value, str) and number != value):
         return None
     return number
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "auth_scheme": auth_scheme,
+    "product_id": product_id,
+    "timeout": timeout,
+    "page_size": page_size,
+    "max_concurrency": max_concurrency,
+    "verify": verify,
+    "proxies": proxies,
+    "allow_insecure_http": allow_insecure_http,
+}
+#: The fields of a connection's extra, each of them an argument of ``UnpodClient``.
+EXTRA_FIELDS = tuple(_CHECKS)

@@ -114,6 +114,20 @@ class Answer:
     body: bytes = field(repr=False)
 
 
+#: What can go wrong while an answer is on its way. The standard library also raises the last two when a socket is
+#: cut under it, or when headers are garbage.
+_FAULTS = (
+    requests.RequestException,
+    HTTPError,
+    http.client.HTTPException,
+    OSError,
+    zlib.error,
+    OversizedAnswer,
+    ValueError,
+    AttributeError,
+)
+
+
 class Transport:
     """Sends GET requests with fixed headers to one address. Thread-safe; connections are kept open and shared."""
 
@@ -176,10 +190,7 @@ class Transport:
                 raise
             finally:
                 response.raw.release_conn()
-        except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, zlib.error) as err:
-            return err
-        except (OversizedAnswer, ValueError, AttributeError) as err:
-            # The last two come out of the standard library when a socket is cut or headers are garbage.
+        except _FAULTS as err:
             return err
         finally:
             _current.flight = None

@@ -44,6 +44,7 @@ PASSING: dict[str, Script] = {
     "empty 200": answer(b""),
     "half a character at the end": answer('{"message": "ü'.encode()[:-1]),
     "gzip cut": answer(PACKED[:-12], headers={"Content-Encoding": "gzip"}),
+    "gzip without its checksum": answer(PACKED[:-8], headers={"Content-Encoding": "gzip"}),
     "gzip broken": answer(PACKED[:30] + b"\x00\xff" + PACKED[32:], headers={"Content-Encoding": "gzip"}),
     "gzip that is none": answer(BODY, headers={"Content-Encoding": "gzip"}),
     "garbage instead of a status line": [b"\x00\x01\x02 garbage\r\n\r\n", Close],

@@ -19,7 +19,7 @@ import trustme
 from airflow_provider_unpod.billing.client import RetryPolicy, UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, UnpodError, UnpodUnavailable
 from tests.billing.faulty_server import TOKEN, Close, FaultyServer, Reset, answer, page
-from tests.billing.test_client_faults import PASSING, PERMANENT
+from tests.billing.test_client_faults import PASSING, PERMANENT, SLOW
 
 Connect = Callable[..., UnpodClient]
 
@@ -47,13 +47,14 @@ def tls_server(authority: trustme.CA) -> Iterator[FaultyServer]:
 class Proxy:
     """An HTTP proxy in one thread a connection: tunnels with CONNECT, forwards the rest; every name is 127.0.0.1."""
 
-    def __init__(self, answer_first: bytes | None = None) -> None:
+    def __init__(self, answer_first: bytes | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.answer_first = answer_first
+        self.tls = tls
         self.heads: list[str] = []
 
     def __enter__(self) -> Proxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.listener.getsockname()[1]}"
         self.sockets: list[socket.socket] = []
         self.threads = [threading.Thread(target=self._accept, daemon=True)]
         self.threads[0].start()
@@ -80,6 +81,9 @@ class Proxy:
 
     def _serve(self, sock: socket.socket) -> None:
         with suppress(OSError):
+            if self.tls is not None:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+                self.sockets.append(sock)
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += sock.recv(1) or b"\r\n\r\n"
@@ -215,6 +219,22 @@ def test_https_is_tunnelled_and_the_proxy_sees_no_token(
     assert TOKEN not in head
 
 
+def test_a_proxy_may_itself_speak_tls_and_the_deadline_holds_through_it(
+    connect: Connect, tls_server: FaultyServer, authority: trustme.CA, ca_file: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Proxy(tls=context) as proxy:
+        url = f"https://unpod.test:{tls_server.port}"
+        client = connect(url, verify=ca_file, proxies={"https": proxy.url}, timeout=1, retry=RetryPolicy(attempts=1))
+        assert client.get_page(1, 100).count == 1
+        assert client.get_page(2, 100).count == 1
+        assert [head.split(" ")[0] for head in proxy.heads] == ["CONNECT"]
+        tls_server.scripts = [SLOW["drips the body"]]
+        with pytest.raises(UnpodUnavailable, match=r"within 1 s"):
+            client.get_page(3, 100)
+
+
 def test_no_proxy_is_honoured(
     connect: Connect, server: FaultyServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,8 +322,6 @@ def test_verification_can_be_switched_off(connect: Connect, tls_server: FaultySe
 
 
 def test_the_deadline_holds_over_tls(connect: Connect, tls_server: FaultyServer, ca_file: str) -> None:
-    from tests.billing.test_client_faults import SLOW
-
     client = connect(tls_server, verify=ca_file, timeout=0.4, retry=RetryPolicy(attempts=1))
     for how in ("no answer", "drips from the first byte", "drips the body"):
         tls_server.scripts = [SLOW[how]]
