@@ -115,8 +115,7 @@ class Publication:
         else:
             raise ExportError(f"Other tasks keep exporting to {self._folder.address} at the same time.")
         self._require_standing()
-        self._clean(manifest)
-        self._folder.delete([claim_name(self.export_id)])
+        self._tidy(manifest)
         self._require_standing()
         return manifest
 
@@ -143,6 +142,10 @@ class Publication:
                 "Give every export a path of its own."
             )
 
+    def _tidy(self, manifest: Manifest) -> None:
+        self._clean(manifest)
+        self._folder.delete([claim_name(self.export_id)])
+
     def _clean(self, manifest: Manifest) -> None:
         contents = _Contents.of(self._folder)
         in_work = contents.claimed - self._before.claimed - set(self._own)
@@ -156,8 +159,9 @@ class Publication:
     def withdraw(self) -> None:
         """Leave nothing behind that no manifest lists; keep everything where that cannot be told."""
         try:
-            if self._stands():
-                self._folder.delete([claim_name(self.export_id)])
+            if self._stands() and (manifest := current_manifest(self._folder)):
+                # Interrupted after the commit: there is no way back, only forward.
+                self._tidy(manifest)
                 return
             contents = _Contents.of(self._folder)
             self._folder.delete(name for export_id in self._own for name in contents.files.get(export_id, ()))

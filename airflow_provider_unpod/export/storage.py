@@ -16,19 +16,20 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-#: Bytes that an upload holds in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
-_UPLOAD_BLOCK = 8 * 2**20
-_DOWNLOAD_BLOCK = 2**20
+#: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
+_BLOCK = 8 * 2**20
+
+T = TypeVar("T")
 
 
 class Folder:
@@ -76,44 +77,33 @@ class Folder:
                 return None
             return content
 
-        with self._explained("read", name):
-            return self._requests.submit(request).result()
+        return self._request("read", name, request)
 
     def fetch(self, name: str) -> IO[bytes] | None:
         """A file's content as a nameless local file, at its start; ``None`` where there is no such file."""
 
         def request() -> IO[bytes] | None:
-            with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_UPLOAD_BLOCK) as source:
+            with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
                 copy = tempfile.TemporaryFile(prefix="unpod-export-")  # noqa: SIM115 - given to the caller
-                while block := source.read(_DOWNLOAD_BLOCK):
+                while block := source.read(_BLOCK):
                     copy.write(block)
                 copy.seek(0)
                 return copy
             return None
 
-        with self._explained("read", name):
-            return self._requests.submit(request).result()
+        return self._request("read", name, request)
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
-        """Make or replace a file: whole, or not at all.
-
-        ``blocks`` is consumed in another thread; an error of its own is passed on as it is.
-        """
+        """Make or replace a file: whole, or not at all. ``blocks`` is consumed in another thread."""
         write = self._write_local if self._local else self._write_object
-        with self._explained("written", name):
-            self._requests.submit(write, self._path(name), blocks).result()
+        self._request("written", name, lambda: write(self._path(name), blocks))
 
     def put(self, name: str, content: bytes) -> None:
         """Make or replace a small file in one request: whole, or not at all."""
-
-        def request() -> None:
-            self._fs.pipe_file(self._path(name), content)
-
         if self._local:
             self.write(name, (content,))
-            return
-        with self._explained("written", name):
-            self._requests.submit(request).result()
+        else:
+            self._request("written", name, lambda: self._fs.pipe_file(self._path(name), content))
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; one that is not there is no error. Local folders left empty go too."""
@@ -125,8 +115,7 @@ class Folder:
                 if self._local:
                     self._remove_empty_folders(name)
 
-        with self._explained("cleaned"):
-            self._requests.submit(request).result()
+        self._request("cleaned", "", request)
 
     def names(self) -> list[str]:
         """All files below the folder, sorted; none where the folder does not exist."""
@@ -140,8 +129,19 @@ class Folder:
             prefix = self._root + "/"
             return sorted(path[len(prefix) :] for path in found if path.startswith(prefix))
 
-        with self._explained("listed"):
-            return self._requests.submit(request).result()
+        return self._request("listed", "", request)
+
+    def _request(self, verb: str, name: str, request: Callable[[], T]) -> T:
+        """Call the store in the one thread that does.
+
+        Only the store's own errors are explained: what a signal handler raises here, in the waiting thread, is none.
+        """
+
+        def explained() -> T:
+            with self._explained(verb, name):
+                return request()
+
+        return self._requests.submit(explained).result()
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -162,7 +162,7 @@ class Folder:
             raise
 
     def _write_object(self, path: str, blocks: Iterable[bytes]) -> None:
-        file = self._fs.open(path, "wb", block_size=_UPLOAD_BLOCK)
+        file = self._fs.open(path, "wb", block_size=_BLOCK)
         try:
             file.writelines(blocks)
         except BaseException:
@@ -180,7 +180,7 @@ class Folder:
             folder = folder.parent
 
     @contextmanager
-    def _explained(self, verb: str, name: str | None = None) -> Iterator[None]:
+    def _explained(self, verb: str, name: str = "") -> Iterator[None]:
         try:
             yield
         except (ExportError, UnpodConfigError):

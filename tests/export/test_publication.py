@@ -1,0 +1,199 @@
+"""Exports of one path that meet each other, or die on the way: one whole export stands in the end, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
+from airflow_provider_unpod.export.publication import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Killed(BaseException):
+    """The process is no more: nothing of it runs any longer, not even its cleaning."""
+
+
+class MemoryFolder:
+    """A store as its makers promise it: every operation happens at once, and all see the same."""
+
+    address = "memory://exports"
+
+    def __init__(self, files: dict[str, bytes], before: Callable[[], None] = lambda: None) -> None:
+        self.files = files
+        self._before = before
+
+    def address_of(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        self._before()
+        return self.files.get(name)
+
+    def put(self, name: str, content: bytes) -> None:
+        self._before()
+        self.files[name] = content
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._before()
+            self.files.pop(name, None)
+
+    def names(self) -> list[str]:
+        self._before()
+        return sorted(self.files)
+
+
+def publish(folder: Any) -> Manifest:
+    """An export of two files, by the steps that the writer takes."""
+    with Publication(folder) as publication:
+
+        def write_files(export_id: str) -> Manifest:
+            files = []
+            for number in (1, 2):
+                name = f"currency=USD/invoices-{export_id}-{number:05d}.jsonl"
+                content = f"{export_id} {number}".encode()
+                folder.put(name, content)
+                files.append(ListedFile(name, 0, len(content), hashlib.sha256(content).hexdigest()))
+            return Manifest.from_content(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "export_id": export_id,
+                    "file_format": "jsonl",
+                    "compression": None,
+                    "fields": [],
+                    "columns": [],
+                    "count": 0,
+                    "totals": {},
+                    "files": [file.as_dict() for file in files],
+                    "changes": None,
+                }
+            )
+
+        return publication.publish(write_files)
+
+
+def assert_certified(files: dict[str, bytes]) -> Manifest:
+    manifest = Manifest.from_bytes(files[MANIFEST_NAME], MANIFEST_NAME)
+    for file in manifest.files:
+        assert hashlib.sha256(files[file.path]).hexdigest() == file.sha256
+    return manifest
+
+
+def assert_nothing_else(files: dict[str, bytes], manifest: Manifest) -> None:
+    assert set(files) == manifest.paths | {MANIFEST_NAME}
+
+
+class Scheduler:
+    """Lets tasks that run in threads take turns, one store operation at a time, in the order it is told."""
+
+    def __init__(self, files: dict[str, bytes], tasks: int) -> None:
+        self._turns = [threading.Semaphore(0) for _ in range(tasks)]
+        self._rested = threading.Semaphore(0)
+        self.killed = [False] * tasks
+        self.outcomes: list[Any] = [None] * tasks
+        self._threads = [threading.Thread(target=self._run, args=(n, files), daemon=True) for n in range(tasks)]
+        for thread in self._threads:
+            thread.start()
+            self._rested.acquire()
+
+    def _wait(self, task: int) -> None:
+        self._rested.release()
+        self._turns[task].acquire()
+        if self.killed[task]:
+            raise Killed
+
+    def _run(self, task: int, files: dict[str, bytes]) -> None:
+        try:
+            self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)))
+        except (ExportError, Killed) as error:
+            self.outcomes[task] = error
+        finally:
+            self._rested.release()
+
+    def step(self, task: int) -> None:
+        if self.outcomes[task] is None:
+            self._turns[task].release()
+            self._rested.acquire()
+
+    def kill(self, task: int) -> None:
+        self.killed[task] = True
+        while self.outcomes[task] is None:
+            self.step(task)
+
+    def finish(self) -> None:
+        while None in self.outcomes:
+            for task in range(len(self.outcomes)):
+                self.step(task)
+        for thread in self._threads:
+            thread.join()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=150), st.integers(2, 3))
+def test_tasks_that_meet_leave_one_whole_export_and_nothing_else(turns: list[int], tasks: int) -> None:
+    files: dict[str, bytes] = {}
+    old = publish(MemoryFolder(files))
+    scheduler = Scheduler(files, tasks)
+    for turn in turns:
+        scheduler.step(turn % tasks)
+    scheduler.finish()
+
+    standing = assert_certified(files)
+    assert_nothing_else(files, standing)
+    certified = [outcome.export_id for outcome in scheduler.outcomes if isinstance(outcome, Manifest)]
+    assert standing.export_id in certified or (not certified and standing.export_id == old.export_id)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 1), max_size=60), st.lists(st.integers(0, 1), max_size=60))
+def test_a_task_that_dies_while_another_exports_does_no_harm(first: list[int], second: list[int]) -> None:
+    files: dict[str, bytes] = {}
+    publish(MemoryFolder(files))
+    scheduler = Scheduler(files, 2)
+    for turn in first:
+        scheduler.step(turn)
+    scheduler.kill(0)
+    for turn in second:
+        scheduler.step(turn)
+    scheduler.finish()
+
+    assert_certified(files)
+    assert_nothing_else(files, publish(MemoryFolder(files)))
+
+
+class InterruptedOnce(MemoryFolder):
+    """Raises before one of its operations, as a signal handler would; what cleans up afterwards works."""
+
+    def __init__(self, files: dict[str, bytes], moment: int) -> None:
+        super().__init__(files, self._interrupt)
+        self.left = moment
+
+    def _interrupt(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_exception_at_any_moment_leaves_the_old_export_or_the_new_one_and_nothing_else() -> None:
+    for moment in itertools.count(1):
+        files: dict[str, bytes] = {}
+        publish(MemoryFolder(files))
+        folder = InterruptedOnce(files, moment)
+        with contextlib.suppress(KeyboardInterrupt):
+            publish(folder)
+
+        assert_nothing_else(files, assert_certified(files))
+        if folder.left > 0:
+            break
+    assert moment > 10
