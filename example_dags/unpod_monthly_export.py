@@ -1,0 +1,37 @@
+"""Every month: all invoices of the month before, as files with a manifest that proves them complete.
+
+Whoever works with them is scheduled on the asset; see unpod_month_close.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pendulum
+from airflow.providers.common.compat.sdk import Asset, dag
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+
+# In production: "s3://my_aws_connection@my-bucket/unpod"
+EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("@monthly", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    tags=["unpod", "example"],
+)
+def unpod_monthly_export() -> None:
+    UnpodBillingOperator(
+        task_id="export",
+        output_path=EXPORTS + "/monthly/{{ data_interval_start.strftime('%Y-%m') }}",
+        invoice_date_from="{{ data_interval_start | ts }}",
+        invoice_date_to="{{ data_interval_end | ts }}",
+        compression="gzip",
+        outlets=[Asset("unpod_monthly_invoices")],
+    )
+
+
+unpod_monthly_export()

@@ -1,0 +1,259 @@
+"""A real Airflow 3 on this machine alone: scheduler, DAG processor, triggerer and API server, in a folder of its own.
+
+It lives as long as its ``with`` block and leaves nothing running. The components are started one by one, and not as
+``airflow standalone``, because that one also serves logs on all interfaces of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+#: In the order in which they are started; the scheduler last, because tasks ask the API server for their work.
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+}
+FINISHED = ("success", "failed")
+STARTUP_TIMEOUT = 180.0
+
+
+class LocalAirflow:
+    """``with LocalAirflow(home, dags, AIRFLOW_CONN_...=...) as airflow: airflow.trigger("my_dag")``
+
+    :param home: an empty folder: database, configuration and logs.
+    :param dags: the folder of DAG files.
+    :param environment: further environment variables of all components.
+    :raises RuntimeError: when a component ends, or Airflow is not healthy in time; the text says which and why.
+    """
+
+    def __init__(self, home: Path, dags: Path, **environment: str) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {**_inherited(), **_configuration(home, dags, self.url), **environment}
+        self._components: dict[str, subprocess.Popen[bytes]] = {}
+        self._token: str | None = None
+
+    # --- life
+
+    def __enter__(self) -> LocalAirflow:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            self._airflow("db", "migrate")
+            for name, command in COMPONENTS.items():
+                if name == "scheduler":
+                    self.wait_for(self._health, "Airflow's API server", STARTUP_TIMEOUT)
+                self._components[name] = self._start(name, command)
+            self.wait_for(self.healthy, "Airflow to be healthy", STARTUP_TIMEOUT)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _airflow(self, *command: str) -> None:
+        done = subprocess.run(_command(command), env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"airflow {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with self.log_file(name).open("wb") as log:
+            # A process group of its own: Ctrl-C is for the tool, which then stops the components in order.
+            return subprocess.Popen(
+                _command(command), env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def log_file(self, component: str) -> Path:
+        """What a component printed."""
+        return self.home / f"{component}.log"
+
+    def stop(self) -> None:
+        """End all components, and whatever they have started; at once where they do not end by themselves."""
+        for process in self._components.values():
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + 10
+        for process in self._components.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._components.clear()
+        for pid in self.left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def left_behind(self) -> list[int]:
+        """Processes of this Airflow that still run; tasks have process groups of their own. Needs Linux's /proc."""
+        mark = f"AIRFLOW_HOME={self.home}\0".encode()
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environ.read_bytes():
+                    found.append(int(environ.parent.name))
+        return [pid for pid in found if pid != os.getpid()]
+
+    # --- what it is asked
+
+    def healthy(self) -> bool:
+        """Whether all components work.
+
+        :raises RuntimeError: when one of them has ended.
+        """
+        health = self._health()
+        wanted = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+        return all(health.get(name, {}).get("status") == "healthy" for name in wanted)
+
+    def _health(self) -> dict[str, Any]:
+        """What the API server says of all components; empty before it answers."""
+        for name, process in self._components.items():
+            if process.poll() is not None:
+                last = self.log_file(name).read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"Airflow's {name} ended with status {process.returncode}:\n{last}")
+        try:
+            health: dict[str, Any] = self._request("GET", "/api/v2/monitor/health", token=None)
+        except OSError:
+            return {}
+        return health
+
+    def wait_for(self, condition: Any, what: str, timeout: float = 90.0, interval: float = 0.5) -> Any:
+        """The first true value of ``condition()``.
+
+        :raises RuntimeError: when it does not come within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Waited {timeout:.0f} s in vain for {what}; logs are in {self.home}.")
+            time.sleep(interval)
+        return value
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """A request to Airflow's public API: ``api("GET", "/dags")``."""
+        if self._token is None:
+            self._token = self._request("GET", "/auth/token", token=None)["access_token"]
+        return self._request(method, f"/api/v2{path}", body, token=self._token)
+
+    def _request(self, method: str, path: str, body: Any = None, *, token: str | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with _DIRECT.open(request, timeout=30) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:1000]
+            raise RuntimeError(f"Airflow's API answered {method} {path} with {error.code}: {said}") from error
+
+    def dags(self) -> set[str]:
+        """The ids of the DAGs that Airflow has parsed."""
+        return {dag["dag_id"] for dag in self.api("GET", "/dags?limit=100")["dags"]}
+
+    def trigger(self, dag_id: str, logical_date: str | None = None, conf: dict[str, Any] | None = None) -> str:
+        """Start a DAG; the id of its run."""
+        body = {"logical_date": logical_date, "conf": conf or {}}
+        return str(self.api("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def runs(self, dag_id: str = "~") -> list[dict[str, Any]]:
+        """Runs of a DAG, or of all of them, oldest first."""
+        runs: list[dict[str, Any]] = self.api("GET", f"/dags/{dag_id}/dagRuns?limit=100&order_by=id")["dag_runs"]
+        return runs
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """One run as Airflow describes it."""
+        found: dict[str, Any] = self.api("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")
+        return found
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The task instances of a run."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
+        tasks: list[dict[str, Any]] = self.api("GET", path)["task_instances"]
+        return tasks
+
+    def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
+        """What a task returned."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self.api("GET", f"{path}?deserialize=true&map_index={map_index}")["value"]
+
+    def finished(self, dag_id: str, run_id: str, timeout: float = 120.0) -> dict[str, Any]:
+        """The run once it has ended.
+
+        :raises RuntimeError: when it failed, or did not end in time.
+        """
+
+        def ended() -> dict[str, Any] | None:
+            run = self.run(dag_id, run_id)
+            return run if run["state"] in FINISHED else None
+
+        run: dict[str, Any] = self.wait_for(ended, f"{dag_id} to end", timeout)
+        if run["state"] != "success":
+            states = {task["task_id"]: task["state"] for task in self.tasks(dag_id, run_id)}
+            raise RuntimeError(f"{dag_id} failed: {states}; logs are in {self.home / 'logs'}.")
+        return run
+
+
+#: This machine's proxies have no business between a tool and its own Airflow.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _command(arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "airflow", *arguments]
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment without what would change Airflow, or make it compile itself at every start."""
+    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+    return {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name not in unwanted}
+
+
+def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
+    repository = str(Path(__file__).resolve().parent.parent)
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # nobody else reaches 127.0.0.1
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__FERNET_KEY": "",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": url.rpartition(":")[2],
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__WORKERS": "1",
+        # All components must know the same ones.
+        "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(),
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "PYTHONPATH": repository,
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }
