@@ -32,6 +32,8 @@ MOST_ROWS = 10_000_000
 _LOOKS_AT_THE_END = 8
 #: Pages by which rows may shift, unseen by `count`, between two looks at them. More is taken for a change of order.
 _SLACK_PAGES = 3
+#: The same where answers are so short that the server's limit cannot be tried out.
+_LOOKS_AT_SHORT_PAGES = 2
 #: Rows by which the first window across a gap goes back: most gaps are a deletion or two wide.
 _STEP_BACK = 9
 
@@ -54,6 +56,7 @@ class LinkedRead:
         self._cap = page_size
         self._plan: Iterator[Window] = iter(())
         self._planned_to = 0
+        self._fresh: list[Invoice] = []  # linked, to be given out
         self._expected: int | None = None  # rows in the list, by the newest `count`
         self._at_first: int | None = None  # the same by the first `count`
         self._held: Answer | None = None
@@ -74,22 +77,35 @@ class LinkedRead:
         """
         self._fetcher.limit = PATIENCE
         self._look = Window(0, self._cap)
-        while not self._ended:
-            answer = self._held if self._held and not self._look else self._next()
-            if answer.window is self._beyond and not answer.invoices:
-                self._end(self._beyond_shows if self.links.invoices else "empty")
-                break
-            link = self._take_in(answer)
-            if link is not None and answer is self._held:
-                self._held = None
-            elif link is None:
-                self._tally.relinked += self._held is None
-                self._held = self._held or answer
-                link = self._bridge() if self._look is None else None
-            yield from link.fresh if link else ()
-            if self.links.order.ties and len(self.links) > 1:
-                raise Unlinkable("invoices of equal date stand in no order that windows could rely on")
-        self._check_against_count()
+        try:
+            while not self._ended:
+                self._step()
+                yield from self._given_out()
+            self._check_against_count()
+        except Unlinkable:
+            # What was linked so far counts as given out, so it must be, whatever was found out about its answer.
+            yield from self._given_out()
+            raise
+
+    def _given_out(self) -> list[Invoice]:
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _step(self) -> None:
+        answer = self._held if self._held and not self._look else self._next()
+        if answer.window is self._beyond and not answer.invoices:
+            self._end(self._beyond_shows if self.links.invoices else "empty")
+            return
+        link = self._take_in(answer)
+        if link is not None and answer is self._held:
+            self._held = None
+        elif link is None:
+            self._tally.relinked += self._held is None
+            self._held = self._held or answer
+            if self._look is None:
+                self._bridge()
+        if self.links.order.ties and len(self.links) > 1:
+            raise Unlinkable("invoices of equal date stand in no order that windows could rely on")
 
     # -- where the next answer comes from
 
@@ -122,7 +138,7 @@ class LinkedRead:
             self._fetcher.ask(window)
         return window is not None
 
-    def _bridge(self) -> Link | None:
+    def _bridge(self) -> None:
         """Read one window around the gap before the answer held."""
         reach = self.links.reach
         if self._back >= reach:
@@ -141,7 +157,6 @@ class LinkedRead:
         self._back = _STEP_BACK if link is not None and self.links.reach != reach else self._back * 4
         if self._held is not None and self._held.window.end <= self.links.reach:
             self._held = None  # overtaken: what it holds has been read
-        return link
 
     # -- what an answer says
 
@@ -150,6 +165,7 @@ class LinkedRead:
             raise Unlinkable("the server ignores page_size")
         first_time = answer is not self._held
         link = self.links.add(answer)
+        self._fresh += link.fresh if link else ()
         if self.links.contradiction:
             raise Unlinkable(self.links.contradiction)
         if first_time:
@@ -211,7 +227,8 @@ class LinkedRead:
             return "empty" if not count else None
         if last == count and not self._filtering:
             return "short" if link.in_place or smaller else None
-        if smaller and before is not None and before.window.end > (before.count or 0) and answer.window.end > count:
+        beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count
+        if smaller and beyond and last <= count:
             self._expect_nothing(after(count, answer.window.end, self._cap), "count")
         return None
 
@@ -243,9 +260,9 @@ class LinkedRead:
     def _look_again(self, answer: Answer) -> None:
         rows, count = len(answer.invoices), answer.count
         self._looks += 1
+        if max(rows, 1) < SMALLEST_LIMIT and answer.last < (count or 0) and self._looks > _LOOKS_AT_SHORT_PAGES:
+            raise Unlinkable("answers stay shorter than asked for")
         if self._looks > _LOOKS_AT_THE_END:
-            if max(rows, self._cap) < 2 * SMALLEST_LIMIT:
-                raise Unlinkable("answers stay shorter than asked for")
             raise UnpodListUnstable(
                 f"The end of the list could not be established in {self._looks} looks: `count` says {count}, the rows "
                 f"end at {answer.last}. Nothing partial is given out; try again at a quieter time."
