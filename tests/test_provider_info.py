@@ -18,6 +18,7 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 
 import airflow_provider_unpod
+from airflow_provider_unpod.billing.address import base_url_of
 from airflow_provider_unpod.billing.options import EXTRA_FIELDS, options_from_extra
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR, get_provider_info
 from airflow_provider_unpod.hooks.unpod import UnpodHook
@@ -66,7 +67,9 @@ class TestForm:
         assert set(CONNECTION_FIELDS) == set(EXTRA_FIELDS)
 
     def test_descriptions_and_placeholders_name_values_that_the_client_accepts(self) -> None:
-        placeholders = {name: value for name, value in FIELD_BEHAVIOUR["placeholders"].items() if name in EXTRA_FIELDS}
+        placeholders = dict(FIELD_BEHAVIOUR["placeholders"])
+        assert base_url_of(placeholders.pop("host"), None, placeholders.pop("schema")) == "https://unpod.dev"
+        assert placeholders.pop("login")
         assert options_from_extra(placeholders) == {
             "auth_scheme": "Token",
             "timeout": 30.0,
