@@ -45,12 +45,16 @@ def rows_of(answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
     envelope = parse(answer.body)
     if not isinstance(envelope, dict):
         raise UnpodBadAnswer(f"Unpod answered with {_kind(envelope)} where an object with a list of rows was expected.")
+    rows = next((envelope[name] for name in ("results", "data") if isinstance(envelope.get(name), list)), None)
+    # One bracket a row and three around them: only an answer with more can be deep.
+    brackets = answer.body.count(b"{") + answer.body.count(b"[")
+    if brackets > len(rows or ()) + 3 and _deeper(envelope, _MAX_DEPTH):
+        raise UnpodBadAnswer(f"Unpod's answer is nested more than {_MAX_DEPTH} levels deep.")
     code = envelope.get("status_code")
     if isinstance(code, str) and code.strip().isdecimal() and len(code) < 10:
         code = int(code)
     if isinstance(code, (int, Decimal)) and (code >= 400 or code == 206):
         raise UnpodBadAnswer(f"Unpod answered with HTTP 200, but the answer itself reports an error: {told(answer)}")
-    rows = next((envelope[name] for name in ("results", "data") if isinstance(envelope.get(name), list)), None)
     if rows is None:
         raise UnpodBadAnswer(f"Unpod's answer has no list of rows under `results` or `data`: {told(answer)}")
     if not all(type(row) is dict for row in rows):
@@ -59,9 +63,6 @@ def rows_of(answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
     count = envelope.get("count")
     if count is not None and (type(count) is not int or count < 0):
         raise UnpodBadAnswer(f"Unpod's answer has a `count` that is no number of rows: {_shorten(repr(count))}")
-    # One bracket a row and three around them: only an answer with more can be deep.
-    if answer.body.count(b"{") + answer.body.count(b"[") > len(rows) + 3 and _deeper(envelope, _MAX_DEPTH):
-        raise UnpodBadAnswer(f"Unpod's answer is nested more than {_MAX_DEPTH} levels deep.")
     return rows, count
 
 
@@ -136,20 +137,19 @@ def is_object(answer: Answer) -> bool:
 
 def told(answer: Answer) -> str:
     """The API's own words: its message, or failing that the reason of the HTTP status."""
-    words: list[str] = []
     try:
         envelope = parse(answer.body[:100_000])
-    except (Unreadable, UnpodBadAnswer):
-        envelope = None
-    if isinstance(envelope, dict):
-        error = envelope.get("error")
-        if isinstance(error, dict):
-            words += [str(error.get(name)) for name in ("code", "message") if error.get(name)]
-        words += [str(envelope[name]) for name in ("message", "detail", "errors") if envelope.get(name)]
-        if isinstance(error, str):
-            words.append(error)
+        words = _words(envelope) if isinstance(envelope, dict) else []
+    except (Unreadable, UnpodBadAnswer, RecursionError):
+        words = []
     text = " / ".join(dict.fromkeys(words)) or answer.reason or "no message"
     return _shorten(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
+
+
+def _words(envelope: dict[str, Any]) -> list[str]:
+    error = envelope.get("error")
+    inner = [error.get("code"), error.get("message")] if isinstance(error, dict) else [error]
+    return [str(word) for word in (*inner, *map(envelope.get, ("message", "detail", "errors"))) if word]
 
 
 def _target(answer: Answer) -> str:

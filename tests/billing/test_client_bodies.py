@@ -149,6 +149,16 @@ def test_traps_are_refused_in_bounded_time_and_memory(
     assert peak < 200 * 1024 * 1024
 
 
+@pytest.mark.parametrize("depth", [31, 100, 500, *range(900, 1000, 7), 3_000, 9_000])
+@pytest.mark.parametrize("name", ["message", "count", "status_code", "results", "error"])
+def test_no_depth_is_too_deep_for_the_error_itself(
+    running: tuple[FaultyServer, UnpodClient], name: str, depth: int
+) -> None:
+    body = b'{"%b": %b}' % (name.encode(), b"[" * depth + b"]" * depth)
+    for status in (200, 400):
+        assert isinstance(ask(running, body, status), UnpodError)
+
+
 def test_the_same_field_twice_is_no_error_the_last_one_counts(running: tuple[FaultyServer, UnpodClient]) -> None:
     fields = b'"id": 1, "amount": "1", "currency": "X", "status": "a", "status": "b"'
     got = ask(running, b'{"count": 1, "count": 2, "results": [{%b}]}' % fields)

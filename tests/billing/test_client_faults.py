@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -184,13 +185,18 @@ def test_chunked_answers_are_read(server: FaultyServer, connect: Connect) -> Non
 
 
 def test_a_gzip_bomb_is_refused_without_unpacking_it(server: FaultyServer, connect: Connect) -> None:
-    packer = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(40)) + packer.flush()
-    assert len(bomb) < 50_000
+    packer = zlib.compressobj(1, wbits=31)
+    block = bytes(1_000_000)
+    bomb = b"".join(packer.compress(block) for _ in range(150)) + packer.flush()
+    assert len(bomb) < 1_000_000
     server.otherwise = answer(bomb, headers={"Content-Encoding": "gzip"})
     client = connect(server)
+    tracemalloc.start()
     with pytest.raises(UnpodBadAnswer, match="MiB"):
         client.get_page(1, 100)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80 * 1024 * 1024
     assert client.requests_made == 1
 
 
