@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +55,73 @@ def live_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirfl
         with LiveAirflow(tmp_path_factory.mktemp("live"), sandbox) as airflow:
             yield airflow
         assert airflow.left_behind() == []
+
+
+class AirflowCommand:
+    """The ``airflow`` command of this environment, with a migrated database of its own and no process beside it."""
+
+    def __init__(self, home: Path, dags: Path) -> None:
+        self.home = home
+        self.exports = home / "exports"
+        self.books = home / "books"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.environment = {
+            **inherited,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+            "UNPOD_EXPORTS": f"file://{self.exports}",
+            "UNPOD_BOOKS": f"file://{self.books}",
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONUNBUFFERED": "1",
+        }
+        #: Everything that the command has printed.
+        self.printed = ""
+
+    def __call__(
+        self, *arguments: str, on_line: Callable[[str], object] = lambda line: None, **environment: str
+    ) -> int:
+        """The exit status of ``airflow ...``; ``on_line`` sees each line as soon as it is printed."""
+        command = [sys.executable, "-m", "airflow", *arguments]
+        with subprocess.Popen(
+            command,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self.printed += line
+                on_line(line)
+        return process.returncode
+
+    def database(self) -> sqlite3.Connection:
+        """Airflow's database, to look into."""
+        return sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True)
+
+    def results(self, dag_id: str, task_id: str) -> list[Any]:
+        """What the instances of a task returned, in the order of their map index."""
+        with closing(self.database()) as database:
+            rows = database.execute(
+                "select value from xcom where dag_id = ? and task_id = ? and key = 'return_value' order by map_index",
+                (dag_id, task_id),
+            ).fetchall()
+        values = [json.loads(value) for (value,) in rows]
+        # Airflow 3 keeps JSON in a JSON column.
+        return [json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value for value in values]
+
+
+@pytest.fixture(scope="module")
+def airflow_command(tmp_path_factory: pytest.TempPathFactory) -> AirflowCommand:
+    """``airflow dags test ...`` with the example DAGs, on either Airflow."""
+    home = tmp_path_factory.mktemp("airflow")
+    dags = home / "dags"
+    shutil.copytree(REPOSITORY / "example_dags", dags)
+    command = AirflowCommand(home, dags)
+    assert command("db", "migrate") == 0, command.printed
+    assert command("dags", "reserialize") == 0, command.printed
+    return command

@@ -1,0 +1,247 @@
+"""Every example DAG parses, runs, and does what its docstring says, on a real Airflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.export import ExportError, read_export
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.sandbox import Sandbox
+from tests.integration.conftest import AIRFLOW_3, REPOSITORY, AirflowCommand, LiveAirflow
+
+EXAMPLES = {
+    "unpod_all_organizations",
+    "unpod_book_payment",
+    "unpod_invoices_to_xcom",
+    "unpod_month_close",
+    "unpod_monthly_export",
+    "unpod_wait_for_payment",
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+def example_dags() -> Any:
+    """The example DAGs as a scheduler loads them."""
+    if AIRFLOW_3:
+        from airflow.dag_processing.dagbag import DagBag
+
+        return DagBag(REPOSITORY / "example_dags")
+    from airflow.models.dagbag import DagBag
+
+    return DagBag(REPOSITORY / "example_dags", include_examples=False)
+
+
+def money_by_currency(records: list[Any]) -> dict[str, Decimal]:
+    sums: dict[str, Decimal] = {}
+    for record in records:
+        sums[record.currency] = sums.get(record.currency, Decimal(0)) + Decimal(record.amount)
+    return sums
+
+
+# --- on both Airflows
+
+
+def test_every_example_parses() -> None:
+    bag = example_dags()
+
+    assert bag.import_errors == {}
+    assert set(bag.dags) == EXAMPLES
+
+
+def test_invoices_are_summed_by_currency_to_the_last_digit(sandbox: Sandbox, airflow_command: AirflowCommand) -> None:
+    run = airflow_command(
+        "dags", "test", "unpod_invoices_to_xcom", AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json()
+    )
+
+    assert run == 0, airflow_command.printed
+    (sums,) = airflow_command.results("unpod_invoices_to_xcom", "sum_by_currency")
+    wanted = [invoice for invoice in sandbox.ledger.invoices() if invoice.status in ("paid", "pending")]
+    assert {currency: Decimal(amount) for currency, amount in sums.items()} == money_by_currency(wanted)
+
+
+def test_the_monthly_export_has_the_invoices_of_the_month_before(
+    sandbox: Sandbox, airflow_command: AirflowCommand
+) -> None:
+    run = airflow_command(
+        "dags",
+        "test",
+        "unpod_monthly_export",
+        "2026-04-01T00:00:00+00:00",
+        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+    )
+
+    assert run == 0, airflow_command.printed
+    export = read_export(str(airflow_command.exports / "monthly" / "2026-03"))
+    march = [each.id for each in sandbox.ledger.invoices() if each.invoice_date.strftime("%Y-%m") == "2026-03"]
+    assert [record["id"] for record in export] == march
+
+
+def test_every_organization_of_a_token_is_exported(sandbox: Sandbox, airflow_command: AirflowCommand) -> None:
+    run = airflow_command(
+        "dags", "test", "unpod_all_organizations", AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json()
+    )
+
+    assert run == 0, airflow_command.printed
+    for handle, ledger in sandbox.ledgers.items():
+        export = read_export(str(airflow_command.exports / "organizations" / handle))
+        assert [record["id"] for record in export] == ledger.ids()
+        assert export.manifest["organization"] == handle
+
+
+def test_a_payment_ends_the_wait_and_the_next_dag_gets_the_invoice(
+    sandbox: Sandbox, airflow_command: AirflowCommand
+) -> None:
+    invoice = sandbox.create("1234.50", "EUR")
+
+    def pay_once_it_waits(line: str) -> None:
+        if "running trigger in line" in line:
+            sandbox.pay(invoice.id)
+
+    run = airflow_command(
+        "dags",
+        "test",
+        "unpod_wait_for_payment",
+        "--conf",
+        json.dumps({"invoice_id": invoice.id}),
+        on_line=pay_once_it_waits,
+        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+    )
+
+    assert run == 0, airflow_command.printed
+    assert sandbox.ledger.get(invoice.id).status == "paid"  # and so it did wait
+    (record,) = airflow_command.results("unpod_wait_for_payment", "paid")
+    assert (record["id"], record["amount"], record["status"]) == (invoice.id, "1234.50", "paid")
+
+
+class MonthClose:
+    """The functions of the month-close DAG, called as its tasks do."""
+
+    def __init__(self, books: Path) -> None:
+        dag = example_dags().dags["unpod_month_close"]
+        self.exports = dag.get_task("exports").python_callable
+        self.close = dag.get_task("close").python_callable
+        self.books = books
+
+
+@pytest.fixture
+def month_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MonthClose:
+    monkeypatch.setenv("UNPOD_BOOKS", f"file://{tmp_path}/books")
+    return MonthClose(tmp_path / "books")
+
+
+def export_month(folder: Path, month: str, until: str) -> dict[str, Any]:
+    """What the monthly export returns, which is also its asset event's extra."""
+    operator = UnpodBillingOperator(
+        task_id="export", output_path=str(folder / month), invoice_date_from=f"{month}-01", invoice_date_to=until
+    )
+    summary: dict[str, Any] = operator.execute({})
+    return summary
+
+
+def test_the_month_close_books_every_export_that_triggered_it_and_again_the_same(
+    unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
+) -> None:
+    february = export_month(tmp_path, "2026-02", "2026-03-01")
+    march = export_month(tmp_path, "2026-03", "2026-04-01")
+    events = [SimpleNamespace(extra=extra) for extra in (february, march, march)]
+
+    manifests = month_close.exports(triggering_asset_events={"unpod_monthly_invoices": events})
+    booked = [month_close.close(manifest) for manifest in manifests]
+
+    assert [each["month"] for each in booked] == ["2026-02", "2026-03"]
+    for each in booked:
+        paid = [
+            invoice
+            for invoice in unpod_sandbox.ledger.invoices()
+            if invoice.status == "paid" and invoice.invoice_date.strftime("%Y-%m") == each["month"]
+        ]
+        assert {currency: Decimal(amount) for currency, amount in each["revenue"].items()} == money_by_currency(paid)
+    first = {file.name: file.read_text() for file in month_close.books.iterdir()}
+    assert [month_close.close(manifest) for manifest in manifests] == booked
+    assert {file.name: file.read_text() for file in month_close.books.iterdir()} == first
+
+
+def test_the_month_close_refuses_an_export_that_was_changed(
+    unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
+) -> None:
+    summary = export_month(tmp_path, "2026-02", "2026-03-01")
+    (file,) = (tmp_path / "2026-02").glob("*.jsonl")
+    file.write_text(file.read_text().replace('"paid"', '"PAID"', 1))
+
+    with pytest.raises(ExportError):
+        month_close.close(summary["manifest"])
+
+    assert not month_close.books.exists()
+
+
+def test_the_month_close_refuses_an_export_that_was_not_proved_complete(
+    unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
+) -> None:
+    operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path / "x"), consistency="single-pass")
+
+    with pytest.raises(ValueError, match="without a proof"):
+        month_close.close(operator.execute({})["manifest"])
+
+
+# --- on one real Airflow 3, with its scheduler and triggerer
+
+
+def test_an_export_starts_the_month_close_with_its_asset_event(live_airflow: LiveAirflow) -> None:
+    sandbox = live_airflow.sandbox
+    run = live_airflow.trigger("unpod_monthly_export", logical_date="2026-05-01T00:00:00Z")
+    live_airflow.finished("unpod_monthly_export", run)
+
+    def closed() -> dict[str, str] | None:
+        for started in live_airflow.runs("unpod_month_close"):
+            if started["state"] == "success":
+                results = live_airflow.result("unpod_month_close", started["dag_run_id"], "close", map_index=0)
+                if results["month"] == "2026-04":
+                    assert started["run_type"] == "asset_triggered"
+                    revenue: dict[str, str] = results["revenue"]
+                    return revenue
+        return None
+
+    revenue = live_airflow.wait_for(closed, "the month close of April")
+    april = [
+        invoice
+        for invoice in sandbox.ledger.invoices()
+        if invoice.status == "paid" and invoice.invoice_date.strftime("%Y-%m") == "2026-04"
+    ]
+    assert {currency: Decimal(amount) for currency, amount in revenue.items()} == money_by_currency(april)
+
+
+def test_paying_an_invoice_ends_the_deferred_wait_and_starts_the_finance_dag(live_airflow: LiveAirflow) -> None:
+    sandbox = live_airflow.sandbox
+    invoice = sandbox.create("0.10", "KWD")
+    dag_id = "unpod_wait_for_payment"
+    run = live_airflow.trigger(dag_id, conf={"invoice_id": invoice.id})
+
+    def waits() -> bool:
+        return any(task["state"] == "deferred" for task in live_airflow.tasks(dag_id, run))
+
+    live_airflow.wait_for(waits, "the sensor to be deferred")
+    sandbox.pay(invoice.id)
+    live_airflow.finished(dag_id, run)
+
+    booked = f"Booked 0.10 KWD of invoice {invoice.id}."
+
+    def was_booked() -> bool:
+        return any(
+            live_airflow.result("unpod_book_payment", started["dag_run_id"], "book") == booked
+            for started in live_airflow.runs("unpod_book_payment")
+            if started["state"] == "success"
+        )
+
+    live_airflow.wait_for(was_booked, "the payment to be booked")
