@@ -34,10 +34,10 @@ help:
 	@echo "make constraints                resolves constraints/ anew"
 
 demo: $(VENV3)/.ready
-	$(PY3) tools/demo.py
+	$(PY3) -m tools.demo
 
 airflow: $(VENV3)/.ready
-	$(PY3) tools/airflow.py
+	$(PY3) -m tools.airflow
 
 sandbox: $(VENV3)/.ready
 	$(PY3) -m airflow_provider_unpod.sandbox $(ARGS)
