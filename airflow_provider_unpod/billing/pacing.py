@@ -56,6 +56,12 @@ class Budget:
     #: Seconds until ``remaining`` starts anew.
     resets_in: float | None
 
+    def __str__(self) -> str:
+        if self.remaining is None or self.resets_in is None:
+            return "none announced"
+        of = f" of {self.limit}" if self.limit else ""
+        return f"{self.remaining}{of} requests left for {self.resets_in:.0f} s"
+
 
 class Pacing:
     """Lets requests out as the rate limit allows. Thread-safe."""
@@ -145,7 +151,7 @@ class Pacing:
             return None
         if self._window_ends is not None:
             of = f" of {self._limit} requests" if self._limit else ""
-            return self._window_ends - now, f"the API's rate limit{of} is used up until then"
+            return self._window_ends - now, f"the API's rate limit{of} is used up"
         # No window is known: the answers in flight will tell; with none in flight the next request must.
         return (None, "") if self._in_flight else None
 

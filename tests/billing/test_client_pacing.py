@@ -86,6 +86,7 @@ def test_a_limit_shared_with_others_is_kept_by_waiting_when_refused(
 def test_the_budget_can_be_seen(server: FaultyServer, connect: Connect) -> None:
     client = connect(server)
     assert client.budget == Budget(None, None, None)
+    assert str(client.budget) == "none announced"
     now = time.time()
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "42", "X-RateLimit-Reset": str(int(now) + 30)}
     server.scripts = [page(headers=headers)]
@@ -93,6 +94,7 @@ def test_the_budget_can_be_seen(server: FaultyServer, connect: Connect) -> None:
     assert (client.budget.limit, client.budget.remaining) == (100, 42)
     assert client.budget.resets_in is not None
     assert 25 < client.budget.resets_in < 32
+    assert re.fullmatch(r"42 of 100 requests left for (29|3[01]) s", str(client.budget))
 
 
 @pytest.mark.parametrize(
