@@ -1,0 +1,80 @@
+"""The command line; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks.environments import HERE, ROOT
+from benchmarks.tables import QUICK, TABLES, Scale, Table
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+#: In the document: what stands behind it is replaced by the results of a run.
+MARK = "<!-- The results of a run follow, written by `python -m benchmarks --save`. -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Prints ratios, as markdown.")
+    parser.add_argument("--quick", action="store_true", help="small lists, one round: does it run at all?")
+    parser.add_argument("--only", choices=TABLES, action="append", help="just this table; repeatable")
+    parser.add_argument("--save", action="store_true", help=f"put the results into {DOCUMENT.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    if arguments.save and (arguments.quick or arguments.only):
+        parser.error("--save is for the results of a whole run")
+    report = [machine()]
+    print(report[0], flush=True)
+    tables = []
+    for name in arguments.only or TABLES:
+        made = TABLES[name](QUICK if arguments.quick else Scale())
+        for table in [made] if isinstance(made, Table) else made:
+            print(f"\n{table}", flush=True)
+            tables.append(table)
+    summary = targets(tables)
+    print(f"\n{summary}")
+    if arguments.save:
+        head = DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0]
+        DOCUMENT.write_text("\n\n".join([head + MARK, report[0], *map(str, tables), summary]) + "\n", encoding="utf-8")
+    return 0
+
+
+def targets(tables: list[Table]) -> str:
+    table = Table("What it means to reach", ("", "at most", "measured", ""))
+    for target in (target for each in tables for target in each.targets):
+        verdict = "yes" if target.reached else "**no**"
+        table.rows.append((target.what, f"{target.limit:g}", f"{target.measured:.4g}", verdict))
+    return str(table)
+
+
+def machine() -> str:
+    """Date, machine and versions, in one sentence."""
+    try:
+        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    except (OSError, IndexError):
+        processor = platform.processor() or platform.machine()
+    peers = ", ".join(
+        line.partition(" ")[0].replace("==", " ")
+        for name, packages in {
+            "http_operator": ("apache-airflow==", f"apache-airflow-providers-http=={_http_provider()}"),
+            "dlt_source": ("dlt==",),
+            "singer_tap": ("singer-sdk==",),
+        }.items()
+        for line in (HERE / "requirements" / f"{name}.txt").read_text().splitlines()
+        if line.startswith(packages)
+    )
+    return (
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} × {processor}, {platform.system()}, "
+        f"Python {platform.python_version()}; {peers}. Contenders and server share the machine."
+    )
+
+
+def _http_provider() -> str:
+    return "6.3" if sys.version_info >= (3, 11) else "6.2"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""What is compared, on which lists, and what this package means to reach."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from benchmarks.running import HUNG, Contender, Run, run
+from benchmarks.server import Server
+
+MIB = 2**20
+
+
+def ours(consistency: str, connections: int, what: str = "export") -> Contender:
+    alone = ", list alone" if what == "read" else ""
+    return Contender(
+        f"**{consistency}**, {connections} connections{alone}", "ours", (what, consistency, str(connections))
+    )
+
+
+FLOOR = Contender("floor: 16 connections, nothing parsed", "floor", ("16",))
+THREADS = Contender("16 threads, a requests session each, unchecked", "threads", ("16",))
+LOOP = Contender("requests loop", "requests_loop")
+LOOP_ALONE = Contender("requests loop, rows dropped", "requests_loop", ("read",))
+HTTP_OPERATOR = Contender("Airflow HTTP operator", "http_operator")
+DLT = Contender("dlt rest_api", "dlt_source")
+SINGER = Contender("Singer tap", "singer_tap")
+PEERS = (LOOP, HTTP_OPERATOR, DLT, SINGER)
+#: As the operator runs unless told otherwise, and the cheaper level beside it.
+LINKED, SINGLE_PASS = ours("linked", 4), ours("single-pass", 4)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Invoices in the lists, and how often times are taken; the best one counts, as anything else is other load."""
+
+    small: int = 1_000
+    medium: int = 20_000
+    large: int = 200_000
+    rounds: int = 5
+    rounds_large: int = 3
+
+
+QUICK = Scale(500, 2_000, 5_000, 1, 1)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to be reached: ``measured`` at most ``limit``."""
+
+    what: str
+    limit: float
+    measured: float
+
+    @property
+    def reached(self) -> bool:
+        return self.measured <= self.limit
+
+
+@dataclass
+class Table:
+    """A table in markdown, with the targets that its figures answer."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def requests_when_quiet(scale: Scale) -> Table:
+    table = Table("Requests for a list that does not move", ("invoices", "⌈n/100⌉", "single-pass", "linked"))
+    for size in (1, 99, 100, 250, 500, scale.small, 5_000, scale.medium, scale.large):
+        plain = -(-size // 100)
+        with Server(invoices=size) as server:
+            single, linked = (run(ours(level, 4, "read"), server).requests for level in ("single-pass", "linked"))
+        table.rows.append((f"{size:,}", f"{plain:,}", f"{single:,}", f"{linked:,} (×{linked / plain:.2f})"))
+        most = 1 if size < 100 else plain + 1 if size <= 500 else plain * (1.2 if size <= 5_000 else 1.16) + 1
+        table.targets += [
+            Target(f"requests, single-pass, {size:,} invoices", plain, single),
+            Target(f"requests, linked, {size:,} invoices", int(most), linked),
+        ]
+    return table
+
+
+def wall_clock(scale: Scale) -> Iterable[Table]:
+    contenders = (FLOOR, THREADS, *PEERS, LINKED, SINGLE_PASS)
+    at_sixteen = [ours(level, 16, what) for level in ("linked", "single-pass") for what in ("export", "read")]
+    for latency, size in ((0, scale.small), (0, scale.medium), (50, scale.small), (50, scale.medium)):
+        with Server(invoices=size, latency=latency) as server:
+            best = best_runs((*contenders, *at_sixteen), server, scale.rounds)
+        table = Table(
+            f"Wall clock, {size:,} invoices, {latency} ms latency",
+            ("", "requests", "seconds", "against the floor", "against the requests loop"),
+        )
+        for contender, it in best.items():
+            table.rows.append(
+                (
+                    contender.name,
+                    f"{it.requests:,}",
+                    f"{it.wall:.2f}",
+                    f"×{it.wall / best[FLOOR].wall:.2f}",
+                    f"×{it.wall / best[LOOP].wall:.2f}",
+                )
+            )
+        if latency and size == scale.medium:
+            for contender, most in zip((*at_sixteen, LINKED), (1.3, 1.3, 1.15, 1.15, 4.6), strict=True):
+                ratio = best[contender].wall / best[FLOOR].wall
+                table.targets.append(Target(f"wall clock against the floor, {latency} ms, {contender}", most, ratio))
+        yield table
+
+
+def cost(scale: Scale) -> Table:
+    """CPU, memory and wall clock of large lists, memory against that of small ones."""
+    alone = [ours(level, 4, "read") for level in ("linked", "single-pass")]
+    contenders = (LOOP, LOOP_ALONE, *PEERS[1:], LINKED, SINGLE_PASS, *alone)
+    with Server(invoices=scale.small) as server:
+        small = best_runs(contenders, server, 1)
+    with Server(invoices=scale.large) as server:
+        large = best_runs(contenders, server, scale.rounds_large)
+    table = Table(
+        f"CPU and memory, {scale.large:,} invoices, 0 ms latency",
+        ("", "CPU seconds", "against the loop", "wall seconds", f"peak memory above {scale.small:,} invoices"),
+    )
+    for contender, it in large.items():
+        base = large[LOOP_ALONE if contender in (LOOP_ALONE, *alone) else LOOP].cpu
+        growth = (it.memory - small[contender].memory) / MIB
+        table.rows.append(
+            (contender.name, f"{it.cpu:.2f}", f"×{it.cpu / base:.2f}", f"{it.wall:.1f}", f"{growth:+.0f} MiB")
+        )
+        if contender.script == "ours":
+            most = 1.4 if "linked" in contender.arguments else 1.2
+            table.targets += [
+                Target(f"CPU against the loop, {contender}", most, it.cpu / base),
+                Target(f"MiB of memory above {scale.small:,} invoices, {contender}", 30, growth),
+            ]
+    return table
+
+
+def drift(scale: Scale) -> Iterable[Table]:
+    """The list moves while it is read."""
+    moves = {
+        "a random deletion every 7 requests": ("newest", "delete-random:7"),
+        "a deletion at the front every 7 requests": ("newest", "delete-front:7"),
+        "an insertion every 7 requests": ("newest", "insert:7"),
+        "an insertion and a random deletion every 7 requests, hidden from `count`": (
+            "oldest",
+            "insert:7",
+            "delete-random:7",
+        ),
+        "the same with every request": ("oldest", "insert:1", "delete-random:1"),
+    }
+    contenders = (*PEERS, THREADS, SINGLE_PASS, LINKED, ours("linked", 16))
+    for what, (order, *moves_of_it) in moves.items():
+        settings = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
+        table = outcomes(f"{scale.medium:,} invoices, {what}", contenders, settings)
+        yield table.table
+        for contender, it in table.runs.items():
+            if contender.script == "ours":
+                lost = 0 if it.status else it.missing + it.doubled
+                table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
+        if moves_of_it == ["insert:7"]:
+            it = table.runs[LINKED]
+            most = scale.medium / 100 * 1.3 if it.status == 0 else 0
+            table.table.targets.append(Target(f"requests, {what}, {LINKED}", most, it.requests))
+
+
+def faults(scale: Scale) -> Iterable[Table]:
+    """The API misbehaves."""
+    contenders = (*PEERS, SINGLE_PASS, LINKED)
+    with Server(invoices=scale.medium) as server:
+        quiet = {it: run(it, server).requests for it in contenders}
+    noise = ["500:probability=0.05", "reset:probability=0.02", "429:probability=0.02,retry_after=1"]
+    middle = f"every={scale.medium // 400}"
+    kinds = {
+        "5 % HTTP 500, 2 % resets, 2 % HTTP 429": {"faults": noise},
+        "HTTP 206 once, a quarter of the way": {"faults": [f"206:{middle},times=1"]},
+        "a truncated body once": {"faults": [f"truncated:{middle},times=1"]},
+        "50 requests allowed every 6 seconds": {"rate_limit": 50, "rate_window": 6},
+    }
+    for what, settings in kinds.items():
+        found = outcomes(f"{scale.medium:,} invoices, {what}", contenders, {"invoices": scale.medium, **settings})
+        yield found.table
+        for contender in (SINGLE_PASS, LINKED):
+            it = found.runs[contender]
+            if "206" in what:
+                found.table.targets.append(Target(f"exit status 0, {what}, {contender}", 0, it.status == 0))
+                continue
+            incomplete = it.missing + it.doubled if it.status == 0 else scale.medium
+            found.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, incomplete))
+            most = quiet[contender] * 1.15 if "500" in what else quiet[contender] + (2 if "allowed" in what else 1)
+            found.table.targets.append(Target(f"requests, {what}, {contender}", int(most), it.requests))
+
+
+def finding(scale: Scale) -> Table:
+    """Requests for one invoice: the first look, and later ones with the same finder."""
+    from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.search import InvoiceFinder
+
+    table = Table(
+        f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
+        ("list", "first look", "later look", "later look, one invoice created in between"),
+    )
+    chosen = random.Random(1)
+    for order in ("newest", "oldest"):
+        first, later, moving = [], [], []
+        with (
+            Server(invoices=scale.large, order=order) as server,
+            UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
+        ):
+
+            def cost(look: Callable[[], object], client: UnpodClient = client) -> int:
+                before = client.requests_made
+                assert look() is not None
+                return client.requests_made - before
+
+            for invoice_id in chosen.sample(server.ask("ids"), 50):
+                finder = InvoiceFinder(client)
+                first.append(cost(lambda: finder.find(invoice_id)))
+                later.append(cost(lambda: finder.find(invoice_id)))
+                server.ask("create")
+                moving.append(cost(lambda: finder.find(invoice_id)))
+        table.rows.append((f"{order} first", str(max(first)), str(max(later)), str(max(moving))))
+        for what, most, seen in (("first look", 12, first), ("later look", 1, later), ("moving list", 3, moving)):
+            table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", most, max(seen)))
+    return table
+
+
+@dataclass
+class Outcomes:
+    table: Table
+    runs: dict[Contender, Run]
+
+
+def outcomes(title: str, contenders: Iterable[Contender], settings: dict[str, object]) -> Outcomes:
+    """Each contender against a server of its own that moves or fails in the same way."""
+    found = Outcomes(Table(title, ("", "rows missing", "rows twice", "requests", "ends with")), {})
+    for contender in contenders:
+        with Server(**settings) as server:
+            it = found.runs[contender] = run(contender, server)
+        rows = (f"{it.missing:,}", f"{it.doubled:,}") if it.status == 0 else ("–", "–")
+        found.table.rows.append((contender.name, *rows, f"{it.requests:,}", _ending(it)))
+    return found
+
+
+def _ending(it: Run) -> str:
+    if it.status == HUNG:
+        return "stopped: it did not end"
+    if it.status == 0:
+        return "success" + (", **wrongly**" if it.missing or it.doubled else "")
+    error = it.said.partition(":")[0].rpartition(".")[2]
+    return f"exit status {it.status}, {error}" if error.isidentifier() else f"exit status {it.status}"
+
+
+def best_runs(contenders: Iterable[Contender], server: Server, rounds: int) -> dict[Contender, Run]:
+    """The run of each that took the least CPU, with the least time of all, in rounds so that load hits all alike.
+
+    :raises RuntimeError: if one fails or loses anything: its time would mean nothing.
+    """
+    runs: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender, before in runs.items():
+            it = run(contender, server)
+            if it.status or (it.missing and _writes(contender)):
+                raise RuntimeError(f"{contender}: {it}")
+            before.append(it)
+    return {contender: _best(of_it) for contender, of_it in runs.items()}
+
+
+def _writes(contender: Contender) -> bool:
+    return contender.script != "floor" and "read" not in contender.arguments
+
+
+def _best(runs: list[Run]) -> Run:
+    one = runs[0]
+    return Run(
+        one.status,
+        one.requests,
+        min(it.wall for it in runs),
+        min(it.cpu for it in runs),
+        min(it.memory for it in runs),
+        one.missing,
+        one.doubled,
+        one.said,
+    )
+
+
+TABLES: dict[str, Callable[[Scale], Table | Iterable[Table]]] = {
+    "requests": requests_when_quiet,
+    "wall": wall_clock,
+    "cost": cost,
+    "drift": drift,
+    "faults": faults,
+    "finding": finding,
+}
