@@ -16,7 +16,7 @@ import pytest
 
 from airflow_provider_unpod.billing.client import Budget, RetryPolicy, UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodRateLimited, UnpodUnavailable
-from airflow_provider_unpod.billing.pacing import LONGEST_WINDOW
+from airflow_provider_unpod.billing.pacing import LONGEST_WINDOW, Pacing
 from tests.billing.conftest import FastClock
 from tests.billing.faulty_server import FaultyServer, Request, Reset, Script, answer, page
 
@@ -305,3 +305,37 @@ def test_an_attempt_without_an_answer_gives_its_place_back(server: FaultyServer,
         with pytest.raises(UnpodUnavailable):
             client.get_page(1, 100)
     assert client._pacing._in_flight == 0
+
+
+def limits(limit: int, remaining: int, reset: float) -> dict[str, str]:
+    return {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(int(reset)),
+    }
+
+
+def test_an_answer_of_the_window_before_says_nothing_about_this_one(clock: FastClock) -> None:
+    pacing, now = Pacing(clock), clock.time()
+    for _ in range(3):
+        assert pacing.enter(None, 300) == 0
+    pacing.leave(limits(50, 40, now + 60))
+    pacing.leave(limits(50, 0, now + 1))  # overtaken on its way
+    assert pacing.budget.remaining == 40
+    pacing.leave(limits(50, 38, now + 60))
+    assert pacing.budget.remaining == 38
+
+
+def test_a_thread_that_waits_for_an_answer_in_flight_goes_on_when_it_is_over(clock: FastClock) -> None:
+    pacing = Pacing(clock)
+    pacing.enter(None, 300)
+    pacing.leave(limits(1, 0, clock.time() + 5))
+    clock.skipped += 10  # the next window, of which nothing is known but that it may hold one request
+    pacing.enter(None, 300)
+    waiting = threading.Thread(target=pacing.enter, args=(None, 300), daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    pacing.leave(None)
+    waiting.join(2)
+    assert not waiting.is_alive()
