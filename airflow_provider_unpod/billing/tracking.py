@@ -24,7 +24,7 @@ from airflow_provider_unpod.billing.listing import read_list
 from airflow_provider_unpod.billing.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 #: Faults that pass by themselves: they never end a wait, however often they come.
 PASSING = (UnpodUnavailable, UnpodRateLimited, UnpodListUnstable)
@@ -98,12 +98,16 @@ class Look:
         read in this look. A key that was wanted as certain and is not in here is proved absent.
     :ivar changed: invoices whose status differs from the last look that saw them, and new ones; not those of
         the first look.
+    :ivar statuses: gives all invoices known and their last known status, when it is called.
+    :ivar first: nothing is known of the time before, so ``changed`` tells nothing of it.
     """
 
     number: int
     at: datetime
     rows: Mapping[InvoiceId, Invoice]
-    changed: Collection[InvoiceId] = ()
+    changed: Collection[InvoiceId]
+    statuses: Callable[[], dict[InvoiceId, str]]
+    first: bool = False
 
 
 class Tracker:
@@ -133,7 +137,6 @@ class Tracker:
         self._page_size: int | None = None
         self._front = self._back = True  # where new invoices may land
 
-    @property
     def statuses(self) -> dict[InvoiceId, str]:
         """All invoices known and their last known status: a copy."""
         names = self._statuses
@@ -151,7 +154,7 @@ class Tracker:
             look that succeeds tells it.
         """
         self._looks = self._looks + 1 if number is None else number
-        sighting = _Sighting(wanted)
+        sighting, first = _Sighting(wanted), not self._last_complete
         if self._complete_due(wanted):
             self._read_all(sighting)
         else:
@@ -164,7 +167,8 @@ class Tracker:
         for key in sighting.keys - sighting.rows.keys():
             self._numbers.pop(key, None)
         changes, self._changes = self._changes, {}
-        return Look(self._looks, datetime.now(timezone.utc), {**changes, **sighting.rows}, tuple(changes))
+        rows = {**changes, **sighting.rows}
+        return Look(self._looks, datetime.now(timezone.utc), rows, tuple(changes), self.statuses, first)
 
     # --- when everything must be read
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.tracking import Interest, Look
-from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition
-from airflow_provider_unpod.triggers.polling import PollingTrigger, Trouble, interest_of, poll
+from airflow_provider_unpod.billing.transitions import History, Transition
+from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition, check_choice
+from airflow_provider_unpod.triggers.events import Glance, Journal, events_on, glances, producer
+from airflow_provider_unpod.triggers.polling import Connecting, PollingTrigger, Trouble, connecting, interest_of, poll
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable
 
 #: Looks in a row that may fail for a reason that does not pass by itself (credentials, for one).
 DEFAULT_MAX_FAILURES = 5
@@ -75,19 +79,29 @@ class UnpodInvoiceTrigger(PollingTrigger):
             },
         )
 
+    def shared_stream_key(self) -> Hashable:
+        """Everything that the poll depends on, and nothing else."""
+        return _waits_on(self.connection)
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Look | Trouble, None]:
+        """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
+        async for seen in poll(interest_of(_waits_on(connecting(kwargs))), connecting(kwargs)):
+            yield seen
+
+    def filter_shared_stream(self, shared_stream: AsyncIterator[Look | Trouble]) -> AsyncIterator[TriggerEvent]:
+        """Wait on the poll that it shares with others."""
+        return self._wait(shared_stream, interest_of(self.shared_stream_key()))
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait on a poll of its own: before Airflow 3.3, and where triggers run by themselves."""
         interest = Interest()
-        stream = poll(interest, self.unpod_conn_id, self.org_handle, self.poke_interval)
+        stream = poll(interest, self.connection)
         try:
             async for event in self._wait(stream, interest):
                 yield event
         finally:
             await stream.aclose()
-
-    def filter_shared_stream(self, shared_stream: AsyncIterator[Look | Trouble]) -> AsyncIterator[TriggerEvent]:
-        """Wait on the poll that it shares with others."""
-        return self._wait(shared_stream, interest_of(self.shared_stream_key()))
 
     async def _wait(
         self, stream: AsyncIterator[Look | Trouble], interest: Interest
@@ -134,5 +148,150 @@ class UnpodInvoiceTrigger(PollingTrigger):
         return f"{text} The last look failed: {seen.error}" if isinstance(seen, Trouble) else text
 
 
+def _waits_on(connection: Connecting) -> Hashable:
+    return ("airflow_provider_unpod: wait", *connection)
+
+
 def _event(payload: dict[str, Any]) -> TriggerEvent:
     return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's own constructor has no types
+
+
+class UnpodInvoiceEventTrigger(PollingTrigger):
+    """For ``AssetWatcher``: fires when invoices change their status, with a list of all changes of one look.
+
+    The event is ``{"transitions": [{"key", "invoice_id", "from", "to", "invoice", "seen_at"}, …]}``;
+    :func:`~airflow_provider_unpod.transitions.transitions_of` gives a task what it was started by.
+
+    From Airflow 3.3 on, what was told is kept with the asset: nothing is lost when the triggerer restarts, and what is
+    told twice after a crash has the same ``key``. Before 3.3 a restart begins anew, as at the first start.
+
+    :param to_statuses: tell only of changes to these; ``None``: of all.
+    :param invoice_ids: tell only of these; ``None``: of all.
+    :param poke_interval: seconds between two looks. Changes of invoices that were settled (a refund) are seen by
+        the regular complete reading, every tenth look or less often in long lists, unless ``invoice_ids`` names them.
+    :param on_first_start: what to tell of the invoices that are there when the trigger runs for the first time:
+        ``"nothing"`` or ``"all"``.
+    :raises UnpodConfigError: for arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        unpod_conn_id: str = "unpod_default",
+        org_handle: str | None = None,
+        to_statuses: str | Iterable[str] | None = None,
+        invoice_ids: InvoiceId | Iterable[InvoiceId] | None = None,
+        poke_interval: float = 60.0,
+        on_first_start: str = "nothing",
+    ) -> None:
+        super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
+        check_choice("on_first_start", on_first_start, ("nothing", "all"))
+        statuses = (to_statuses,) if isinstance(to_statuses, str) else to_statuses
+        self.to_statuses = None if statuses is None else tuple(statuses)
+        if self.to_statuses is not None and not all(isinstance(one, str) and one for one in self.to_statuses or [""]):
+            raise UnpodConfigError("`to_statuses` must be statuses such as 'paid', or None for all.")
+        named = None if invoice_ids is None else Condition.from_arguments(invoice_ids)
+        self.invoice_ids = None if named is None else named.invoice_ids
+        self.keys = () if named is None else named.keys
+        self.on_first_start = on_first_start
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """What Airflow stores and logs: ids and numbers, no secret."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "unpod_conn_id": self.unpod_conn_id,
+                "org_handle": self.org_handle,
+                "to_statuses": None if self.to_statuses is None else list(self.to_statuses),
+                "invoice_ids": None if self.invoice_ids is None else list(self.invoice_ids),
+                "poke_interval": self.poke_interval,
+                "on_first_start": self.on_first_start,
+            },
+        )
+
+    def shared_stream_key(self) -> Hashable:
+        """Everything that the poll depends on, and nothing else."""
+        return events_on(self.connection)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
+        """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
+        return producer(connecting(kwargs))
+
+    def filter_shared_stream(self, shared_stream: AsyncIterator[Glance]) -> AsyncIterator[TriggerEvent]:
+        """Watch on the poll that it shares with others."""
+        return self._watch(shared_stream, interest_of(self.shared_stream_key()))
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch on a poll of its own, which nobody tells what is stored: before Airflow 3.3."""
+        interest = Interest()
+        stream = glances(interest, self.connection)
+        try:
+            async for event in self._watch(stream, interest):
+                yield event
+        finally:
+            await stream.aclose()
+
+    async def _watch(self, stream: AsyncIterator[Glance], interest: Interest) -> AsyncGenerator[TriggerEvent, None]:
+        everything = self.invoice_ids is None
+        joined = asked = interest.looks
+        interest.add(self.keys, everything=everything)
+        journal = Journal(
+            getattr(self, "asset_state_store", None),
+            [self.unpod_conn_id, self.org_handle, self.to_statuses, self.invoice_ids],
+        )
+        begun = False
+        news: set[InvoiceId] = set()
+        try:
+            async for glance in stream:
+                look = glance.seen
+                if isinstance(look, Trouble) or look.number <= joined:
+                    continue
+                if not begun or look.first:
+                    statuses = self._statuses(look)
+                    again = [] if begun else await self._begin(journal, statuses)
+                    # What happened while nobody looked: the next look reads these invoices, wherever they stand.
+                    more = journal.history.news_in(statuses) - news
+                    interest.add(more)
+                    news |= more
+                    asked = interest.looks
+                    begun = True
+                    if again:
+                        glance.commits.append(functools.partial(journal.confirm, again))
+                        yield _event({"transitions": again})
+                    continue
+                found = self._observe(look, {*self.keys, *news, *(look.changed if everything else ())}, journal.history)
+                if look.number > asked:
+                    interest.remove(news)
+                    news = set()
+                told = [
+                    one.as_dict() for one in found if self.to_statuses is None or one.invoice.status in self.to_statuses
+                ]
+                if found:
+                    await journal.tell(told)
+                if told:
+                    glance.commits.append(functools.partial(journal.confirm, told))
+                    yield _event({"transitions": told})
+        finally:
+            interest.remove(news)
+            interest.remove(self.keys, everything=everything)
+
+    def _statuses(self, look: Look) -> dict[InvoiceId, str]:
+        """The statuses of all invoices that this trigger is about."""
+        if self.invoice_ids is None:
+            return look.statuses()
+        return {look.rows[key].key: look.rows[key].status for key in self.keys if key in look.rows}
+
+    async def _begin(self, journal: Journal, statuses: dict[InvoiceId, str]) -> list[dict[str, Any]]:
+        """Take up what was told before; what must be told again."""
+        again = await journal.load()
+        if again is None:
+            journal.history = History(statuses if self.on_first_start == "nothing" else None)
+            await journal.tell([])
+            return []
+        journal.history.keep_only(statuses)
+        return again
+
+    def _observe(self, look: Look, keys: Iterable[InvoiceId], history: History) -> list[Transition]:
+        seen = (history.observe(look.rows[key], look.at) for key in keys if key in look.rows)
+        return sorted((one for one in seen if one is not None), key=lambda one: str(one.invoice.key))

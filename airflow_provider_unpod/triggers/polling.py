@@ -13,7 +13,7 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -24,7 +24,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Hashable
+    from collections.abc import AsyncGenerator, Hashable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,15 @@ _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
 _RETRY = RetryPolicy(attempts=3)
 #: Seconds. An interval of 0 must not keep a processor and the API busy.
 _SHORTEST_INTERVAL = 0.05
+
+
+#: Connection id, organisation handle (``None``: the connection's), seconds between two looks.
+Connecting: TypeAlias = tuple[str, "str | None", float]
+
+
+def connecting(kwargs: Mapping[str, Any]) -> Connecting:
+    """The same out of a trigger's serialized arguments."""
+    return kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Trouble:
 
 
 class PollingTrigger(BaseEventTrigger):
-    """A trigger that lives on the shared poll.
+    """A trigger that lives on a poll, which it may share.
 
     :param unpod_conn_id: the connection; all that identifies it in what Airflow stores of the trigger.
     :param org_handle: organisation handle in place of the connection's.
@@ -65,25 +74,14 @@ class PollingTrigger(BaseEventTrigger):
         self.org_handle = org_handle
         self.poke_interval = poke_interval
 
-    def shared_stream_key(self) -> Hashable:
-        """Everything that the poll depends on, and nothing else."""
-        return stream_key(self.unpod_conn_id, self.org_handle, self.poke_interval)
-
-    @classmethod
-    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Look | Trouble, None]:
-        """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
-        connection = kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
-        async for seen in poll(interest_of(stream_key(*connection)), *connection):
-            yield seen
+    @property
+    def connection(self) -> Connecting:
+        """What the poll depends on."""
+        return self.unpod_conn_id, self.org_handle, self.poke_interval
 
 
 # Whoever waits registers before the first look, so the poll needs no word from Airflow about who shares it.
 _interests: WeakValueDictionary[Hashable, Interest] = WeakValueDictionary()
-
-
-def stream_key(unpod_conn_id: str, org_handle: str | None, poke_interval: float) -> Hashable:
-    """What triggers that share a poll have in common."""
-    return ("airflow_provider_unpod", unpod_conn_id, org_handle, float(poke_interval))
 
 
 def interest_of(key: Hashable) -> Interest:
@@ -94,13 +92,9 @@ def interest_of(key: Hashable) -> Interest:
     return interest
 
 
-async def poll(
-    interest: Interest,
-    unpod_conn_id: str,
-    org_handle: str | None,
-    poke_interval: float,
-) -> AsyncGenerator[Look | Trouble, None]:
-    """Look at the list every ``poke_interval`` seconds, for ever; failures are looks, too, and never raise."""
+async def poll(interest: Interest, connection: Connecting) -> AsyncGenerator[Look | Trouble, None]:
+    """Look at the list again and again, for ever; failures are looks, too, and never raise."""
+    unpod_conn_id, org_handle, poke_interval = connection
     poller = _Poller(unpod_conn_id, org_handle)
     interval = max(poke_interval, _SHORTEST_INTERVAL)
     in_a_row = 0

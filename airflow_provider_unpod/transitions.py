@@ -1,0 +1,32 @@
+"""For DAGs that invoices start: what happened, out of the events that started the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def transitions_of(triggering_asset_events: Mapping[Any, Iterable[Any]]) -> list[dict[str, Any]]:
+    """All transitions that started this run, oldest first, each once.
+
+    Airflow may start one run for several events, and an event may be delivered twice; a transition told twice has the
+    same ``key``. Whoever books something for it should remember that key, because two *runs* may also get it::
+
+        @task
+        def book(triggering_asset_events=None):
+            for transition in transitions_of(triggering_asset_events):
+                print(transition["key"], transition["invoice"]["amount"])
+
+    :param triggering_asset_events: as in the task's context: events by asset.
+    :return: dicts with ``key``, ``invoice_id``, ``from`` (``None``: new), ``to``, ``invoice`` (its record) and
+        ``seen_at`` (ISO 8601).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for events in triggering_asset_events.values():
+        for event in events:
+            payload = (event.extra or {}).get("payload")
+            for transition in payload.get("transitions", ()) if isinstance(payload, dict) else ():
+                found.setdefault(transition["key"], transition)
+    return sorted(found.values(), key=lambda transition: str(transition["seen_at"]))

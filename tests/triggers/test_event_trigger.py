@@ -1,0 +1,327 @@
+"""The event trigger tells every change once, and none is lost to a crash, whenever it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.tracking import Tracker
+from airflow_provider_unpod.billing.transitions import History
+from airflow_provider_unpod.transitions import transitions_of
+from airflow_provider_unpod.triggers import events, polling
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
+from tests.billing.moving_list import MovingList, row
+
+STATUSES = ["pending", "paid", "failed", "refunded"]
+
+
+class Database:
+    """As much of Airflow as outlives a triggerer: stored events, and what triggers keep with an asset."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.kept: dict[tuple[str, str], Any] = {}
+
+    def accessors(self, *assets: str) -> Any:
+        database = self
+
+        class Accessor:
+            def __init__(self, asset: str) -> None:
+                self.asset = asset
+
+            async def aget(self, key: str, default: Any = None) -> Any:
+                return database.kept.get((self.asset, key), default)
+
+            async def aset(self, key: str, value: Any) -> None:
+                database.kept[self.asset, key] = value
+
+        class Accessors:
+            _by_name = {asset: Accessor(asset) for asset in assets}  # noqa: RUF012 - as Airflow has it
+
+        return Accessors()
+
+
+class World:
+    """A list of invoices, and a triggerer that can be killed at any point."""
+
+    def __init__(self, invoices: int = 5, monkeypatch: pytest.MonkeyPatch | None = None, **arguments: Any) -> None:
+        self.statuses: dict[int, str] = {}
+        self.truth: dict[int, list[str]] = {}
+        self.ledger = MovingList(0, make_row=lambda number: row(number, self.statuses[number]))
+        for _ in range(invoices):
+            self.create()
+        self.arguments = arguments
+        self.database = Database()
+        self.started = False
+
+    def create(self, status: str = "pending") -> None:
+        number = self.ledger.next_id
+        self.statuses[number] = status
+        self.truth[number] = [status]
+        self.ledger.insert()
+
+    def set(self, number: int, status: str) -> None:
+        if self.statuses[number] != status:
+            self.statuses[number] = status
+            self.truth[number].append(status)
+
+    def run(self, looks: list[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
+        """Run a triggerer for some looks, with a step before each; the transitions told.
+
+        :param crash: when the triggerer is killed: ``"before storing"`` the last event, before ``"confirming"`` that
+            it is stored, or else after all of it.
+        """
+        trigger = UnpodInvoiceEventTrigger(**self.arguments)
+        trigger = UnpodInvoiceEventTrigger(**trigger.serialize()[1])
+        trigger.asset_state_store = self.database.accessors("a", "b")
+        interest = polling.Interest()
+        tracker = Tracker(self.ledger)
+        before = len(self.database.told)
+
+        async def live() -> None:
+            for number, step in enumerate(looks, 1):
+                step()
+                look = tracker.look(interest.begin(), number=interest.looks)
+                glance = events.Glance(look)
+                fed.put_nowait(glance)
+                told: list[dict[str, Any]] = []
+                # The trigger takes the look, tells what it will, and asks for the next.
+                while (event := await next_event()) is not None:
+                    told += event.payload["transitions"]
+                last = number == len(looks)
+                if last and crash == "before storing":
+                    return
+                self.database.told += told
+                if last and crash == "confirming":
+                    return
+                for commit in glance.commits:
+                    await commit()
+
+        async def feed() -> AsyncIterator[Any]:
+            while True:
+                yield await fed.get()
+                idle.set()
+
+        async def next_event() -> Any:
+            nonlocal pending
+            pending = pending or asyncio.ensure_future(anext(stream))
+            asked = asyncio.ensure_future(wants_more())
+            await asyncio.wait([pending, asked], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            if not pending.done():
+                return None
+            event, pending = pending.result(), None
+            return event
+
+        async def wants_more() -> None:
+            await idle.wait()
+            idle.clear()
+
+        async def main() -> None:
+            nonlocal fed, idle, stream, pending
+            fed, idle, pending = asyncio.Queue(), asyncio.Event(), None
+            stream = trigger._watch(feed(), interest)
+            pending = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)  # it registers what it wants
+            try:
+                await live()
+            finally:
+                if pending is not None:
+                    pending.cancel()
+
+        fed: Any = None
+        idle: Any = None
+        stream: Any = None
+        pending: Any = None
+        asyncio.run(main())
+        return self.database.told[before:]
+
+
+def nothing() -> None:
+    """A step in which nothing happens."""
+
+
+def brief(transitions: list[dict[str, Any]]) -> list[tuple[Any, Any, Any]]:
+    return [(one["invoice_id"], one["from"], one["to"]) for one in transitions]
+
+
+def test_at_the_first_start_nothing_is_told_of_what_is_there() -> None:
+    world = World()
+    assert world.run([nothing, nothing, lambda: world.set(3, "paid"), nothing]) == world.database.told
+    assert brief(world.database.told) == [(3, "pending", "paid")]
+
+
+def test_at_the_first_start_everything_is_told_if_so_asked() -> None:
+    world = World(3, on_first_start="all")
+    assert brief(world.run([nothing] * 3)) == [(n, None, "pending") for n in range(3)]
+    assert world.run([nothing] * 3) == []
+
+
+def test_all_changes_of_one_look_come_in_one_list_with_records() -> None:
+    world = World()
+
+    def change() -> None:
+        world.set(1, "paid")
+        world.set(2, "failed")
+        world.create("paid")
+
+    told = world.run([nothing, change, nothing])
+    assert brief(told) == [(1, "pending", "paid"), (2, "pending", "failed"), (5, None, "paid")]
+    assert told[0]["invoice"]["amount"] == "1.00"
+    assert told[0]["key"] == "1:pending:paid:1"
+
+
+def test_only_changes_to_the_wanted_statuses_of_the_wanted_invoices_are_told() -> None:
+    world = World(to_statuses="paid", invoice_ids=["1", 2])
+
+    def change(status: str) -> Callable[[], None]:
+        return lambda: [world.set(number, status) for number in range(5)] and None
+
+    told = world.run([nothing, change("failed"), change("paid"), change("refunded"), nothing])
+    assert brief(told) == [(1, "failed", "paid"), (2, "failed", "paid")]
+
+
+def test_a_second_failed_to_paid_has_a_key_of_its_own() -> None:
+    world = World(1)
+    told = world.run([nothing] + [lambda s=s: world.set(0, s) for s in ["failed", "paid", "failed", "paid"]])
+
+    assert brief(told)[1] == brief(told)[3] == (0, "failed", "paid")
+    assert told[1]["key"] != told[3]["key"]
+
+
+def test_what_happened_while_no_triggerer_ran_is_told_when_one_runs_again() -> None:
+    world = World()
+    world.run([nothing, lambda: world.set(0, "paid")])
+    world.set(0, "refunded")
+    world.set(1, "paid")
+    world.create("failed")
+
+    assert brief(world.run([nothing, nothing])) == [
+        (0, "paid", "refunded"),
+        (1, "pending", "paid"),
+        (5, None, "failed"),
+    ]
+    assert world.run([nothing] * 3) == []
+
+
+@pytest.mark.parametrize("crash", ["before storing", "confirming"])
+def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(crash: str) -> None:
+    world = World()
+    first = world.run([nothing, lambda: world.set(0, "paid")], crash)
+    again = world.run([nothing, nothing])
+
+    assert [one["key"] for one in again] == ["0:pending:paid:1"]
+    assert first == [] or [one["key"] for one in first] == ["0:pending:paid:1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"on_first_start": "some"}, "on_first_start"),
+        ({"invoice_ids": []}, "empty"),
+        ({"to_statuses": []}, "to_statuses"),
+    ],
+)
+def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnpodConfigError, match=hint):
+        UnpodInvoiceEventTrigger(**arguments)
+
+
+LIFE = st.lists(
+    st.tuples(
+        # What happens before each look of this run: (invoice, status), or a new invoice.
+        st.lists(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(STATUSES)), max_size=4), min_size=2, max_size=5),
+        st.sampled_from(["", "before storing", "confirming"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LIFE)
+def test_whenever_the_triggerer_dies_no_change_is_lost_and_none_is_told_under_two_keys(life: Any) -> None:
+    world = World(5, invoice_ids=range(7))
+    world.run([nothing, nothing])
+
+    def step(changes: list[tuple[int, str]]) -> Callable[[], None]:
+        def happen() -> None:
+            for number, status in dict(changes).items():
+                if number in world.statuses:
+                    world.set(number, status)
+                elif number == world.ledger.next_id:
+                    world.create(status)
+
+        return happen
+
+    for looks, crash in life:
+        world.run([step(changes) for changes in looks], crash)
+    world.run([nothing, nothing, nothing])
+
+    told: dict[int, dict[str, dict[str, Any]]] = {}
+    for one in world.database.told:
+        assert told.setdefault(one["invoice_id"], {}).setdefault(one["key"], one)["to"] == one["to"]
+    for number, path in world.truth.items():
+        steps = list(told.get(number, {}).values())
+        born = number >= 5
+        if len(path) == 1 and not born:
+            assert not steps
+            continue
+        if steps:
+            last = [one for one in world.database.told if one["invoice_id"] == number][-1]
+            assert last["to"] == path[-1]
+        else:
+            assert path[0] == path[-1]  # it came back to where it was before anybody looked
+        assert len(steps) <= len(path) - 1 + born
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        st.one_of(st.integers(0, 10**12), st.text("AB-019", min_size=1)),
+        st.sampled_from([*STATUSES, "odd"]),
+        max_size=60,
+    ),
+    st.integers(0, 40),
+)
+def test_a_history_stored_and_loaded_tells_the_same(statuses: dict[Any, str], max_settled: int) -> None:
+    history = History(statuses)
+    loaded = History.load(history.dump(max_settled))
+
+    assert loaded.news_in(statuses) == set()
+    for key, status in statuses.items():
+        if status in ("pending", "odd"):
+            assert loaded.news_in({key: "paid"}) == {key}
+
+
+def test_a_stored_history_is_small_however_many_invoices_there_are() -> None:
+    import json
+
+    many = {
+        number: "pending" if number % 100 == 0 else STATUSES[number * 7919 % 13 % 3 + 1] for number in range(100_000)
+    }
+    dumped = History(many).dump()
+
+    assert len(dumped["settled"]) < 40_000
+    assert len(json.dumps(dumped)) < 65_535
+    assert History.load(dumped).news_in({**many, 100_001: "paid", 50: "refunded"}) == {100_001}
+
+
+def test_transitions_of_a_run_come_once_and_in_order() -> None:
+    class Event:
+        def __init__(self, extra: Any) -> None:
+            self.extra = extra
+
+    def payload(*keys: str) -> Any:
+        transitions = [{"key": key, "seen_at": f"2026-01-0{key}"} for key in keys]
+        return {"from_trigger": True, "payload": {"transitions": transitions}}
+
+    events = {"asset": [Event(payload("2", "3")), Event({}), Event(None)], "other": [Event(payload("1", "2"))]}
+
+    assert [one["key"] for one in transitions_of(events)] == ["1", "2", "3"]

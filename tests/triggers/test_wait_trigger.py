@@ -1,0 +1,205 @@
+"""Many waits share one poll, which neither blocks the triggerer nor ends them for what passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.sandbox import Sandbox
+from airflow_provider_unpod.triggers import polling
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger, UnpodInvoiceTrigger
+from tests.sensors.modes import SharedStreamManager, impatient_client, shared_events
+
+needs_shared_streams = [pytest.param(True, id="shared")] if SharedStreamManager else []
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with impatient_client(monkeypatch):
+        yield
+
+
+async def first(events: AsyncIterator[Any]) -> Any:
+    async for event in events:
+        return event.payload
+    raise AssertionError("the trigger ended without an event")
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def trigger(invoice_id: Any, **arguments: Any) -> UnpodInvoiceTrigger:
+    return UnpodInvoiceTrigger(**{"invoice_id": invoice_id, "poke_interval": 0.05, **arguments})
+
+
+@pytest.mark.parametrize(
+    "one", [trigger([1, "INV-2"], on_missing="fail", deadline="2026-01-01T00:00:00+00:00"), UnpodInvoiceEventTrigger()]
+)
+def test_a_trigger_comes_back_from_what_is_stored_of_it_and_holds_no_secret(one: Any, unpod_sandbox: Sandbox) -> None:
+    path, kwargs = one.serialize()
+
+    assert path.rsplit(".", 1) == [type(one).__module__, type(one).__name__]
+    assert type(one)(**kwargs).serialize() == (path, kwargs)
+    assert unpod_sandbox.token not in repr(kwargs)
+
+
+@pytest.mark.parametrize("shared", needs_shared_streams)
+@pytest.mark.unpod_sandbox(invoices=500)
+def test_a_hundred_waits_cost_the_requests_of_one(unpod_sandbox: Sandbox, shared: bool) -> None:
+    invoices = [unpod_sandbox.create().id for _ in range(100)]
+
+    async def waits(number: int) -> float:
+        manager = SharedStreamManager()
+        tasks = [
+            asyncio.ensure_future(first(shared_events(trigger(invoice), manager, trigger_id)))
+            for trigger_id, invoice in enumerate(invoices[:number])
+        ]
+        await until(lambda: unpod_sandbox.stats["requests"] >= 40)
+        unpod_sandbox.reset_stats()
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 0.5)
+        rate = unpod_sandbox.stats["requests"] / (time.monotonic() - began)
+        for invoice in invoices[:number]:
+            unpod_sandbox.pay(invoice)
+        done = await asyncio.gather(*tasks)
+        assert [event["result"]["id"] for event in done] == invoices[:number]
+        assert not manager._groups
+        return rate
+
+    one = asyncio.run(waits(1))
+    for invoice in invoices:
+        unpod_sandbox.ledger.set_status(invoice, "pending")
+    unpod_sandbox.reset_stats()
+    assert asyncio.run(waits(100)) < 3 * one + 20
+
+
+@pytest.mark.parametrize("shared", [False, *needs_shared_streams])
+def test_the_last_wait_that_leaves_cuts_the_request_in_flight_and_its_thread(
+    unpod_sandbox: Sandbox, shared: bool
+) -> None:
+    unpod_sandbox.faults("delay:seconds=20")
+    threads = set(threading.enumerate())
+
+    async def main() -> float:
+        one = trigger(1)
+        task = asyncio.ensure_future(first(shared_events(one) if shared else one.run()))
+        await until(lambda: unpod_sandbox.stats["in_flight"] == 1)
+        began = time.monotonic()
+        task.cancel()
+        await asyncio.wait([task])
+        await until(lambda: not [one for one in threading.enumerate() if one.name.startswith("unpod-page")])
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 2
+    assert {one.name for one in set(threading.enumerate()) - threads if "unpod" in one.name} == set()
+
+
+def test_the_event_loop_is_free_while_the_api_takes_its_time(unpod_sandbox: Sandbox) -> None:
+    unpod_sandbox.faults("drip:seconds=1.5")
+
+    async def main() -> float:
+        task = asyncio.ensure_future(first(trigger(unpod_sandbox.create().id).run()))
+        await until(lambda: unpod_sandbox.stats["in_flight"] == 1)
+        longest = 0.0
+        began = last = time.monotonic()
+        while last - began < 1.0:
+            await asyncio.sleep(0.001)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        task.cancel()
+        await asyncio.wait([task])
+        return longest
+
+    assert asyncio.run(main()) < 0.05
+
+
+def test_an_outage_is_one_warning_and_its_end_one_line(
+    unpod_sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    steps = {2: lambda: unpod_sandbox.faults("503"), 8: unpod_sandbox.faults, 9: lambda: unpod_sandbox.pay(invoice)}
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        steps.get(len(pauses), lambda: None)()
+
+    monkeypatch.setattr(polling, "_pause", pause)
+    invoice = unpod_sandbox.create().id
+    with caplog.at_level(logging.INFO, "airflow_provider_unpod.triggers"):
+        event = asyncio.run(first(trigger(invoice, poke_interval=10).run()))
+
+    assert event["state"] == "done"
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if "polling" in record.name]
+    assert [level for level, _ in lines] == ["WARNING", "INFO"]
+    assert unpod_sandbox.token not in repr(lines)
+    # Six failed looks: the second comes after one interval, the others ever later, up to ten intervals.
+    assert pauses[2] <= 10 < pauses[3] < pauses[4] < pauses[5]
+    assert max(pauses) <= 110
+    assert pauses[8] <= 10
+
+
+def test_invalid_credentials_end_a_wait_only_after_so_many_looks_in_a_row(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def pause(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            unpod_sandbox.faults("401")
+        elif looks == 4:
+            unpod_sandbox.faults()
+        elif looks == 6:
+            unpod_sandbox.faults("401")
+
+    monkeypatch.setattr(polling, "_pause", pause)
+    invoice = unpod_sandbox.create().id
+    event = asyncio.run(first(trigger(invoice, max_failures=3).run()))
+
+    assert (event["state"], event["error"], event["status"]) == ("error", "UnpodAuthError", 401)
+    assert f"nvoice {invoice}: 299.00 USD, 'pending'" in event["message"]
+    assert looks == 8
+
+
+def test_a_token_that_was_replaced_is_taken_up(unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = unpod_sandbox.connection_json()
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", right.replace(unpod_sandbox.token, "expired-token"))
+    invoice = unpod_sandbox.create(status="paid").id
+
+    async def pause(seconds: float) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", right)
+
+    monkeypatch.setattr(polling, "_pause", pause)
+    assert asyncio.run(first(trigger(invoice).run()))["state"] == "done"
+
+
+def test_a_connection_that_does_not_exist_ends_the_wait_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(polling, "_pause", pause)
+    event = asyncio.run(first(trigger(1, unpod_conn_id="not_there").run()))
+
+    assert (event["state"], event["error"]) == ("error", "UnpodConfigError")
+    assert "not_there" in event["message"]
+
+
+def test_after_the_deadline_there_is_one_last_look(unpod_sandbox: Sandbox) -> None:
+    over = "2026-01-01T00:00:00+00:00"
+    paid, pending = unpod_sandbox.create(status="paid").id, unpod_sandbox.create().id
+
+    assert asyncio.run(first(trigger(paid, deadline=over).run()))["state"] == "done"
+    event = asyncio.run(first(trigger(pending, deadline=over).run()))
+    assert event["state"] == "timeout"
+    assert f"nvoice {pending}: 299.00 USD, 'pending'" in event["message"]
