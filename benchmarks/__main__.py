@@ -67,7 +67,7 @@ def machine() -> str:
         if line.startswith(packages)
     )
     return (
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} × {processor}, {platform.system()}, "
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} CPUs ({processor}), {platform.system()}, "
         f"Python {platform.python_version()}; {peers}. Contenders and server share the machine."
     )
 

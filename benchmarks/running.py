@@ -34,9 +34,9 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """Times in seconds, memory in bytes; ``missing`` are invoices that existed all the time, ``doubled`` rows too many.
+    """Times in seconds, memory in bytes. ``missing``: invoices that existed all the time; ``doubled``: rows too many.
 
-    ``status`` is the exit status of the process, ``HUNG`` if it had to be stopped; ``said`` the last line of its errors.
+    ``status``: exit status of the process, ``HUNG`` if it had to be stopped; ``said``: the last line of its errors.
     """
 
     status: int

@@ -6,10 +6,13 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.search import InvoiceFinder
 from benchmarks.running import HUNG, Contender, Run, run
 from benchmarks.server import Server
 
 MIB = 2**20
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def ours(consistency: str, connections: int, what: str = "export") -> Contender:
@@ -27,6 +30,8 @@ HTTP_OPERATOR = Contender("Airflow HTTP operator", "http_operator")
 DLT = Contender("dlt rest_api", "dlt_source")
 SINGER = Contender("Singer tap", "singer_tap")
 PEERS = (LOOP, HTTP_OPERATOR, DLT, SINGER)
+#: Seconds from which a run is taken once: what disturbs it is then small against it.
+LONG = 8.0
 #: As the operator runs unless told otherwise, and the cheaper level beside it.
 LINKED, SINGLE_PASS = ours("linked", 4), ours("single-pass", 4)
 
@@ -38,11 +43,10 @@ class Scale:
     small: int = 1_000
     medium: int = 20_000
     large: int = 200_000
-    rounds: int = 5
-    rounds_large: int = 3
+    rounds: int = 3
 
 
-QUICK = Scale(500, 2_000, 5_000, 1, 1)
+QUICK = Scale(500, 2_000, 5_000, 1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def requests_when_quiet(scale: Scale) -> Table:
         plain = -(-size // 100)
         with Server(invoices=size) as server:
             single, linked = (run(ours(level, 4, "read"), server).requests for level in ("single-pass", "linked"))
-        table.rows.append((f"{size:,}", f"{plain:,}", f"{single:,}", f"{linked:,} (×{linked / plain:.2f})"))
+        table.rows.append((f"{size:,}", f"{plain:,}", f"{single:,}", f"{linked:,} ({TIMES}{linked / plain:.2f})"))
         most = 1 if size < 100 else plain + 1 if size <= 500 else plain * (1.2 if size <= 5_000 else 1.16) + 1
         table.targets += [
             Target(f"requests, single-pass, {size:,} invoices", plain, single),
@@ -88,7 +92,7 @@ def requests_when_quiet(scale: Scale) -> Table:
 
 
 def wall_clock(scale: Scale) -> Iterable[Table]:
-    contenders = (FLOOR, THREADS, *PEERS, LINKED, SINGLE_PASS)
+    contenders = (FLOOR, THREADS, *PEERS, LINKED)
     at_sixteen = [ours(level, 16, what) for level in ("linked", "single-pass") for what in ("export", "read")]
     for latency, size in ((0, scale.small), (0, scale.medium), (50, scale.small), (50, scale.medium)):
         with Server(invoices=size, latency=latency) as server:
@@ -103,8 +107,8 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
                     contender.name,
                     f"{it.requests:,}",
                     f"{it.wall:.2f}",
-                    f"×{it.wall / best[FLOOR].wall:.2f}",
-                    f"×{it.wall / best[LOOP].wall:.2f}",
+                    f"{TIMES}{it.wall / best[FLOOR].wall:.2f}",
+                    f"{TIMES}{it.wall / best[LOOP].wall:.2f}",
                 )
             )
         if latency and size == scale.medium:
@@ -121,7 +125,7 @@ def cost(scale: Scale) -> Table:
     with Server(invoices=scale.small) as server:
         small = best_runs(contenders, server, 1)
     with Server(invoices=scale.large) as server:
-        large = best_runs(contenders, server, scale.rounds_large)
+        large = best_runs(contenders, server, scale.rounds)
     table = Table(
         f"CPU and memory, {scale.large:,} invoices, 0 ms latency",
         ("", "CPU seconds", "against the loop", "wall seconds", f"peak memory above {scale.small:,} invoices"),
@@ -130,7 +134,7 @@ def cost(scale: Scale) -> Table:
         base = large[LOOP_ALONE if contender in (LOOP_ALONE, *alone) else LOOP].cpu
         growth = (it.memory - small[contender].memory) / MIB
         table.rows.append(
-            (contender.name, f"{it.cpu:.2f}", f"×{it.cpu / base:.2f}", f"{it.wall:.1f}", f"{growth:+.0f} MiB")
+            (contender.name, f"{it.cpu:.2f}", f"{TIMES}{it.cpu / base:.2f}", f"{it.wall:.1f}", f"{growth:+.0f} MiB")
         )
         if contender.script == "ours":
             most = 1.4 if "linked" in contender.arguments else 1.2
@@ -159,8 +163,9 @@ def drift(scale: Scale) -> Iterable[Table]:
         settings = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
         table = outcomes(f"{scale.medium:,} invoices, {what}", contenders, settings)
         yield table.table
+        hidden = len(moves_of_it) > 1  # where neither `count` nor ids show it, a single pass promises nothing
         for contender, it in table.runs.items():
-            if contender.script == "ours":
+            if contender.script == "ours" and not (hidden and contender is SINGLE_PASS):
                 lost = 0 if it.status else it.missing + it.doubled
                 table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
         if moves_of_it == ["insert:7"]:
@@ -199,7 +204,6 @@ def faults(scale: Scale) -> Iterable[Table]:
 def finding(scale: Scale) -> Table:
     """Requests for one invoice: the first look, and later ones with the same finder."""
     from airflow_provider_unpod.billing.client import UnpodClient
-    from airflow_provider_unpod.billing.search import InvoiceFinder
 
     table = Table(
         f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
@@ -207,27 +211,30 @@ def finding(scale: Scale) -> Table:
     )
     chosen = random.Random(1)
     for order in ("newest", "oldest"):
-        first, later, moving = [], [], []
         with (
             Server(invoices=scale.large, order=order) as server,
             UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
         ):
-
-            def cost(look: Callable[[], object], client: UnpodClient = client) -> int:
-                before = client.requests_made
-                assert look() is not None
-                return client.requests_made - before
-
-            for invoice_id in chosen.sample(server.ask("ids"), 50):
-                finder = InvoiceFinder(client)
-                first.append(cost(lambda: finder.find(invoice_id)))
-                later.append(cost(lambda: finder.find(invoice_id)))
-                server.ask("create")
-                moving.append(cost(lambda: finder.find(invoice_id)))
-        table.rows.append((f"{order} first", str(max(first)), str(max(later)), str(max(moving))))
-        for what, most, seen in (("first look", 12, first), ("later look", 1, later), ("moving list", 3, moving)):
-            table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", most, max(seen)))
+            looks = [looks_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
+        most = [max(of_kind) for of_kind in zip(*looks, strict=True)]
+        table.rows.append((f"{order} first", *map(str, most)))
+        for what, limit, seen in zip(("first look", "later look", "moving list"), (12, 1, 3), most, strict=True):
+            table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", limit, seen))
     return table
+
+
+def looks_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
+    """Requests of a first look, of a second one, and of a third after an invoice was created."""
+    finder = InvoiceFinder(client)
+
+    def look() -> int:
+        before = client.requests_made
+        assert finder.find(invoice_id) is not None
+        return client.requests_made - before
+
+    quiet = look(), look()
+    server.ask("create")
+    return *quiet, look()
 
 
 @dataclass
@@ -242,7 +249,7 @@ def outcomes(title: str, contenders: Iterable[Contender], settings: dict[str, ob
     for contender in contenders:
         with Server(**settings) as server:
             it = found.runs[contender] = run(contender, server)
-        rows = (f"{it.missing:,}", f"{it.doubled:,}") if it.status == 0 else ("–", "–")
+        rows = (f"{it.missing:,}", f"{it.doubled:,}") if it.status == 0 else ("-", "-")
         found.table.rows.append((contender.name, *rows, f"{it.requests:,}", _ending(it)))
     return found
 
@@ -264,6 +271,8 @@ def best_runs(contenders: Iterable[Contender], server: Server, rounds: int) -> d
     runs: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
         for contender, before in runs.items():
+            if before and before[0].wall > LONG:
+                continue
             it = run(contender, server)
             if it.status or (it.missing and _writes(contender)):
                 raise RuntimeError(f"{contender}: {it}")

@@ -39,7 +39,7 @@ def run(read):
     before = peak_memory()
     cpu, wall = cpu_seconds(), time.perf_counter()
     try:
-        with open(output, "w", encoding="utf-8") as file:
+        with Path(output).open("w", encoding="utf-8") as file:
             read(url, headers, file, *arguments)
     finally:
         cost = {

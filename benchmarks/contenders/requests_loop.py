@@ -1,4 +1,4 @@
-"""Page after page with a `requests` session, until a page comes short or `count` is reached: what people write first."""
+"""Page after page with a `requests` session, until a page comes short or `count` is reached."""
 
 import json
 import sys
