@@ -158,12 +158,17 @@ class LocalAirflow:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with _DIRECT.open(request, timeout=30) as response:
-                return json.loads(response.read() or b"null")
-        except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:1000]
-            raise RuntimeError(f"Airflow's API answered {method} {path} with {error.code}: {said}") from error
+        for last_try in (False, False, False, True):
+            try:
+                with _DIRECT.open(request, timeout=90) as response:
+                    return json.loads(response.read() or b"null")
+            except urllib.error.HTTPError as error:
+                said = error.read().decode(errors="replace")[:1000]
+                # SQLite refuses a transaction that read before another one wrote; Airflow does not try again.
+                if last_try or "Database error" not in said:
+                    raise RuntimeError(f"Airflow's API answered {method} {path} with {error.code}: {said}") from error
+            time.sleep(1)
+        raise AssertionError("The last try returns or raises.")
 
     def dags(self) -> set[str]:
         """The ids of the DAGs that Airflow has parsed."""
@@ -189,6 +194,12 @@ class LocalAirflow:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
         tasks: list[dict[str, Any]] = self.api("GET", path)["task_instances"]
         return tasks
+
+    def asset_events(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The asset events that started a run."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/upstreamAssetEvents"
+        events: list[dict[str, Any]] = self.api("GET", path)["asset_events"]
+        return events
 
     def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
         """What a task returned."""
@@ -229,7 +240,9 @@ def _command(arguments: Any) -> list[str]:
 def _inherited() -> dict[str, str]:
     """This process's environment without what would change Airflow, or make it compile itself at every start."""
     unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
-    return {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name not in unwanted}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name not in unwanted
+    }
 
 
 def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
@@ -243,7 +256,7 @@ def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # nobody else reaches 127.0.0.1
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__FERNET_KEY": "",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # of a lock
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": url.rpartition(":")[2],
         "AIRFLOW__API__BASE_URL": url,

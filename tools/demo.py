@@ -1,0 +1,204 @@
+"""``make demo``: the example DAGs on a real Airflow, against a sandbox of the Unpod API. Leaves nothing running.
+
+What it exported stays in ``.demo/``, to look into; Airflow itself lives in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.sandbox import Sandbox
+from tools.local_airflow import LocalAirflow
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+OUTPUT = REPOSITORY / ".demo"
+#: Waited for by the sensor; pending in every new sandbox.
+INVOICE = 101
+#: Invoices of last month, so that the monthly export has something to do: amount, currency, status.
+LAST_MONTH = [
+    (amount, currency, status)
+    for status, times in (("paid", 6), ("pending", 2), ("failed", 1))
+    for _ in range(times)
+    for amount, currency in (
+        ("299.00", "USD"),
+        ("1357.35", "INR"),
+        ("49.90", "EUR"),
+        ("39800", "JPY"),
+        ("8.950", "KWD"),
+    )
+]
+STARTED_BY_US = ("unpod_invoices_to_xcom", "unpod_all_organizations", "unpod_wait_for_payment")
+EXPECTED = (*STARTED_BY_US, "unpod_monthly_export", "unpod_month_close", "unpod_book_payment", "unpod_on_paid")
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {text}", flush=True)
+
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix="unpod-demo-"))
+    os.environ["AIRFLOW_HOME"] = str(home)  # reading the export imports Airflow here as well
+    print("Example DAGs on a real Airflow, with a sandbox in place of Unpod. This takes about two minutes.\n")
+    try:
+        with Sandbox() as sandbox:
+            month = bill_last_month(sandbox)
+            say(f"The sandbox of the Unpod API is up: {sandbox.url}, {len(sandbox.ledger)} invoices.")
+            say(f"Starting Airflow {version('apache-airflow')}: API server, DAG processor, triggerer, scheduler ...")
+            with airflow_for(sandbox, home) as airflow:
+                say(f"Airflow is up: {airflow.url}")
+                play(airflow, sandbox, say)
+                runs = finished_runs(airflow)
+                say("All DAG runs have ended. Stopping Airflow ...")
+            report(sandbox, month, runs)
+    except KeyboardInterrupt:
+        print("\nInterrupted; everything is stopped.")
+        shutil.rmtree(home, ignore_errors=True)
+        return 130
+    except RuntimeError as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        return 1
+    shutil.rmtree(home, ignore_errors=True)
+    print(f"\nDone after {time.monotonic() - began:.0f} s; nothing is left running. To play with it: make airflow")
+    return 0 if all(run["state"] == "success" for run in runs) else 1
+
+
+def bill_last_month(sandbox: Sandbox) -> str:
+    """Add invoices of last month to the sandbox; the month as ``2026-02``."""
+    last_month = datetime.now(timezone.utc).replace(day=1) - timedelta(days=1)
+    for day, (amount, currency, status) in enumerate(LAST_MONTH):
+        date = last_month.replace(day=1 + day % 28, hour=9, minute=0, second=0, microsecond=0)
+        sandbox.ledger.create(amount, currency, status, invoice_date=date)
+    return f"{last_month:%Y-%m}"
+
+
+def airflow_for(sandbox: Sandbox, home: Path) -> LocalAirflow:
+    """An Airflow that runs the example DAGs against the sandbox."""
+    return LocalAirflow(
+        home,
+        REPOSITORY / "example_dags",
+        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+        UNPOD_EXPORTS=f"file://{OUTPUT}/exports",
+        UNPOD_BOOKS=f"file://{OUTPUT}/books",
+    )
+
+
+def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
+    """Start what does not start by itself, and pay when somebody waits for it."""
+    airflow.wait_for(lambda: set(EXPECTED) <= airflow.dags(), "the example DAGs to be parsed")
+    say("The DAGs are parsed. Its schedule has started unpod_monthly_export, the demo starts three more.")
+    run_ids = {dag_id: airflow.trigger(dag_id) for dag_id in STARTED_BY_US}
+
+    def waits() -> bool:
+        tasks = airflow.tasks("unpod_wait_for_payment", run_ids["unpod_wait_for_payment"])
+        return any(task["state"] == "deferred" for task in tasks)
+
+    airflow.wait_for(waits, "the sensor to be deferred")
+    say(f"unpod_wait_for_payment waits for invoice {INVOICE} in the triggerer and holds no worker. Paying it now.")
+    sandbox.pay(INVOICE)
+    pay_until_noticed(airflow, sandbox, say)
+    for dag_id, run_id in run_ids.items():
+        airflow.finished(dag_id, run_id)
+    say("The export, the sums and the wait have succeeded; waiting for the DAGs that they started.")
+
+
+def pay_until_noticed(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
+    """The watcher tells what changes after its first look, of which nobody else hears: pay until it does."""
+    pending = iter([invoice.id for invoice in sandbox.ledger.invoices() if invoice.status == "pending"])
+    noticed = lambda: airflow.runs("unpod_on_paid")  # noqa: E731 - a name for one condition
+    for _ in range(4):
+        try:
+            airflow.wait_for(noticed, "unpod_on_paid to start", 25)
+        except RuntimeError:
+            invoice = sandbox.pay(next(pending))
+            say(f"Paid invoice {invoice.id} as well.")
+        else:
+            say("The asset watcher has seen the payment and started unpod_on_paid.")
+            return
+    airflow.wait_for(noticed, "unpod_on_paid to start", 25)
+
+
+def finished_runs(airflow: LocalAirflow) -> list[dict[str, Any]]:
+    """All runs, once each expected DAG has one and none is under way; with what started them."""
+
+    def ended() -> list[dict[str, Any]] | None:
+        runs = airflow.runs()
+        complete = {run["dag_id"] for run in runs} >= set(EXPECTED)
+        return runs if complete and all(run["state"] in ("success", "failed") for run in runs) else None
+
+    runs: list[dict[str, Any]] = airflow.wait_for(ended, "all DAGs to end", 120)
+    return [{**run, "started_by": started_by(airflow, run)} for run in runs]
+
+
+def started_by(airflow: LocalAirflow, run: dict[str, Any]) -> str:
+    """What started a run, in words."""
+    if run["run_type"] == "asset_triggered":
+        events = airflow.asset_events(run["dag_id"], run["dag_run_id"])
+        sources = {event["source_dag_id"] or "its watcher" for event in events}
+        return f"asset {events[0]['name']}, by {', '.join(sorted(sources))}" if events else "an asset"
+    if run["triggered_by"] == "operator":
+        return "unpod_wait_for_payment"
+    return {"scheduled": "its schedule", "manual": "this demo"}.get(run["run_type"], run["run_type"])
+
+
+def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:
+    """What came out, in tables."""
+    folder = OUTPUT / "exports" / "monthly" / month
+    export = read_export(str(folder))
+    truth = sum(f"{invoice.invoice_date:%Y-%m}" == month for invoice in sandbox.ledger.invoices())
+    how = export.manifest["evidence"]["consistency"]
+    print(f"\nInvoices of {sandbox.org_handle} in {month}: {export.count} exported, {truth} in the sandbox.")
+    print(f"Certified by {(folder / '_manifest.json').relative_to(REPOSITORY)} (read {how}); totals per status:\n")
+    table(
+        ("currency", "status", "invoices", "amount"),
+        [
+            (currency, status, total["count"], total["amount"])
+            for currency, statuses in export.totals.items()
+            for status, total in statuses.items()
+        ],
+        right=(2, 3),
+    )
+    print("\nFiles:\n")
+    files = sorted(file for file in OUTPUT.rglob("*") if file.is_file() and not file.name.startswith("."))
+    table(
+        ("file", "bytes"),
+        [(str(file.relative_to(REPOSITORY)), f"{file.stat().st_size:,}") for file in files],
+        right=(1,),
+    )
+    print("\nWhich DAG was started by what:\n")
+    table(("DAG", "started by", "result"), [(run["dag_id"], run["started_by"], run["state"]) for run in runs])
+    books = json.loads((OUTPUT / "books" / f"{month}.json").read_text())
+    booked = ", ".join(f"{currency} {amount}" for currency, amount in books["revenue"].items())
+    print(f"\nBooked by unpod_month_close for {month}: {booked}")
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]], right: tuple[int, ...] = ()) -> None:
+    """Print columns as wide as what is in them."""
+    lines = [tuple(map(str, row)) for row in (head, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for number, line in enumerate(lines):
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print(("  " + "  ".join(cells)).rstrip())
+        if number == 0:
+            print("  " + "  ".join("-" * width for width in widths))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
