@@ -7,13 +7,13 @@ Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as pu
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod import __version__
 from airflow_provider_unpod.billing import answers, options
 from airflow_provider_unpod.billing.address import base_url_of, is_loopback
+from airflow_provider_unpod.billing.cancellation import Cancellation, Cancelled
 from airflow_provider_unpod.billing.errors import (
     UnpodBadAnswer,
     UnpodConfigError,
@@ -24,11 +24,10 @@ from airflow_provider_unpod.billing.errors import (
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.options import options_from_extra
 from airflow_provider_unpod.billing.pacing import Budget, Pacing
+from airflow_provider_unpod.billing.page import Page
 from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, Passing, RetryPolicy, Tries
 from airflow_provider_unpod.billing.transport import (
     Answer,
-    Cancellation,
-    Cancelled,
     OversizedAnswer,
     Transport,
     TransportFault,
@@ -55,18 +54,6 @@ BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
 #: Where reading the organisations ends, should an API never stop to give new ones.
 _MOST_ORGANIZATION_PAGES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of the billing list."""
-
-    #: In the order of the answer.
-    invoices: list[Invoice]
-    #: The answer's ``count``; ``None`` where missing or null.
-    count: int | None
-    #: HTTP 404 on a page > 1 ("Invalid page."); ``invoices`` is then empty.
-    past_end: bool = False
 
 
 class UnpodClient:

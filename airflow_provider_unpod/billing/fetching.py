@@ -9,13 +9,14 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_unpod.billing.client import Cancellation, Cancelled, Page
+from airflow_provider_unpod.billing.cancellation import Cancellation, Cancelled
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
 from airflow_provider_unpod.billing.linking import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_unpod.billing.page import Page
     from airflow_provider_unpod.billing.windows import Window
 
 log = logging.getLogger(__name__)

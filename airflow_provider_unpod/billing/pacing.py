@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_unpod.billing.transport import Cancellation
+    from airflow_provider_unpod.billing.cancellation import Cancellation
 
 log = logging.getLogger(__name__)
 

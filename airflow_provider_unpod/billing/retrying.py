@@ -11,9 +11,9 @@ import tenacity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_unpod.billing.cancellation import Cancellation
     from airflow_provider_unpod.billing.errors import UnpodError
     from airflow_provider_unpod.billing.pacing import Pacing
-    from airflow_provider_unpod.billing.transport import Cancellation
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from airflow_provider_unpod.billing.client import Cancellation, Page
+from airflow_provider_unpod.billing.cancellation import Cancellation
 from airflow_provider_unpod.billing.errors import UnpodListUnstable, UnpodRateLimited, UnpodUnavailable
 from airflow_provider_unpod.billing.fetching import Fetcher, PageSource
 from airflow_provider_unpod.billing.invoice import SETTLED_STATUSES, Invoice, InvoiceId, match_key
@@ -25,6 +25,8 @@ from airflow_provider_unpod.billing.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from airflow_provider_unpod.billing.page import Page
 
 #: Faults that pass by themselves: they never end a wait, however often they come.
 PASSING = (UnpodUnavailable, UnpodRateLimited, UnpodListUnstable)

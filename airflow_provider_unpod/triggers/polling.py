@@ -19,8 +19,8 @@ from weakref import WeakValueDictionary
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 
-from airflow_provider_unpod.billing.client import RetryPolicy
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
+from airflow_provider_unpod.billing.retrying import RetryPolicy
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
 
 if TYPE_CHECKING:
