@@ -149,7 +149,7 @@ def test_traps_are_refused_in_bounded_time_and_memory(
     assert peak < 200 * 1024 * 1024
 
 
-@pytest.mark.parametrize("depth", [31, 100, 500, *range(900, 1000, 7), 3_000, 9_000])
+@pytest.mark.parametrize("depth", [31, 100, 500, *range(900, 1000, 20), 3_000, 9_000])
 @pytest.mark.parametrize("name", ["message", "count", "status_code", "results", "error"])
 def test_no_depth_is_too_deep_for_the_error_itself(
     running: tuple[FaultyServer, UnpodClient], name: str, depth: int

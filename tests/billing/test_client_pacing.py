@@ -235,7 +235,8 @@ def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect:
     client = connect(server)
     refused = threading.Thread(target=client.get_page, args=(1, 100))
     refused.start()
-    while not client._pacing._paused_until:
+    deadline = time.monotonic() + 5
+    while not client._pacing._paused_until and time.monotonic() < deadline:
         refused.join(0.001)
     client.get_page(2, 100)
     refused.join()
