@@ -11,10 +11,11 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
-from airflow_provider_unpod.billing.client import RetryPolicy, UnpodClient
+from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.options import options_from_extra
+from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, RetryPolicy
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class UnpodHook(BaseHook):
 
     @cached_property
     def _client(self) -> UnpodClient:
-        return self._connect(RetryPolicy())
+        return self._connect(DEFAULT_RETRY)
 
     def _connect(self, retry: RetryPolicy) -> UnpodClient:
         connection = self.get_connection(self.unpod_conn_id)
@@ -106,7 +107,7 @@ class UnpodHook(BaseHook):
 
     @staticmethod
     def client_from(
-        connection: Connection, org_handle: str | None = None, retry: RetryPolicy = RetryPolicy()
+        connection: Connection, org_handle: str | None = None, retry: RetryPolicy = DEFAULT_RETRY
     ) -> UnpodClient:
         """A client from a connection that is already at hand, for triggers, which get theirs asynchronously.
 
