@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import LocalAirflow
+from tools.local_airflow import REPOSITORY, example_airflow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 OUTPUT = REPOSITORY / ".demo"
 #: As of ``make sandbox``, so that its commands need no ``--port``.
 SANDBOX_PORT = 3001
@@ -35,7 +34,7 @@ def main() -> int:
     try:
         with Sandbox(port=SANDBOX_PORT) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-airflow-") as home:
             print("Starting Airflow and the sandbox; this takes about half a minute ...", flush=True)
-            with airflow_for(sandbox, Path(home)) as airflow:
+            with example_airflow(Path(home), sandbox, OUTPUT, AIRFLOW__CORE__TEST_CONNECTION="Enabled") as airflow:
                 airflow.wait_for(airflow.dags, "the example DAGs to be parsed")
                 python = Path(sys.executable)
                 with contextlib.suppress(ValueError):
@@ -54,18 +53,6 @@ def main() -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
     return 1
-
-
-def airflow_for(sandbox: Sandbox, home: Path) -> LocalAirflow:
-    """An Airflow that runs the example DAGs against the sandbox."""
-    return LocalAirflow(
-        home,
-        REPOSITORY / "example_dags",
-        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
-        AIRFLOW__CORE__TEST_CONNECTION="Enabled",
-        UNPOD_EXPORTS=f"file://{OUTPUT}/exports",
-        UNPOD_BOOKS=f"file://{OUTPUT}/books",
-    )
 
 
 if __name__ == "__main__":

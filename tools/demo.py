@@ -20,24 +20,18 @@ from typing import Any
 
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import LocalAirflow
+from tools.local_airflow import REPOSITORY, LocalAirflow, example_airflow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 OUTPUT = REPOSITORY / ".demo"
 #: Waited for by the sensor; pending in every new sandbox.
 INVOICE = 101
 #: Invoices of last month, so that the monthly export has something to do: amount, currency, status.
+PRICES = (("299.00", "USD"), ("1357.35", "INR"), ("49.90", "EUR"), ("39800", "JPY"), ("8.950", "KWD"))
 LAST_MONTH = [
     (amount, currency, status)
     for status, times in (("paid", 6), ("pending", 2), ("failed", 1))
     for _ in range(times)
-    for amount, currency in (
-        ("299.00", "USD"),
-        ("1357.35", "INR"),
-        ("49.90", "EUR"),
-        ("39800", "JPY"),
-        ("8.950", "KWD"),
-    )
+    for amount, currency in PRICES
 ]
 STARTED_BY_US = ("unpod_invoices_to_xcom", "unpod_all_organizations", "unpod_wait_for_payment")
 EXPECTED = (*STARTED_BY_US, "unpod_monthly_export", "unpod_month_close", "unpod_book_payment", "unpod_on_paid")
@@ -59,7 +53,7 @@ def main() -> int:
             month = bill_last_month(sandbox)
             say(f"The sandbox of the Unpod API is up: {sandbox.url}, {len(sandbox.ledger)} invoices.")
             say(f"Starting Airflow {version('apache-airflow')}: API server, DAG processor, triggerer, scheduler ...")
-            with airflow_for(sandbox, home) as airflow:
+            with example_airflow(home, sandbox, OUTPUT) as airflow:
                 say(f"Airflow is up: {airflow.url}")
                 play(airflow, sandbox, say)
                 runs = finished_runs(airflow)
@@ -86,17 +80,6 @@ def bill_last_month(sandbox: Sandbox) -> str:
     return f"{last_month:%Y-%m}"
 
 
-def airflow_for(sandbox: Sandbox, home: Path) -> LocalAirflow:
-    """An Airflow that runs the example DAGs against the sandbox."""
-    return LocalAirflow(
-        home,
-        REPOSITORY / "example_dags",
-        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
-        UNPOD_EXPORTS=f"file://{OUTPUT}/exports",
-        UNPOD_BOOKS=f"file://{OUTPUT}/books",
-    )
-
-
 def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
     """Start what does not start by itself, and pay when somebody waits for it."""
     airflow.wait_for(lambda: set(EXPECTED) <= airflow.dags(), "the example DAGs to be parsed")
@@ -109,7 +92,6 @@ def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) ->
 
     airflow.wait_for(waits, "the sensor to be deferred")
     say(f"unpod_wait_for_payment waits for invoice {INVOICE} in the triggerer and holds no worker. Paying it now.")
-    sandbox.pay(INVOICE)
     pay_until_noticed(airflow, sandbox, say)
     for dag_id, run_id in run_ids.items():
         airflow.finished(dag_id, run_id)
@@ -117,19 +99,19 @@ def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) ->
 
 
 def pay_until_noticed(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
-    """The watcher tells what changes after its first look, of which nobody else hears: pay until it does."""
-    pending = iter([invoice.id for invoice in sandbox.ledger.invoices() if invoice.status == "pending"])
-    noticed = lambda: airflow.runs("unpod_on_paid")  # noqa: E731 - a name for one condition
-    for _ in range(4):
-        try:
-            airflow.wait_for(noticed, "unpod_on_paid to start", 25)
-        except RuntimeError:
-            invoice = sandbox.pay(next(pending))
-            say(f"Paid invoice {invoice.id} as well.")
-        else:
-            say("The asset watcher has seen the payment and started unpod_on_paid.")
-            return
-    airflow.wait_for(noticed, "unpod_on_paid to start", 25)
+    """The watcher tells of what changes after its first look, and nobody hears of that one: pay until it does."""
+    pending = [invoice.id for invoice in sandbox.ledger.invoices() if invoice.status == "pending"]
+    next_payment = time.monotonic()
+
+    def noticed() -> bool:
+        nonlocal next_payment
+        if time.monotonic() >= next_payment:
+            next_payment = time.monotonic() + 25
+            sandbox.pay(pending.pop())  # the oldest, which is the one that the sensor waits for
+        return bool(airflow.runs("unpod_on_paid"))
+
+    airflow.wait_for(noticed, "unpod_on_paid to start", 120)
+    say("The asset watcher has seen that and started unpod_on_paid.")
 
 
 def finished_runs(airflow: LocalAirflow) -> list[dict[str, Any]]:

@@ -18,9 +18,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+if TYPE_CHECKING:
+    from airflow_provider_unpod.sandbox import Sandbox
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 #: In the order in which they are started; the scheduler last, because tasks ask the API server for their work.
 COMPONENTS = {
     "api-server": ["api-server"],
@@ -223,6 +227,18 @@ class LocalAirflow:
         return run
 
 
+def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: str) -> LocalAirflow:
+    """An Airflow with the example DAGs, against a sandbox; their files go below ``output``."""
+    return LocalAirflow(
+        home,
+        REPOSITORY / "example_dags",
+        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+        UNPOD_EXPORTS=f"file://{output}/exports",
+        UNPOD_BOOKS=f"file://{output}/books",
+        **environment,
+    )
+
+
 #: This machine's proxies have no business between a tool and its own Airflow.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -246,7 +262,6 @@ def _inherited() -> dict[str, str]:
 
 
 def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
-    repository = str(Path(__file__).resolve().parent.parent)
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -266,7 +281,7 @@ def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "PYTHONPATH": repository,
+        "PYTHONPATH": str(REPOSITORY),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
