@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +24,11 @@ EXAMPLES = {
     "unpod_invoices_to_xcom",
     "unpod_month_close",
     "unpod_monthly_export",
+    "unpod_overdue",
     "unpod_wait_for_payment",
 }
+#: They start on a real Airflow in test_events.py.
+OF_ASSET_WATCHERS = {"unpod_on_failed", "unpod_on_paid", "unpod_on_refunded"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_every_example_parses() -> None:
     bag = example_dags()
 
     assert bag.import_errors == {}
-    assert set(bag.dags) == EXAMPLES
+    assert set(bag.dags) == (EXAMPLES | OF_ASSET_WATCHERS if AIRFLOW_3 else EXAMPLES)
 
 
 def test_invoices_are_summed_by_currency_to_the_last_digit(sandbox: Sandbox, airflow_command: AirflowCommand) -> None:
@@ -123,6 +128,34 @@ def test_a_payment_ends_the_wait_and_the_next_dag_gets_the_invoice(
     assert sandbox.ledger.get(invoice.id).status == "paid"  # and so it did wait
     (record,) = airflow_command.results("unpod_wait_for_payment", "paid")
     assert (record["id"], record["amount"], record["status"]) == (invoice.id, "1234.50", "paid")
+
+
+def test_every_overdue_invoice_is_told(sandbox: Sandbox, airflow_command: AirflowCommand) -> None:
+    run = airflow_command("dags", "test", "unpod_overdue", AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json())
+
+    assert run == 0, airflow_command.printed
+    (told,) = airflow_command.results("unpod_overdue", "dun")
+    a_week_ago = datetime.now(timezone.utc) - timedelta(days=7)
+    overdue = [
+        invoice.id
+        for invoice in sandbox.ledger.invoices()
+        if invoice.status == "pending" and invoice.invoice_date < a_week_ago
+    ]
+    assert [int(text.split(": ")[1]) for text in told] == overdue
+
+
+def test_the_dag_of_the_readme_waits_and_exports(
+    sandbox: Sandbox, airflow_command: AirflowCommand, tmp_path: Path
+) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    file = airflow_command.home / "dags" / "readme.py"
+    file.write_text(source.replace("/tmp/invoices", str(tmp_path / "invoices")))
+    sandbox.pay(101)
+
+    run = airflow_command("dags", "test", "billing", AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json())
+
+    assert run == 0, airflow_command.printed
+    assert [record["id"] for record in read_export(str(tmp_path / "invoices"))] == sandbox.ledger.ids()
 
 
 class MonthClose:
