@@ -238,6 +238,7 @@ def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect:
     deadline = time.monotonic() + 5
     while not client._pacing._paused_until and time.monotonic() < deadline:
         refused.join(0.001)
+    assert client._pacing._paused_until >= moments[0] + 99.9
     client.get_page(2, 100)
     refused.join()
     assert all(moment - moments[0] >= 99.9 for moment in moments[1:])
