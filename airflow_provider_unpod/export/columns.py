@@ -232,7 +232,7 @@ class ParquetDecimal(CellType):
         self._digits = f".{column.scale}f"
 
     def write(self, value: Any) -> Decimal:
-        return Decimal(value)
+        return Decimal(value) or Decimal(0)  # a decimal128 knows no negative zero
 
     def read(self, cell: Decimal) -> str:
         return format(cell, self._digits)

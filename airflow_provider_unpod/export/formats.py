@@ -19,7 +19,7 @@ from airflow_provider_unpod.export.options import CHANGES, CSV, JSONL, PARQUET
 from airflow_provider_unpod.export.spool import BLOCK_SIZE, encode_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.options import ExportOptions
@@ -39,18 +39,25 @@ def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, 
     return survey(_records(lines), changes=options.mode == CHANGES, exact_decimals=options.file_format == PARQUET)
 
 
-def encode(blocks: Iterator[bytes], options: ExportOptions, columns: tuple[Column, ...]) -> Iterator[bytes]:
+def encode(
+    blocks: Iterator[bytes], options: ExportOptions, columns: tuple[Column, ...], partition: Mapping[str, str]
+) -> Iterator[bytes]:
     """The content of one data file."""
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
-        return parquet.encode(_records(blocks), options.compression, columns)
+        # Readers of Hive layout take partition keys from the path, and pyarrow refuses to have them twice.
+        columns = _not_in_path(columns, partition)
+        records = ({k: v for k, v in record.items() if k not in partition} for record in _records(blocks))
+        return parquet.encode(records, options.compression, columns)
     if options.file_format == CSV:
         blocks = _encode_csv(_records(blocks), columns)
     return compressed(blocks, options.compression)
 
 
-def decode(file: IO[bytes], options: ExportOptions, columns: tuple[Column, ...]) -> Iterator[Record]:
+def decode(
+    file: IO[bytes], options: ExportOptions, columns: tuple[Column, ...], partition: Mapping[str, str]
+) -> Iterator[Record]:
     """The records of one data file.
 
     :raises ValueError: or another error of the format's library, if the file holds something else.
@@ -58,9 +65,14 @@ def decode(file: IO[bytes], options: ExportOptions, columns: tuple[Column, ...])
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
-        return parquet.decode(file, columns)
+        in_path = {column.name: partition[column.name] for column in columns if column.name in partition}
+        return (record | in_path for record in parquet.decode(file, _not_in_path(columns, partition)))
     lines = decompressed(file, options.compression)
     return _decode_csv(lines, columns) if options.file_format == CSV else map(json.loads, lines)
+
+
+def _not_in_path(columns: tuple[Column, ...], partition: Mapping[str, str]) -> tuple[Column, ...]:
+    return tuple(column for column in columns if column.name not in partition)
 
 
 def _records(blocks: Iterable[bytes]) -> Iterator[Record]:

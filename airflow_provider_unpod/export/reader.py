@@ -78,7 +78,7 @@ class Export(Iterator[Record]):
         rows = 0
         with self._fetch(file) as content:
             try:
-                for record in formats.decode(content, self._options, self._certificate.columns):
+                for record in formats.decode(content, self._options, self._certificate.columns, file.partition):
                     rows += 1
                     yield record
             except (ValueError, EOFError, OSError, KeyError) as error:

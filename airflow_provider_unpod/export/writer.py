@@ -129,7 +129,7 @@ def _write_data(
 ) -> Iterator[ListedFile]:
     for name, partition in partitions.file_names(spool.partitions(), export_id, options):
         keys = dict(zip(options.partition_by, partition, strict=True))
-        content = formats.encode(spool.blocks(partition), options, columns)
+        content = formats.encode(spool.blocks(partition), options, columns, keys)
         yield _write_file(folder, name, content, spool.rows(partition), keys)
 
 

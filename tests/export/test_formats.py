@@ -1,0 +1,207 @@
+"""Every format gives back exactly what went in, and other programs read the same from it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export.options import ExportOptions
+from tests.export.support import FakeReading, names_in, records, row, rows
+
+FORMATS = [("jsonl", None), ("jsonl", "gzip"), ("csv", None), ("csv", "zstd"), ("parquet", None), ("parquet", "zstd")]
+
+MONEY = [
+    row(1, amount="12345678901234567.89", currency="USD", status="paid"),
+    row(2, amount="500", currency="JPY", status="paid"),
+    row(3, amount="1.234", currency="KWD", status="paid"),
+    row(4, amount="-5.00", currency="USD", status="refunded"),
+    row(5, amount="0.10", currency="USD", status="paid", tax_amount=None),
+]
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ["=1+1", "+1", "-x", "@a", "'", "'=", "\t", "a,b", 'q"', "\r\n", "\x00", "\ud800", "\uff1dx"]
+)
+values = st.recursive(st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner, max_size=2))
+amounts = st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**14), max_value=10**14).map(str)
+amounts |= st.sampled_from(["0", "-0.00", "1E+3", "+7.10", "007", " 5 "])
+optional_fields = {
+    "tax_amount": amounts | st.none(),
+    "charge_type": texts | values,
+    "invoice_date": st.none() | texts.filter(lambda t: t != "") | st.datetimes().map(lambda d: d.isoformat() + "Z"),
+    "payment_at": st.none() | st.just("2026-01-04T00:00:15.045893+05:30") | values,
+    "extra": values,
+    "old_status": texts,
+    "Ω ": values,
+}
+some_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.integers() | texts.filter(lambda text: text.strip() != ""),
+            "amount": amounts,
+            "currency": texts.filter(bool),
+            "status": texts.filter(bool),
+        },
+        optional=optional_fields,
+    ),
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=some_rows)
+def test_whatever_the_api_sends_comes_back(
+    tmp_path: Path, file_format: str, compression: str | None, found: list[dict[str, Any]]
+) -> None:
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions(file_format, compression))
+
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+def test_money_survives_to_the_last_digit(tmp_path: Path, file_format: str, compression: str | None) -> None:
+    write_export(FakeReading(MONEY), str(tmp_path), options=ExportOptions(file_format, compression))
+
+    assert [record["amount"] for record in read_export(str(tmp_path))] == [each["amount"] for each in MONEY]
+
+
+def test_parquet_refuses_what_a_decimal128_cannot_hold(tmp_path: Path) -> None:
+    found = [row(1, amount="1" * 30), row(2, amount="0.123456789")]
+
+    with pytest.raises(ExportError, match="jsonl"):
+        write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
+    assert names_in(tmp_path) == []
+
+
+def totals_of(found: Any) -> dict[tuple[str, str], tuple[int, Decimal]]:
+    totals: dict[tuple[str, str], tuple[int, Decimal]] = {}
+    for currency, status, amount in found:
+        count, total = totals.get((currency, status), (0, Decimal(0)))
+        totals[currency, status] = count + 1, total + Decimal(amount)
+    return totals
+
+
+def control_totals(folder: Path) -> dict[tuple[str, str], tuple[int, Decimal]]:
+    return {
+        (currency, status): (cell["count"], Decimal(cell["amount"]))
+        for currency, cells in read_export(str(folder)).totals.items()
+        for status, cell in cells.items()
+    }
+
+
+COLUMNS = ["currency", "status", "amount"]
+
+
+@pytest.mark.parametrize("partition_by", [(), ("currency", "status", "month")])
+def test_pyarrow_pandas_and_duckdb_agree_with_the_control_totals_of_parquet(
+    tmp_path: Path, partition_by: tuple[str, ...]
+) -> None:
+    import duckdb
+    import pandas
+    from pyarrow import dataset, parquet
+
+    found = [*rows(600), *({**each, "id": 1000 + each["id"]} for each in MONEY)]
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet", "zstd", partition_by))
+    truth = control_totals(tmp_path)
+
+    by_arrow = dataset.dataset(str(tmp_path), partitioning="hive").to_table(COLUMNS).to_pylist()
+    assert totals_of((r["currency"], r["status"], r["amount"]) for r in by_arrow) == truth
+    by_reader = parquet.read_table(str(tmp_path)).to_pylist()
+    assert totals_of((r["currency"], r["status"], r["amount"]) for r in by_reader) == truth
+    frame = pandas.read_parquet(tmp_path)
+    assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
+    files = f"{tmp_path}/**/*.parquet"
+    query = f"select {', '.join(COLUMNS)} from read_parquet('{files}', hive_partitioning=true)"
+    assert totals_of(duckdb.sql(query).fetchall()) == truth
+
+
+def test_spreadsheet_like_readers_agree_with_the_control_totals_of_csv(tmp_path: Path) -> None:
+    import duckdb
+    import pandas
+
+    found = [*rows(600), *({**each, "id": 1000 + each["id"]} for each in MONEY)]
+    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+    truth = control_totals(tmp_path)
+    path = Path(written["files"][0].removeprefix("file://"))
+
+    with path.open(newline="", encoding="utf-8") as file:
+        assert totals_of(tuple(r[name] for name in COLUMNS) for r in csv.DictReader(file)) == truth
+    frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
+    query = f"select {', '.join(COLUMNS)} from read_csv('{path}', all_varchar=true)"
+    assert totals_of(duckdb.sql(query).fetchall()) == truth
+
+
+def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path: Path) -> None:
+    import duckdb
+    import pandas
+
+    found = [*rows(600), *({**each, "id": 1000 + each["id"]} for each in MONEY)]
+    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions(compression="gzip")).summary()
+    truth = control_totals(tmp_path)
+    path = written["files"][0].removeprefix("file://")
+
+    frame = pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+    assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
+    types = dict.fromkeys(COLUMNS, "VARCHAR")
+    query = f"select {', '.join(COLUMNS)} from read_json('{path}', columns={types})"
+    assert totals_of(duckdb.sql(query).fetchall()) == truth
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\r=1", "\uff1d1", "'=1"])
+def test_no_cell_of_a_csv_begins_a_formula(tmp_path: Path, text: str) -> None:
+    found = [row(1, charge_type=text, status=text, currency=text)]
+    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+
+    with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
+        cells = next(csv.DictReader(file))
+    assert [cells[name] for name in ("charge_type", "status", "currency")] == ["'" + text] * 3
+
+
+def test_negative_amounts_stay_numbers_for_a_spreadsheet(tmp_path: Path) -> None:
+    written = write_export(FakeReading(MONEY), str(tmp_path), options=ExportOptions("csv")).summary()
+
+    with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
+        assert [cells["amount"] for cells in csv.DictReader(file)] == [each["amount"] for each in MONEY]
+
+
+def test_columns_are_always_the_same_and_unknown_fields_are_in_one_of_them(tmp_path: Path) -> None:
+    headers = []
+    for found in ([], [row(1)], [row(1, customer={"name": "Ω"}, tax_amount="1.00")]):
+        written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+        with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
+            cells = list(csv.reader(file))
+        headers.append(cells[0])
+    assert headers[0] == headers[1] == headers[2]
+    assert json.loads(cells[1][headers[0].index("extra")]) == {"customer": {"name": "Ω"}}
+
+
+def test_months_are_those_of_the_business_time_zone(tmp_path: Path) -> None:
+    found = [row(1, invoice_date="2026-01-31T18:30:00Z"), row(2, invoice_date="2026-01-31T18:29:59Z"), row(3)]
+    del found[2]["invoice_date"]
+    options = ExportOptions(partition_by=("month",), business_timezone="Asia/Kolkata")
+    files = write_export(FakeReading(found), str(tmp_path), options=options).manifest.files
+
+    assert [file.partition["month"] for file in files] == ["2026-01", "2026-02", "__HIVE_DEFAULT_PARTITION__"]
+
+
+def test_many_partitions_need_no_more_open_files_than_one(tmp_path: Path) -> None:
+    import resource
+
+    found = [row(n, currency=f"C{n % 500}", note="x" * 200) for n in range(1, 2001)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(128, limits[1]), limits[1]))
+    try:
+        written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("currency",)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert len(written.manifest.files) == 500

@@ -1,0 +1,94 @@
+"""Exports that are killed at random moments, by SIGTERM and by SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.export.storage import Folder
+from tests.integration.stores import exporting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.integration.stores.servers import Store
+
+MOMENTS = 25  # for each signal
+
+
+class Killer:
+    """Starts exports and kills them."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def run(self, arguments: tuple[Any, ...], how: signal.Signals, delay: float = 60) -> int:
+        """The exit code of an export that was killed after ``delay`` seconds, if it was not done by then."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+        pid = int(self._process.stdout.readline())
+        if not select.select([self._process.stdout], [], [], delay)[0]:
+            os.kill(pid, how)
+        return int(self._process.stdout.readline())
+
+
+@pytest.fixture
+def killer(store: Store) -> Iterator[Killer]:
+    command = [sys.executable, exporting.__file__]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    # Unbuffered, so that select sees all that has come.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
+    ) as process:
+        yield Killer(process)
+
+
+def standing_generation(store: Store, folder: str) -> int:
+    """Which export stands; fails if it is not whole, or not of one piece."""
+    generations = [record["generation"] for record in read_export(folder, store.conn_id)]
+    assert len(generations) == exporting.ROWS
+    assert len(set(generations)) == 1
+    return generations[0]
+
+
+def assert_no_litter(store: Store, folder: str) -> None:
+    listed = {file["path"] for file in read_export(folder, store.conn_id).manifest["files"]}
+    assert set(Folder(folder, store.conn_id).names()) == listed | {"_manifest.json"}
+
+
+@pytest.mark.parametrize("any_store", ["file", "s3", "azure"], indirect=True)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_readers_see_a_whole_export_and_the_next_try_leaves_no_litter(
+    store: Store, folder: str, how: signal.Signals, killer: Killer
+) -> None:
+    moments = random.Random(f"{store.name} {how}")
+    exporting.export(folder, store.conn_id, 0)
+    killer.run((folder, store.conn_id, 0), how)
+    begun = time.perf_counter()
+    assert killer.run((folder, store.conn_id, 1), how) == 0
+    duration = time.perf_counter() - begun
+    killed = 0
+    for number in range(2, 2 * MOMENTS + 2, 2):
+        before = standing_generation(store, folder)
+        killed += killer.run((folder, store.conn_id, number), how, moments.uniform(0, duration)) != 0
+
+        assert standing_generation(store, folder) in (before, number)
+        if how == signal.SIGTERM:
+            assert_no_litter(store, folder)
+        else:
+            exporting.export(folder, store.conn_id, number + 1)
+            assert standing_generation(store, folder) == number + 1
+            assert_no_litter(store, folder)
+    assert killed >= MOMENTS // 3
