@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 #: Looks in a row that may fail for a reason that does not pass by itself (credentials, for one).
 DEFAULT_MAX_FAILURES = 5
+
+#: So many waits end at once, and the next so many seconds later: ten thousand within 1.5 s.
+_AT_ONCE, _BETWEEN = 50, 0.0075
+
+#: Seconds. A scheduler that hears of the deferral only when the task is queued again takes it for killed and fails it
+#: ("finished with state success, but the task instance's state attribute is queued"); it may be seconds behind.
+_SETTLING = 5.0
 
 
 class UnpodInvoiceTrigger(PollingTrigger):
@@ -118,30 +126,38 @@ class UnpodInvoiceTrigger(PollingTrigger):
                 if seen.number <= joined:
                     continue  # it began before this wait was known, and may not have looked for its invoices
                 looks += 1
+                payload = self._payload(seen, last, looks, began)
                 if isinstance(seen, Look):
                     last = seen
-                    decision = condition.decide(seen.rows.get, complete=certain)
-                    if decision.state == "done":
-                        yield _event({"state": "done", "result": decision.result})
-                        return
-                    if decision.state == "failed":
-                        yield _event({"state": "failed", "message": self._report(last, seen, looks, began)})
-                        return
-                elif seen.failures >= self.max_failures:
-                    yield _event(
-                        {
-                            "state": "error",
-                            "error": type(seen.error).__name__,
-                            "status": seen.error.status,
-                            "message": self._report(last, seen, looks, began),
-                        }
-                    )
-                    return
-                if self.deadline is not None and seen.at >= self.deadline:
-                    yield _event({"state": "timeout", "message": self._report(last, seen, looks, began)})
+                if payload is not None:
+                    await asyncio.sleep(max(_turn(interest), self._hold_back(began)))
+                    yield _event(payload)
                     return
         finally:
             interest.remove(condition.keys)
+
+    def _hold_back(self, began: datetime) -> float:
+        """How many seconds Airflow still needs to take note that its task is deferred."""
+        if getattr(self, "task_instance", None) is None:
+            return 0.0
+        return max(0.0, _SETTLING - (datetime.now(timezone.utc) - began).total_seconds())
+
+    def _payload(self, seen: Look | Trouble, last: Look | None, looks: int, began: datetime) -> dict[str, Any] | None:
+        """The event, if this look ends the wait; ``last`` is the one before it that succeeded."""
+        if isinstance(seen, Look):
+            last = seen
+            decision = self.condition.decide(seen.rows.get, complete=self.condition.on_missing == "fail")
+            if decision.state == "done":
+                return {"state": "done", "result": decision.result}
+            if decision.state == "failed":
+                return {"state": "failed", "message": self._report(last, seen, looks, began)}
+        elif seen.failures >= self.max_failures:
+            error, status = type(seen.error).__name__, seen.error.status
+            message = self._report(last, seen, looks, began)
+            return {"state": "error", "error": error, "status": status, "message": message}
+        if self.deadline is not None and seen.at >= self.deadline:
+            return {"state": "timeout", "message": self._report(last, seen, looks, began)}
+        return None
 
     def _report(self, last: Look | None, seen: Look | Trouble, looks: int, began: datetime) -> str:
         text = self.condition.report(last.rows if last else None, last.at if last else None, looks, began)
@@ -150,6 +166,12 @@ class UnpodInvoiceTrigger(PollingTrigger):
 
 def _waits_on(connection: Connecting) -> Hashable:
     return ("airflow_provider_unpod: wait", *connection)
+
+
+def _turn(interest: Interest) -> float:
+    """How many seconds later this wait may end: thousands that end at once would hold the event loop for seconds."""
+    interest.ended += 1
+    return interest.ended // _AT_ONCE * _BETWEEN
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,3 +204,20 @@ def test_after_the_deadline_there_is_one_last_look(unpod_sandbox: Sandbox) -> No
     event = asyncio.run(first(trigger(pending, deadline=over).run()))
     assert event["state"] == "timeout"
     assert f"nvoice {pending}: 299.00 USD, 'pending'" in event["message"]
+
+
+def test_a_deferred_task_is_not_resumed_before_the_scheduler_has_noted_its_deferral(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("airflow_provider_unpod.triggers.invoice.asyncio", SimpleNamespace(sleep=sleep))
+    alone, deferred = (trigger(unpod_sandbox.create(status="paid").id) for _ in range(2))
+    monkeypatch.setattr(type(deferred), "task_instance", property(lambda self: self is deferred or None))
+
+    assert asyncio.run(first(alone.run()))["state"] == asyncio.run(first(deferred.run()))["state"] == "done"
+    assert slept[0] == 0
+    assert 3 < slept[1] <= 5

@@ -1,0 +1,158 @@
+"""What waiting costs: ``python -m benchmarks.waiting``. Needs Airflow 3.3.
+
+Ten thousand waits in one triggerer process, by Airflow's own ``TriggerRunner``, without a scheduler; the API runs in
+another process. Requests, processor time and memory are what the triggerer's process spends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+PENDING_EVERY = 7  # about 15 % of the invoices
+
+
+def serve(pipe: Connection, invoices: int) -> None:
+    """The API, in a process of its own: answers to ``stats``, ``pay`` and ``stop``."""
+    from airflow_provider_unpod.sandbox import Sandbox
+
+    with Sandbox(invoices=invoices) as sandbox:
+        ids = sandbox.ledger.ids()
+        pending = ids[::PENDING_EVERY]
+        for one in ids:
+            sandbox.ledger.set_status(one, "paid")
+        for one in pending:
+            sandbox.ledger.set_status(one, "pending")
+        pipe.send((sandbox.connection_json(), pending))
+        while (command := pipe.recv()) != "stop":
+            if command == "pay":
+                for one in pending:
+                    sandbox.pay(one)
+                pipe.send(time.time())
+            else:
+                pipe.send(sandbox.stats["requests"])
+
+
+@contextmanager
+def api(invoices: int) -> Iterator[tuple[Connection, list[int]]]:
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, invoices), daemon=True)
+    process.start()
+    connection, pending = ours.recv()
+    os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"] = connection
+    try:
+        yield ours, pending
+    finally:
+        ours.send("stop")
+        process.join(10)
+
+
+def ask(pipe: Connection, command: str) -> Any:
+    pipe.send(command)
+    return pipe.recv()
+
+
+def resident() -> float:
+    """This process's memory, MiB."""
+    with open("/proc/self/statm") as statm:  # noqa: PTH123 - a pseudo file
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Blocks:
+    """How long the event loop was held at a time: the longest since the last look, in seconds."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            self.longest = max(self.longest, time.perf_counter() - before - 0.01)
+
+    def take(self) -> float:
+        longest, self.longest = self.longest, 0.0
+        return longest
+
+
+async def measure(pipe: Connection, pending: list[int], waits: int, interval: float, intervals: int) -> None:
+    import structlog
+    from airflow.jobs.triggerer_job_runner import TriggerRunner
+
+    from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    runner = TriggerRunner()
+    blocks = Blocks()
+    await asyncio.sleep(1.5)
+    gc.collect()
+    before = resident()
+    for number in range(waits):
+        trigger = UnpodInvoiceTrigger(invoice_id=pending[number % len(pending)], poke_interval=interval)
+        runner.triggers[number] = {
+            "task": asyncio.ensure_future(runner.run_trigger(number, trigger)),
+            "is_watcher": False,
+            "name": str(number),
+            "events": 0,
+        }
+        await asyncio.sleep(0)
+    await asyncio.sleep(2 * interval)
+    blocks.take()
+    requests, cpu, longest = [], [], []
+    for _ in range(intervals):
+        asked, spent = ask(pipe, "stats"), time.process_time()
+        await asyncio.sleep(interval)
+        requests.append(ask(pipe, "stats") - asked)
+        cpu.append(time.process_time() - spent)
+        longest.append(blocks.take())
+    held = resident() - before
+    paid = ask(pipe, "pay")
+    fired: list[float] = []
+    while len(fired) < waits and time.time() - paid < 5 * interval + 60:
+        await asyncio.sleep(0.05)
+        fired.extend([time.time() - paid] * len(runner.events))
+        runner.events.clear()
+    print(
+        f"| {waits:,} | {statistics.median(requests):.0f} (at most {max(requests)}) | {statistics.median(cpu):.2f} s "
+        f"| {held:.0f} MiB | {max(longest) * 1000:.0f} ms | {max(fired, default=float('nan')):.1f} s, "
+        f"{len(fired):,} of them | {blocks.take() * 1000:.0f} ms |",
+        flush=True,
+    )
+    for details in runner.triggers.values():
+        details["task"].cancel()
+    await asyncio.gather(*(details["task"] for details in runner.triggers.values()), return_exceptions=True)
+    blocks.task.cancel()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.waiting", description=__doc__)
+    parser.add_argument("--waits", type=int, nargs="*", default=[1, 100, 1_000, 10_000])
+    parser.add_argument("--invoices", type=int, default=2_000)
+    parser.add_argument("--interval", type=float, default=5.0, help="seconds")
+    parser.add_argument("--intervals", type=int, default=4, help="how many are measured")
+    arguments = parser.parse_args()
+    print(f"{arguments.invoices:,} invoices, one look every {arguments.interval:g} s\n")
+    print(
+        "| waits | requests per interval | CPU per interval | memory | longest block | paid to last event | block then |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for waits in arguments.waits:
+        with api(arguments.invoices) as (pipe, pending):
+            asyncio.run(measure(pipe, pending, waits, arguments.interval, arguments.intervals))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
