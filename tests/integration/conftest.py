@@ -103,6 +103,11 @@ class AirflowCommand:
         """Airflow's database, to look into."""
         return sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True)
 
+    def states(self, dag_id: str) -> dict[str, str]:
+        """How the tasks of a DAG that ran once have ended."""
+        with closing(self.database()) as database:
+            return dict(database.execute("select task_id, state from task_instance where dag_id = ?", (dag_id,)))
+
     def results(self, dag_id: str, task_id: str) -> list[Any]:
         """What the instances of a task returned, in the order of their map index."""
         with closing(self.database()) as database:

@@ -1,0 +1,25 @@
+"""A server that does, by organisation handle, what may bring a token to light: it repeats the request's headers."""
+
+from __future__ import annotations
+
+import json
+
+from tests.billing.faulty_server import FaultyServer, Request, Step, answer, page
+
+
+def odd_server() -> FaultyServer:
+    """Not yet started; a context manager."""
+    return FaultyServer(otherwise=_answer)
+
+
+def _answer(request: Request) -> list[Step]:
+    said = json.dumps(dict(request.headers))
+    kind = request.headers.get("org-handle", "")
+    if kind == "redirect":
+        return answer(said, 302, {"Location": f"/elsewhere?{request.headers['authorization'].replace(' ', '+')}"})
+    if kind == "echo-page":
+        return answer(f"<html>{said}</html>")
+    if kind == "echo-row":
+        return page(results=[{"id": said, "amount": said, "currency": "USD", "status": "paid"}])
+    status = int(kind.removeprefix("echo-"))
+    return answer({"status_code": status, "message": said, "errors": said}, status)
