@@ -14,7 +14,7 @@ import pytest
 
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.integration.conftest import REPOSITORY, AirflowCommand, LiveAirflow
-from tests.integration.odd_server import odd_server
+from tests.odd_server import odd_server
 
 TOKEN = "tok-5EcReT-of-the-odd-server"
 DAG_ID = "token_everywhere"

@@ -9,12 +9,11 @@ from airflow.providers.common.compat.sdk import dag, task
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from tests.odd_server import KINDS
 
 EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
 PAID = os.environ.get("UNPOD_TEST_PAID", "101")
 PENDING = os.environ.get("UNPOD_TEST_PENDING", "102")
-#: What the server behind the connection `unpod_odd` does, by organisation handle.
-ODD = ("redirect", "echo-400", "echo-401", "echo-403", "echo-206", "echo-page", "echo-row")
 
 
 @dag(schedule=None)
@@ -34,7 +33,7 @@ def token_everywhere() -> None:
 
     organizations()
 
-    for odd in ODD:
+    for odd in KINDS:
         arguments = {"unpod_conn_id": "unpod_odd", "org_handle": odd}
         UnpodBillingOperator(task_id=f"records-{odd}", **arguments)
         UnpodBillingOperator(task_id=f"files-{odd}", output_path=f"{EXPORTS}/{odd}", **arguments)

@@ -6,6 +6,9 @@ import json
 
 from tests.billing.faulty_server import FaultyServer, Request, Step, answer, page
 
+#: What a server may do, by organisation handle.
+KINDS = ("redirect", "echo-400", "echo-401", "echo-403", "echo-206", "echo-page", "echo-row")
+
 
 def odd_server() -> FaultyServer:
     """Not yet started; a context manager."""

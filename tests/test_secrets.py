@@ -1,0 +1,112 @@
+"""The token is in nothing that operators, sensors and triggers give out: errors, logs, events, stored arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_unpod.billing.errors import UnpodError
+from airflow_provider_unpod.hooks.unpod import UnpodHook
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.sandbox import Sandbox
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
+from tests.odd_server import KINDS, odd_server
+
+TOKEN = "tok-5EcReT-of-the-odd-server"
+
+
+@pytest.fixture(scope="module")
+def odd_connection() -> Iterator[str]:
+    with odd_server() as server:
+        yield json.dumps(
+            {"conn_type": "unpod", "host": "127.0.0.1", "schema": "http", "port": server.port, "password": TOKEN}
+        )
+
+
+@pytest.fixture
+def said(odd_connection: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Everything logged since, at DEBUG, by whomever; unmasked."""
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", odd_connection)
+    caplog.set_level(logging.DEBUG)
+    return lambda: caplog.text + "".join(f"{record.args!r}{record.__dict__!r}" for record in caplog.records)
+
+
+def everything_about(error: BaseException) -> str:
+    """Its traceback with those of its causes, and what each of them holds."""
+    texts = ["".join(traceback.format_exception(error))]
+    seen: BaseException | None = error
+    while seen is not None:
+        texts.append(f"{seen!r} {seen.args!r} {vars(seen)!r}")
+        seen = seen.__cause__ or seen.__context__
+    return " ".join(texts)
+
+
+def run_operator(**arguments: Any) -> Any:
+    return UnpodBillingOperator(task_id="export", **arguments).execute({})
+
+
+TASKS: dict[str, Callable[[str, Path], Any]] = {
+    "records": lambda kind, folder: run_operator(org_handle=kind),
+    "files": lambda kind, folder: run_operator(org_handle=kind, output_path=str(folder)),
+    "sensor": lambda kind, folder: UnpodInvoiceSensor(task_id="wait", org_handle=kind, invoice_id=1).poke({}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", TASKS)
+def test_whatever_the_server_repeats_the_error_and_the_log_do_not_show_the_token(
+    what: str, kind: str, said: Callable[[], str], tmp_path: Path
+) -> None:
+    with pytest.raises((UnpodError, AirflowFailException)) as raised:
+        TASKS[what](kind, tmp_path)
+
+    assert TOKEN not in everything_about(raised.value)
+    assert TOKEN not in said()
+    assert not any(TOKEN.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_connection_test_does_not_show_the_token(kind: str, said: Callable[[], str]) -> None:
+    ok, message = UnpodHook(org_handle=kind).test_connection()
+
+    assert not ok
+    assert TOKEN not in message + said()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deferred_wait_that_fails_tells_no_token(kind: str, said: Callable[[], str]) -> None:
+    trigger = UnpodInvoiceTrigger(
+        invoice_id=1,
+        org_handle=kind,
+        poke_interval=0.01,
+        max_failures=2,
+        deadline=datetime.now(timezone.utc).isoformat(),
+    )
+
+    async def events() -> list[Any]:
+        return [event.payload async for event in trigger.run()]
+
+    (payload,) = asyncio.run(events())
+
+    assert payload["state"] in ("error", "timeout")
+    assert TOKEN not in f"{payload!r} {trigger!r} {trigger.serialize()!r} {said()}"
+
+
+def test_hook_client_and_reading_do_not_show_the_token_when_printed(unpod_sandbox: Sandbox) -> None:
+    hook = UnpodHook()
+    client = hook.get_conn()
+    reading = hook.iter_invoices()
+    invoices = list(reading)
+
+    shown = f"{hook!r} {client!r} {reading!r} {reading.evidence!r} {invoices[0]!r}"
+    assert unpod_sandbox.token not in shown
