@@ -83,6 +83,7 @@ class Folder:
         """A file's content as a nameless local file, at its start; ``None`` where there is no such file."""
 
         def request() -> IO[bytes] | None:
+            self._fs.invalidate_cache()  # an old listing would hide a new file
             with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
                 copy = tempfile.TemporaryFile(prefix="unpod-export-")  # noqa: SIM115 - given to the caller
                 while block := source.read(_BLOCK):
