@@ -224,12 +224,13 @@ class Tracker:
 
     def _read_landing(self, sighting: _Sighting) -> None:
         """The pages where new invoices land, until one shows an invoice that is known."""
+        last = max(0, self._total - 1)  # as it was: what came since stands behind it
         if self._front or self._page_size is None:
             page = 1
             while self._fetch([page], sighting) >= self._size and not sighting.met_known:
                 page += 1
         if self._back:
-            page = max(0, self._total - 1) // self._size + 1
+            page = last // self._size + 1
             rows = sighting.pages[page] if page in sighting.pages else self._fetch([page], sighting)
             while not rows and page > 1:
                 page -= 1

@@ -16,6 +16,7 @@ def told(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, 
     return [
         transition
         for run in airflow.runs(dag_id)
+        if run["start_date"]  # Airflow's API answers 500 for the events of a run that is still queued
         for event in airflow.asset_events(dag_id, run["dag_run_id"])
         for transition in event["extra"]["payload"]["transitions"]
     ]

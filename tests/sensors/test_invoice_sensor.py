@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
 from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
-from tests.sensors.modes import MODES, TooManyLooks, Waiter, impatient_client
+from tests.sensors.modes import MODES, TaskInstance, TooManyLooks, Waiter, impatient_client
 
 
 @pytest.fixture(params=MODES)
@@ -301,3 +309,82 @@ def test_nonsense_that_a_template_renders_to_fails_the_task_without_retries() ->
 
     with pytest.raises(AirflowFailException, match="failure_statuses"):
         sensor.execute({})
+
+
+def test_the_connection_s_proxy_is_used_in_every_mode(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {
+        **json.loads(unpod_sandbox.connection_json()),
+        "host": "unpod.invalid",  # nobody but a proxy can reach it
+        "extra": {"proxies": {"http": unpod_sandbox.url}, "allow_insecure_http": True},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+    assert wait(nothing, lambda: unpod_sandbox.pay(invoice), invoice_id=invoice)["status"] == "paid"
+
+
+def test_a_server_that_does_not_speak_tls_is_never_asked_without_it(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {**json.loads(unpod_sandbox.connection_json()), "schema": "https"}
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+    with pytest.raises(AirflowSensorTimeout, match=r"never seen"):
+        wait(invoice_id=invoice, timeout=0)
+    assert unpod_sandbox.stats["requests"] == 0
+
+
+class KeptBesideTheTask(dict[str, Any]):
+    """Airflow 3.3's state store of a task."""
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        assert json.loads(json.dumps(value)) == value
+        assert retention is None or retention > timedelta(0)
+        self[key] = value
+
+
+def test_a_retry_keeps_the_deadline_and_a_cleared_task_gets_a_new_one(
+    unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = KeptBesideTheTask()
+
+    def deadline(try_number: int, max_tries: int) -> datetime:
+        sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=True, timeout=3600, retries=2)
+        ti = TaskInstance(try_number=try_number, max_tries=max_tries)
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor.execute({"ti": ti, "task_state_store": store})
+        assert deferred.value.timeout is not None
+        assert deferred.value.timeout > timedelta(seconds=3600)  # Airflow's own comes after the trigger's
+        return datetime.fromisoformat(deferred.value.trigger.serialize()[1]["deadline"])
+
+    first = deadline(1, 2)
+    assert timedelta(seconds=3590) < first - datetime.now(timezone.utc) <= timedelta(seconds=3600)
+    assert deadline(2, 2) == deadline(3, 2) == first
+    cleared = deadline(4, 5)
+    assert cleared > first
+    assert deadline(5, 5) == cleared
+
+
+def test_where_no_triggerer_ran_the_worker_takes_the_last_look(unpod_sandbox: Sandbox, invoice: int) -> None:
+    given_up = {"error": "Trigger timeout"}
+
+    def sensor(**options: Any) -> UnpodInvoiceSensor:
+        return UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=True, timeout=60, **options)
+
+    with pytest.raises(AirflowSensorTimeout, match=f"nvoice {invoice}: 299.00 USD, 'pending'.*triggerer"):
+        sensor().resume_execution("__fail__", given_up, {})
+    with pytest.raises(AirflowSkipException):
+        sensor(soft_fail=True).resume_execution("__fail__", given_up, {})
+    unpod_sandbox.pay(invoice)
+    assert sensor().resume_execution("__fail__", given_up, {})["status"] == "paid"
+
+
+def test_a_trigger_that_broke_is_an_error_and_never_a_skip(invoice: int) -> None:
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=True, soft_fail=True)
+
+    with pytest.raises(Exception, match="Trigger failure"):
+        sensor.resume_execution("__fail__", {"error": "Trigger failure"}, {})
+    for event in (None, {}, {"state": "fine"}):
+        with pytest.raises(AirflowException, match="no sense"):
+            sensor.resume_execution("execute_complete", {"event": event}, {})
