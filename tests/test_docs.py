@@ -1,0 +1,41 @@
+"""What the documentation points at exists, and its tables of options are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    relative = [link for link in links if "://" not in link]
+
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (REPOSITORY / "docs" / "index.md").read_text()
+
+    assert [page.name for page in PAGES[1:] if page.name != "index.md" and f"]({page.name})" not in index] == []
+
+
+def test_every_example_is_in_the_guide() -> None:
+    guide = (REPOSITORY / "docs" / "examples.md").read_text()
+    examples = sorted(file.name for file in (REPOSITORY / "example_dags").glob("*.py"))
+
+    assert [name for name in examples if f"example_dags/{name})" not in guide] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/connection.md"])
+def test_every_field_of_the_connection_is_documented(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+
+    assert [field for field in CONNECTION_FIELDS if f"`{field}`" not in text] == []
