@@ -10,7 +10,8 @@ before an export's first file until after its last act:
 3. write the manifest: from now on it is this export that is certified
 4. is the own claim still there? If not, somebody took this export for dead, and its files may vanish: publish
    again under a new id
-5. is the manifest still the own one? If not, another export was quicker to be slower: it has won
+5. is the manifest still the own one? If not, another export came later and has won; unless its files are not all
+   there, since it was taken for dead and did die before step 4: then publish again
 6. clean: remove all exports of which no manifest speaks and which have no claim, or one that stood in step 1
    already (left by a killed task, or by one that will notice in step 4); their claims first, and their files only
    if the manifest is still the own one after that
@@ -18,8 +19,10 @@ before an export's first file until after its last act:
 
 Two tasks that meet here each write one thing and then look at the other's (claim and manifest), so at least one of
 them sees the other, and both see the same order: nobody removes files that a standing manifest lists, and no file
-is left that none lists. This asks of a store that a read that starts after a write has ended sees it, which S3,
-GCS, Azure and file systems promise. A task that dies between any two steps leaves files which the next one removes.
+is left that none lists, as long as both live. (One that is taken for dead, commits all the same and dies at once can
+leave a manifest without files: no export then, until the next.) This asks of a store that a read that starts after a
+write has ended sees it, which S3, GCS, Azure and file systems promise. A task that dies between any two steps leaves
+files which the next one removes.
 """
 
 from __future__ import annotations
@@ -109,15 +112,21 @@ class Publication:
             if not self._is_claimed():
                 self._renew()
             manifest = write_files(self.export_id)
+            if not self._is_claimed():
+                continue  # the same question as below; asked here it spares the export that stands
             self._folder.put(MANIFEST_NAME, manifest.to_bytes())
-            if self._is_claimed():
-                break
-        else:
-            raise ExportError(f"Other tasks keep exporting to {self._folder.address} at the same time.")
-        self._require_standing()
-        self._tidy(manifest)
-        self._require_standing()
-        return manifest
+            if not self._is_claimed():
+                continue
+            if self._standing() == self.export_id:
+                self._tidy(manifest)
+            if self._standing() == self.export_id:
+                return manifest
+            if self._is_standing_export_whole():
+                raise ExportError(
+                    f"Another task exported to {self._folder.address} at the same time, and its export stands. "
+                    "Give every export a path of its own."
+                )
+        raise ExportError(f"Other tasks keep exporting to {self._folder.address} at the same time.")
 
     def _claim(self) -> None:
         self._folder.put(claim_name(self.export_id), b"An export is being written; this file goes when it is done.\n")
@@ -130,42 +139,39 @@ class Publication:
         self._own.append(self.export_id)
         self._claim()
 
-    def _stands(self) -> bool:
-        text = self._folder.read(MANIFEST_NAME)
-        # Another's manifest may be of a later version or damaged: here only "not mine" matters.
-        return text is not None and f'"export_id": "{self.export_id}"'.encode() in text
+    def _standing(self) -> str | None:
+        """The id of the export that stands; another's manifest may be damaged or of a later version."""
+        text = self._folder.read(MANIFEST_NAME) or b""
+        found = re.search(rf'"export_id": "{_ID}"'.encode(), text)
+        return found["id"].decode() if found else None
 
-    def _require_standing(self) -> None:
-        if not self._stands():
-            raise ExportError(
-                f"Another task exported to {self._folder.address} at the same time, and its export stands. "
-                "Give every export a path of its own."
-            )
+    def _is_standing_export_whole(self) -> bool:
+        """Whether another's manifest has its files: it may have been written by a task that died in step 4."""
+        manifest = current_manifest(self._folder)
+        return manifest is not None and manifest.paths <= set(self._folder.names())
 
     def _tidy(self, manifest: Manifest) -> None:
-        self._clean(manifest)
-        self._folder.delete([claim_name(self.export_id)])
-
-    def _clean(self, manifest: Manifest) -> None:
+        """Remove what only the exports before ``manifest`` needed, and one's own claims."""
         contents = _Contents.of(self._folder)
         in_work = contents.claimed - self._before.claimed - set(self._own)
-        dead = contents.ids - in_work - {self.export_id}
+        dead = contents.ids - in_work - {manifest.export_id}
         self._folder.delete(sorted(claim_name(export_id) for export_id in contents.claimed & dead))
-        if self._stands():
+        if self._standing() == manifest.export_id:
             litter = {name for export_id in dead for name in contents.files.get(export_id, ())}
-            litter |= set(contents.files.get(self.export_id, ())) - manifest.paths
+            litter |= set(contents.files.get(manifest.export_id, ())) - manifest.paths
             self._folder.delete(sorted(litter | (self._before.temporary & contents.temporary)))
+        self._folder.delete(map(claim_name, self._own))
 
     def withdraw(self) -> None:
         """Leave nothing behind that no manifest lists; keep everything where that cannot be told."""
         try:
-            if self._stands() and (manifest := current_manifest(self._folder)):
+            if self._standing() in self._own and (manifest := current_manifest(self._folder)):
                 # Interrupted after the commit: there is no way back, only forward.
                 self._tidy(manifest)
-                return
-            contents = _Contents.of(self._folder)
-            self._folder.delete(name for export_id in self._own for name in contents.files.get(export_id, ()))
-            self._folder.delete(map(claim_name, self._own))
+            if self._standing() not in self._own:
+                contents = _Contents.of(self._folder)
+                self._folder.delete(name for export_id in self._own for name in contents.files.get(export_id, ()))
+                self._folder.delete(map(claim_name, self._own))
         except ExportError as error:
             log.warning("An unfinished export stays in %s until the next one: %s", self._folder.address, error)
 

@@ -1,0 +1,74 @@
+"""What downstream DAGs and lineage are told of an export, on Airflow's own objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias
+
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_unpod.sandbox import Sandbox
+
+try:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+except ImportError:  # Airflow 2.11
+    from airflow.utils.context import OutletEventAccessors
+
+BILLING = Asset("unpod://unpod.tv/billing")
+
+
+def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:
+    events = OutletEventAccessors()
+    return operator.execute({"outlet_events": events}), events
+
+
+@pytest.mark.unpod_sandbox(invoices=120)
+def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    summary, events = run(
+        UnpodBillingOperator(task_id="export", output_path=str(tmp_path), outlets=[BILLING, AssetAlias("any")])
+    )
+
+    extra = {name: summary[name] for name in ("manifest", "export_id", "count", "totals", "consistency")}
+    assert events[BILLING].extra == extra
+    assert not getattr(events[BILLING], "partition_keys", None)
+
+
+@pytest.mark.unpod_sandbox(invoices=120)
+def test_an_export_by_month_sends_an_event_for_every_month_where_airflow_can(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    _, events = run(
+        UnpodBillingOperator(task_id="export", output_path=str(tmp_path), partition_by="month", outlets=[BILLING])
+    )
+
+    months = {invoice.row("results")["invoice_date"][:7] for invoice in unpod_sandbox.ledger.invoices()}
+    if hasattr(events[BILLING], "add_partitions"):
+        assert events[BILLING].partition_keys == months
+
+
+@pytest.mark.unpod_sandbox(invoices=20)
+def test_without_a_change_the_task_is_skipped_or_succeeds_without_an_event(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    def operator(on_no_change: str) -> UnpodBillingOperator:
+        arguments = {"output_path": str(tmp_path), "mode": "changes", "on_no_change": on_no_change}
+        return UnpodBillingOperator(task_id="export", outlets=[BILLING], **arguments)
+
+    summary, _ = run(operator("skip"))
+    assert summary["count"] == 20
+    with pytest.raises(AirflowSkipException):
+        run(operator("skip"))
+    quiet = operator("succeed")
+    summary, events = run(quiet)
+    assert (summary["count"], summary["manifest"], quiet.outlets, len(events)) == (0, None, [], 0)
+    invoice = next(i for i in unpod_sandbox.ledger.invoices() if i.status == "pending")
+    unpod_sandbox.pay(invoice.invoice_id)
+    summary, _ = run(operator("skip"))
+    assert summary["totals"][invoice.currency]["paid"]["count"] == summary["count"] == 1
