@@ -69,6 +69,6 @@ def test_without_a_change_the_task_is_skipped_or_succeeds_without_an_event(
     summary, events = run(quiet)
     assert (summary["count"], summary["manifest"], quiet.outlets, len(events)) == (0, None, [], 0)
     invoice = next(i for i in unpod_sandbox.ledger.invoices() if i.status == "pending")
-    unpod_sandbox.pay(invoice.invoice_id)
+    unpod_sandbox.pay(invoice.id)
     summary, _ = run(operator("skip"))
     assert summary["totals"][invoice.currency]["paid"]["count"] == summary["count"] == 1
