@@ -62,8 +62,8 @@ class Interest:
     """The wishes of all who share one poll, and how many looks have begun. Belongs to one thread."""
 
     def __init__(self) -> None:
-        #: Number of the look that began last, and how many waits have ended since.
-        self.looks = self.ended = 0
+        #: Number of the look that began last.
+        self.looks = 0
         self._keys: Counter[InvoiceId] = Counter()
         self._certain: dict[InvoiceId, int] = {}
         self._everything = 0
@@ -87,7 +87,6 @@ class Interest:
     def begin(self) -> Wanted:
         """Count a look, and tell what it is for."""
         self.looks += 1
-        self.ended = 0
         return Wanted(frozenset(self._keys), dict(self._certain), self._everything > 0)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.transitions import History
-from airflow_provider_unpod.triggers.polling import interest_of, poll
+from airflow_provider_unpod.triggers.polling import poll, shared_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
@@ -49,7 +49,7 @@ def producer(connection: Connecting) -> Any:
 
     class Producer(SharedStreamProducer):
         async def open_stream(self) -> AsyncGenerator[tuple[Glance, Glance], None]:
-            async for glance in glances(interest_of(events_on(connection)), connection):
+            async for glance in glances(shared_by(events_on(connection)), connection):
                 yield glance, glance
 
         async def advance(self, batch: Any) -> None:

@@ -15,16 +15,14 @@ from airflow_provider_unpod.billing.tracking import Interest, Look
 from airflow_provider_unpod.billing.transitions import History, Transition
 from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition, check_choice
 from airflow_provider_unpod.triggers.events import Glance, Journal, events_on, glances, producer
-from airflow_provider_unpod.triggers.polling import Connecting, PollingTrigger, Trouble, connecting, interest_of, poll
+from airflow_provider_unpod.triggers.polling import Connecting, PollingTrigger, Trouble, connecting, poll, shared_by
+from airflow_provider_unpod.triggers.rounds import Waits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable
 
 #: Looks in a row that may fail for a reason that does not pass by itself (credentials, for one).
 DEFAULT_MAX_FAILURES = 5
-
-#: So many waits end at once, and the next so many seconds later: ten thousand within 1.5 s.
-_AT_ONCE, _BETWEEN = 50, 0.0075
 
 #: Seconds. A scheduler that hears of the deferral only when the task is queued again takes it for killed and fails it
 #: ("finished with state success, but the task instance's state attribute is queued"); it may be seconds behind.
@@ -92,49 +90,52 @@ class UnpodInvoiceTrigger(PollingTrigger):
         return _waits_on(self.connection)
 
     @classmethod
-    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Look | Trouble, None]:
-        """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
-        async for seen in poll(interest_of(_waits_on(connecting(kwargs))), connecting(kwargs)):
-            yield seen
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[None, None]:
+        """The poll of all triggers of one key; ``kwargs`` are those of any of them. It has its own way to tell them."""
+        connection = connecting(kwargs)
+        await shared_by(_waits_on(connection)).hand_round(poll(shared_by(_waits_on(connection)), connection))
+        yield  # what makes this a stream, as Airflow wants it; the line before never ends
 
-    def filter_shared_stream(self, shared_stream: AsyncIterator[Look | Trouble]) -> AsyncIterator[TriggerEvent]:
+    def filter_shared_stream(self, shared_stream: AsyncIterator[None]) -> AsyncIterator[TriggerEvent]:
         """Wait on the poll that it shares with others."""
-        return self._wait(shared_stream, interest_of(self.shared_stream_key()))
+        return self._wait(shared_by(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait on a poll of its own: before Airflow 3.3, and where triggers run by themselves."""
-        interest = Interest()
-        stream = poll(interest, self.connection)
+        waits = Waits()
+        events = self._wait(waits)
+        polling = asyncio.ensure_future(waits.hand_round(poll(waits, self.connection)))
         try:
-            async for event in self._wait(stream, interest):
+            async for event in events:
                 yield event
         finally:
-            await stream.aclose()
+            polling.cancel()
+            await asyncio.wait([polling])
 
-    async def _wait(
-        self, stream: AsyncIterator[Look | Trouble], interest: Interest
-    ) -> AsyncGenerator[TriggerEvent, None]:
-        condition = self.condition
-        certain = condition.on_missing == "fail"
-        joined = interest.looks
-        interest.add(condition.keys, certain=certain)
-        looks = 0
-        last: Look | None = None
+    async def _wait(self, waits: Waits) -> AsyncGenerator[TriggerEvent, None]:
         began = datetime.now(timezone.utc)
+        keys = self.condition.keys
+        joined, looks = waits.looks, 0
+        last: Look | None = None
+
+        def judge(seen: Look | Trouble) -> dict[str, Any] | None:
+            nonlocal looks, last
+            if seen.number <= joined:
+                return None  # it began before this wait was known, and may not have looked for its invoices
+            looks += 1
+            payload = self._payload(seen, last, looks, began)
+            if isinstance(seen, Look):
+                last = seen
+            return payload
+
+        waits.add(keys, certain=self.condition.on_missing == "fail")
         try:
-            async for seen in stream:
-                if seen.number <= joined:
-                    continue  # it began before this wait was known, and may not have looked for its invoices
-                looks += 1
-                payload = self._payload(seen, last, looks, began)
-                if isinstance(seen, Look):
-                    last = seen
-                if payload is not None:
-                    await asyncio.sleep(max(_turn(interest), self._hold_back(began)))
-                    yield _event(payload)
-                    return
+            payload = await waits.join(judge)
+            await asyncio.sleep(self._hold_back(began))
+            async with waits.few_at_once:
+                yield _event(payload)
         finally:
-            interest.remove(condition.keys)
+            waits.remove(keys)
 
     def _hold_back(self, began: datetime) -> float:
         """How many seconds Airflow still needs to take note that its task is deferred."""
@@ -166,12 +167,6 @@ class UnpodInvoiceTrigger(PollingTrigger):
 
 def _waits_on(connection: Connecting) -> Hashable:
     return ("airflow_provider_unpod: wait", *connection)
-
-
-def _turn(interest: Interest) -> float:
-    """How many seconds later this wait may end: thousands that end at once would hold the event loop for seconds."""
-    interest.ended += 1
-    return interest.ended // _AT_ONCE * _BETWEEN
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:
@@ -242,7 +237,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
 
     def filter_shared_stream(self, shared_stream: AsyncIterator[Glance]) -> AsyncIterator[TriggerEvent]:
         """Watch on the poll that it shares with others."""
-        return self._watch(shared_stream, interest_of(self.shared_stream_key()))
+        return self._watch(shared_stream, shared_by(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch on a poll of its own, which nobody tells what is stored: before Airflow 3.3."""

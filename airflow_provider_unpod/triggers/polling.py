@@ -22,6 +22,7 @@ from airflow.providers.common.compat.triggers import BaseEventTrigger
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.retrying import RetryPolicy
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
+from airflow_provider_unpod.triggers.rounds import Waits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable, Mapping
@@ -81,15 +82,15 @@ class PollingTrigger(BaseEventTrigger):
 
 
 # Whoever waits registers before the first look, so the poll needs no word from Airflow about who shares it.
-_interests: WeakValueDictionary[Hashable, Interest] = WeakValueDictionary()
+_shared: WeakValueDictionary[Hashable, Waits] = WeakValueDictionary()
 
 
-def interest_of(key: Hashable) -> Interest:
+def shared_by(key: Hashable) -> Waits:
     """What the triggers of this key want; one object for all of them, while there are any."""
-    interest = _interests.get(key)
-    if interest is None:
-        interest = _interests[key] = Interest()
-    return interest
+    waits = _shared.get(key)
+    if waits is None:
+        waits = _shared[key] = Waits()
+    return waits
 
 
 async def poll(interest: Interest, connection: Connecting) -> AsyncGenerator[Look | Trouble, None]:
