@@ -149,7 +149,7 @@ def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path:
     truth = control_totals(tmp_path)
     path = written["files"][0].removeprefix("file://")
 
-    frame = pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+    frame = pandas.read_json(path, lines=True, dtype=False)
     assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
     types = dict.fromkeys(COLUMNS, "VARCHAR")
     query = f"select {', '.join(COLUMNS)} from read_json('{path}', columns={types})"
