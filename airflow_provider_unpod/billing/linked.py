@@ -13,8 +13,8 @@ from airflow_provider_unpod.billing.windows import (
     across,
     after,
     chain,
-    chain_length,
     farthest,
+    planned_requests,
 )
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ PATIENCE = 4
 #: Where the API gives no `count`, nothing but this bounds a list that grows as fast as it is read.
 MOST_ROWS = 10_000_000
 #: How often the end of the list is looked at again before rows and `count` count as irreconcilable.
-_LOOKS_AT_THE_END = 8
+_LOOKS_AT_THE_END = 12
 #: Pages by which rows may shift, unseen by `count`, between two looks at them. More is taken for a change of order.
 _SLACK_PAGES = 3
+#: So many answers without a new invoice, besides those that read again all there was, and a list has none to give.
+_IDLE_ANSWERS = 30
 #: The same where answers are so short that the server's limit cannot be tried out.
 _LOOKS_AT_SHORT_PAGES = 2
 #: Rows by which the first window across a gap goes back: most gaps are a deletion or two wide.
@@ -62,6 +64,7 @@ class LinkedRead:
         self._held: Answer | None = None
         self._back = _STEP_BACK
         self._restarts = 0
+        self._idle = 0  # answers since the last new invoice
         self._look: Window | None = None  # a window to be read before the plan goes on
         self._doubtful: Answer | None = None  # the short answer that `_look` is to confirm or refute
         self._looks = 0
@@ -82,6 +85,7 @@ class LinkedRead:
                 self._step()
                 yield from self._given_out()
             self._check_against_count()
+            yield from self._given_out()
         except Unlinkable:
             # What was linked so far counts as given out, so it must be, whatever was found out about its answer.
             yield from self._given_out()
@@ -154,7 +158,10 @@ class LinkedRead:
         else:
             window = farthest(reach - self._back, self._cap)
         link = self._take_in(self._fetcher.now(window))
-        self._back = _STEP_BACK if link is not None and self.links.reach != reach else self._back * 4
+        if link is None:
+            self._back *= 4
+        else:  # linked, but no farther than before: with small pages so wide a step back may end where reading had got
+            self._back = _STEP_BACK if self.links.reach != reach else 1
         if self._held is not None and self._held.window.end <= self.links.reach:
             self._held = None  # overtaken: what it holds has been read
 
@@ -166,6 +173,12 @@ class LinkedRead:
         first_time = answer is not self._held
         link = self.links.add(answer)
         self._fresh += link.fresh if link else ()
+        self._idle = 0 if link and link.fresh else self._idle + 1
+        if self._idle > _IDLE_ANSWERS + planned_requests(self.links.invoices, self._cap):
+            raise UnpodListUnstable(
+                f"{self._idle} answers in a row held no new invoice, and the list did not end: `count` is "
+                f"{answer.count}, {self.links.invoices} invoices were found. Nothing partial is given out."
+            )
         if self.links.contradiction:
             raise Unlinkable(self.links.contradiction)
         if first_time:
@@ -188,10 +201,14 @@ class LinkedRead:
         if answer.count is not None:
             self._expected = answer.count
             self._at_first = answer.count if self._at_first is None else self._at_first
-        rows = min(self.links.invoices + self._cap, MOST_ROWS) if self._at_first is None else self._at_first
-        rounded = (rows // self._cap + 1) * self._cap
-        planned = chain_length(rounded, self._cap) or rounded // self._cap
-        self._fetcher.limit = max(self._fetcher.limit, PATIENCE * planned)
+        if self._at_first is None:
+            known = 1 + self.links.invoices // self._cap
+            rows = (
+                self._cap << known.bit_length()
+            )  # in steps: what is not known need not be planned anew at every answer
+        else:
+            rows = (self._at_first // self._cap + 1) * self._cap
+        self._fetcher.limit = max(self._fetcher.limit, PATIENCE * planned_requests(min(rows, MOST_ROWS), self._cap))
 
     def _learn_limit(self, answer: Answer) -> None:
         """A short answer is followed by a window no larger than it: full, the server limits pages to that size;
@@ -199,7 +216,7 @@ class LinkedRead:
         before = self._doubtful
         if before is None or answer.window.size > len(before.invoices):
             return
-        if not answer.short and answer.last > before.last:
+        if not answer.short and answer.last > before.last and len(before.invoices) >= SMALLEST_LIMIT:
             self._cap = len(before.invoices)
             self._forget_plan()
         elif answer.short and answer.last < (answer.count or 0) and not self._filtering:
@@ -226,7 +243,8 @@ class LinkedRead:
         if not answer.invoices:
             return "empty" if not count else None
         if last == count and not self._filtering:
-            return "short" if link.in_place or smaller else None
+            # So small a window no server cuts: whatever moved, it is where it was meant to be, and so is its end.
+            return "short" if link.in_place or answer.window.size <= SMALLEST_LIMIT else None
         beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count
         if smaller and beyond and last <= count:
             self._expect_nothing(after(count, answer.window.end, self._cap), "count")
@@ -238,7 +256,7 @@ class LinkedRead:
         A server that drops rows after slicing can otherwise look like the end of the list anywhere.
         """
         last = answer.last
-        if answer.invoices and before is None:
+        if answer.invoices and (before is None or answer.window.size > max(3, len(before.invoices))):
             return
         if before is not None and (last != before.last or not link.in_place):
             raise UnpodListUnstable(
@@ -269,7 +287,11 @@ class LinkedRead:
             )
         self._doubtful = answer
         self._forget_plan()
-        self._look = across(min(answer.last, self.links.reach), max(answer.last, count or 0), rows, self._cap)
+        # First through a window that tells whether the server limits pages to what came; then, while the list moves,
+        # through one that no server cuts.
+        at_most = rows if self._looks == 1 else min(rows, SMALLEST_LIMIT)
+        end, beyond = min(answer.last, self.links.reach), max(answer.last, count or 0)
+        self._look = across(end, beyond, at_most, self._cap, answer.window)
 
     def _forget_plan(self) -> None:
         self._fetcher.drop()
@@ -278,10 +300,17 @@ class LinkedRead:
     def _check_against_count(self) -> None:
         """Fewer invoices than a `count` that never moved: something left the place where it was to be read.
 
-        A deletion here and an insertion there look like that, and are harmless; so does an invoice that changed its
-        place, and is missing. Where the ids show that the list has one order, it is the former.
+        A deletion there and an insertion in front look like that, and are harmless; so does an invoice that changed its
+        place, and is missing. The front of the list tells, if the list is in the order of its ids.
         """
-        counts, found = self._tally.counts, self.links.invoices
-        moved = len(counts) == 1 and found < min(counts) and self._tally.end != "count"
-        if moved and len(self.links) > 1 and self._tally.order != BY_ID:
-            raise Unlinkable(f"`count` was {min(counts)} throughout, but only {found} different invoices were found")
+        counts = self._tally.counts
+        if len(counts) != 1 or len(self.links) == 1 or self._tally.end == "count":
+            return
+        (count,) = counts
+        if self.links.invoices < count and self.links.order.order == BY_ID:
+            front = self._fetcher.now(Window(0, self._cap))
+            self._tally.saw(front)
+            link = self.links.add(front)
+            self._fresh += link.fresh if link else ()
+        if self.links.invoices < count or self._tally.order != self.links.order.order:
+            raise Unlinkable(f"`count` was {count} throughout, but only {self.links.invoices} invoices stood in place")

@@ -42,12 +42,14 @@ class Link(NamedTuple):
     """How an answer was linked."""
 
     fresh: list[Invoice]  # the invoices not read before
-    in_place: bool  # its shared rows stand where they stood before: nothing shifted in between
+    #: Its shared rows stand where they stood before, in answers to *other* windows with the same ``count``: nothing has
+    #: shifted in between, and the server gave the window that was asked for.
+    in_place: bool
 
 
 @dataclass(slots=True)
 class _Accepted:
-    start: int
+    window: Window
     last: int
     keys: tuple[InvoiceId, ...]
     count: int | None
@@ -66,7 +68,6 @@ class Links:
     order: OrderWitness = field(default_factory=OrderWitness)
     #: The offset up to which everything is read, in today's positions as far as known.
     reach: int = 0
-    rows: int = 0
     #: Set where the answers contradict what linking rests on; says what was seen.
     contradiction: str | None = None
 
@@ -97,9 +98,13 @@ class Links:
         if self.contradiction or not (root or shifts):
             return None
         fresh = [invoice for invoice in answer.invoices if invoice.key not in self._found_in]
+        in_place = root or all(
+            shift == 0 and self._accepted[found].count == answer.count and self._accepted[found].window != answer.window
+            for shift, found in shifts
+        )
         self._advance(answer, keys, shifts, root)
         self.order.look(answer.invoices)
-        return Link(fresh, in_place=all(shift == 0 for shift, _ in shifts))
+        return Link(fresh, in_place)
 
     def _shifts(
         self, answer: Answer, keys: tuple[InvoiceId, ...], shared: list[tuple[int, int]]
@@ -113,9 +118,9 @@ class Links:
             if position <= last_in.get(found, -1):
                 self.contradiction = "invoices changed their order in the list"
             last_in[found] = position
-            shift = answer.window.start + i - (earlier.start + position)
-            explained = abs((answer.count or 0) - (earlier.count or 0)) if answer.count and earlier.count else 0
-            if abs(shift) <= self.slack + explained:
+            shift = answer.window.start + i - (earlier.window.start + position)
+            by_count = 0 if answer.count is None or earlier.count is None else abs(answer.count - earlier.count)
+            if abs(shift) <= self.slack + by_count:
                 shifts.append((shift, found))
         return shifts
 
@@ -129,9 +134,8 @@ class Links:
         if shifts and not root:
             shift, found = shifts[-1]
             drift = self._accepted[found].drift + shift
-        self._accepted.append(_Accepted(answer.window.start, answer.last, keys, answer.count, drift))
+        self._accepted.append(_Accepted(answer.window, answer.last, keys, answer.count, drift))
         self._found_in.update(dict.fromkeys(keys, index))
-        self.rows += len(keys)
         if goes_on:
             self._frontier, self.reach = index, answer.last
         else:  # it shows where the rows of the farthest answer have got to

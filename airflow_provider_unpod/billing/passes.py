@@ -154,7 +154,7 @@ class _Pass:
             self.flaw = f"an invoice of page {answer.window.page} had come before"
         elif answer.window.page > self._most_pages(answer):
             self.flaw = f"it did not end within {answer.window.page} pages"
-        elif not answer.invoices:
+        elif not answer.invoices and (answer.count is None or answer.window.start >= answer.count):
             self.end = "past" if self.ids else "empty"
         elif answer.count is not None and answer.window.end >= answer.count:
             self.end = "count" if self._short_inside else "short"

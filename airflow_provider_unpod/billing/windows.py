@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: No server limits pages to fewer rows than this; below it a short answer says nothing about the server's limit.
 SMALLEST_LIMIT = 10
+#: Chains are counted window by window up to this many rows; longer ones are as dense.
+_EXACT_ROWS = 100_000
 
 
 class Window(NamedTuple):
@@ -65,17 +67,26 @@ def chain_length(rows: int, cap: int) -> int | None:
     return None
 
 
-def across(end: int, beyond: int, at_most: int, cap: int) -> Window:
+def planned_requests(rows: int, cap: int) -> int:
+    """About how many requests it takes to read ``rows`` rows by windows of at most ``cap``, for any number of rows."""
+    whole, rest = divmod(rows, _EXACT_ROWS)
+    exact = chain_length(_EXACT_ROWS if whole else rest, cap)
+    if exact is None:
+        return rows // cap + 1
+    return exact * (whole + 1) if whole else exact
+
+
+def across(end: int, beyond: int, at_most: int, cap: int, before: Window) -> Window:
     """A window for a second look at a list's end: holds row ``end - 1`` and, where possible, ends after row ``beyond``.
 
     The largest such window of at most ``at_most`` rows, which a server that limits pages to that size still gives
     whole. Where there is none: one of at most ``at_most`` rows that gets as far as possible, or, where so few rows are
-    no limit that a server would have, the smallest that reaches beyond.
+    no limit that a server would have, the smallest that reaches beyond. Not ``before``: the same question again would
+    get the same answer.
     """
     row = max(end - 1, 0)
-    reaching = [
-        window for size in range(1, cap + 1) if (window := Window(row // size * size, size)).end > max(beyond, row)
-    ]
+    windows = [Window(row // size * size, size) for size in range(1, cap + 1)]
+    reaching = [window for window in windows if window.end > max(beyond, row) and window != before]
     small = [window for window in reaching if window.size <= at_most]
     if small:
         return small[-1]

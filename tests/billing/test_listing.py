@@ -425,6 +425,62 @@ def test_shared_rows_that_changed_their_order_are_not_believed() -> None:
     assert evidence.consistency in ("repeated", "linked")
 
 
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+@pytest.mark.parametrize("page_size", [20, 100])
+def test_drift_that_harms_nothing_fails_nothing_with_small_pages_either(page_size: int, concurrency: int) -> None:
+    chance = random.Random(3)
+    for count in (1_000, 5_000):
+
+        def now_and_then(moving: MovingList) -> None:
+            if chance.random() < 1 / 7:
+                moving.insert()
+
+        moving = MovingList(count, NEWEST, world=now_and_then, page_size=page_size, max_concurrency=concurrency)
+        assert moving.stable <= set(read(moving)[0])
+        assert len(moving.requests) <= 1.8 * count / page_size
+
+
+def test_an_unread_invoice_that_jumps_to_the_front_of_a_list_in_id_order_is_not_lost() -> None:
+    def pay_one(moving: MovingList) -> None:
+        if len(moving.requests) == 4:
+            moving.move(where=900, to=0)
+
+    moving = MovingList(1_000, NEWEST, world=pay_one)
+    ids, evidence = read(moving)
+    assert set(ids) == moving.at_first
+    assert evidence.consistency == "repeated"
+
+
+def test_a_limit_of_the_page_size_that_sinks_while_reading_does_not_make_an_end() -> None:
+    def sink(moving: MovingList) -> None:
+        moving.cap = 20 if len(moving.requests) == 1 else 10
+
+    still = MovingList(29, world=sink)
+    assert set(read(still)[0]) == still.at_first
+
+
+@pytest.mark.parametrize("page_size", [5, 100])
+def test_a_page_that_is_empty_in_the_middle_does_not_end_a_whole_pass(page_size: int) -> None:
+    hidden = {1, *range(40, 60)}
+    still = MovingList(
+        100, OLDEST, cap=20, ignore_page_size=page_size == 100, page_size=page_size, hidden_rows=hidden.__contains__
+    )
+    assert_complete_or_refused(still)
+
+
+@pytest.mark.parametrize("counted", [10**5, 10**9, 10**18])
+def test_a_count_from_another_world_costs_neither_many_requests_nor_much_time(counted: int) -> None:
+    class Boasting(MovingList):
+        def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
+            answer = super().get_page(page, page_size)
+            return answer if answer.past_end else Page(answer.invoices, counted)
+
+    boasting = Boasting(150)
+    with pytest.raises(UnpodListUnstable, match="no new invoice"):
+        read(boasting)
+    assert len(boasting.requests) <= 60
+
+
 # -- evidence, progress, arguments
 
 
