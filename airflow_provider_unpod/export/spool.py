@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Bytes of encoded records that wait in memory, over all partitions.
-_BUFFERED = 4 * 2**20
+_BUFFERED = 2 * 2**20
 #: Size in bytes of the blocks that are handed on; a block ends where a line ends.
 BLOCK_SIZE = 2**20
 
