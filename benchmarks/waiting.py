@@ -144,9 +144,7 @@ def main() -> int:
     parser.add_argument("--intervals", type=int, default=4, help="how many are measured")
     arguments = parser.parse_args()
     print(f"{arguments.invoices:,} invoices, one look every {arguments.interval:g} s\n")
-    print(
-        "| waits | requests per interval | CPU per interval | memory | longest block | paid to last event | block then |"
-    )
+    print("| waits | requests per interval | CPU per interval | memory | longest block | until told | block then |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for waits in arguments.waits:
         with api(arguments.invoices) as (pipe, pending):
