@@ -17,7 +17,7 @@ VENV3 := .venv
 VENV2 := .venv-airflow2
 PY3 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3" $(VENV3)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
-UNIT := -m pytest --ignore=tests/integration
+UNIT := -m pytest --ignore=tests/integration -n 2
 INTEGRATION := -m pytest tests/integration
 
 .PHONY: help demo test test-airflow2 test-integration test-integration-airflow2 sandbox airflow lint bench constraints

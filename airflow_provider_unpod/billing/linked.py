@@ -239,7 +239,7 @@ class LinkedRead:
         if count is None:
             self._look_beyond(answer, link, before)
             return None
-        smaller = before is not None and answer.window.size <= max(3, len(before.invoices))
+        smaller = before is not None and answer.window.size <= max(SMALLEST_LIMIT, len(before.invoices))
         if not answer.invoices:
             return "empty" if not count else None
         if last == count and not self._filtering:
@@ -256,7 +256,7 @@ class LinkedRead:
         A server that drops rows after slicing can otherwise look like the end of the list anywhere.
         """
         last = answer.last
-        if answer.invoices and (before is None or answer.window.size > max(3, len(before.invoices))):
+        if answer.invoices and (before is None or answer.window.size > max(SMALLEST_LIMIT, len(before.invoices))):
             return
         if before is not None and (last != before.last or not link.in_place):
             raise UnpodListUnstable(

@@ -48,14 +48,14 @@ def read(source: Any, **options: Any) -> tuple[list[int], Evidence]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("count", [0, 1, 2, 19, 20, 21, 99, 100, 101, 199, 200, 201, 500, 1_234])
+@pytest.mark.parametrize("count", [0, 1, 2, 11, 12, 13, 18, 24, 36, 60, 72, 99, 100, 101, 200, 201, 1_234])
 @pytest.mark.parametrize("past_end", ["404", "200"])
 @pytest.mark.parametrize("counts", ["right", "null"])
 def test_every_invoice_once_whatever_the_length_the_order_and_the_kind_of_end(
     order: str, count: int, past_end: str, counts: str
 ) -> None:
-    for consistency in ("linked", "single-pass"):
-        quiet = MovingList(count, order, past_end=past_end, counts=counts)
+    for consistency, page_size in [("linked", 100), ("linked", 12), ("single-pass", 100), ("single-pass", 12)]:
+        quiet = MovingList(count, order, past_end=past_end, counts=counts, page_size=page_size)
         ids, evidence = read(quiet, consistency=consistency)
         assert ids == quiet.ids
         assert evidence.consistency == consistency
