@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_unpod.billing.linking import Answer
+
+LINKED, REPEATED, SINGLE_PASS = "linked", "repeated", "single-pass"
+
+
+def check_consistency(consistency: str) -> None:
+    """:raises UnpodConfigError: if no reading can be asked for at this level."""
+    if consistency not in (LINKED, SINGLE_PASS):
+        raise UnpodConfigError(f'consistency must be "{LINKED}" or "{SINGLE_PASS}", not {consistency!r}.')
 
 
 @dataclass(frozen=True, slots=True)

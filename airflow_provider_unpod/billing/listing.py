@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.billing.evidence import Evidence, Tally
+from airflow_provider_unpod.billing.evidence import LINKED, REPEATED, SINGLE_PASS, Evidence, Tally, check_consistency
 from airflow_provider_unpod.billing.fetching import Fetcher, PageSource, Progress
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.linked import LinkedRead, Unlinkable
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 log = logging.getLogger(__name__)
-
-LINKED, REPEATED, SINGLE_PASS = "linked", "repeated", "single-pass"
-CONSISTENCIES = (LINKED, SINGLE_PASS)
 
 
 def read_list(
@@ -41,8 +38,7 @@ def read_list(
     :param max_concurrency: requests in flight, at most; the source's own by default.
     :raises UnpodConfigError: if an argument is out of range.
     """
-    if consistency not in CONSISTENCIES:
-        raise UnpodConfigError(f"consistency must be one of {', '.join(CONSISTENCIES)}, not {consistency!r}.")
+    check_consistency(consistency)
     size = source.page_size if page_size is None else page_size
     concurrency = source.max_concurrency if max_concurrency is None else max_concurrency
     for name, value in (("page_size", size), ("max_concurrency", concurrency)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.evidence import check_consistency
 from airflow_provider_unpod.export.options import ExportOptions, partition_keys
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class UnpodBillingOperator(BaseOperator):
     :param invoice_date_to: only invoices before this moment.
     :param page_size: rows a page, at most; the connection's if not given.
     :param max_concurrency: requests at the same time, at most; the connection's if not given.
-    :param consistency: ``"linked"``, ``"repeated"`` or ``"single-pass"``: how surely the list is complete.
+    :param consistency: ``"linked"`` or ``"single-pass"``: how surely the list is complete.
     :param max_xcom_bytes: the task fails as soon as the records it would return exceed this, as JSON.
     :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
@@ -220,6 +221,7 @@ class UnpodBillingOperator(BaseOperator):
     def _check_arguments(self) -> None:
         """Refuse what cannot work while the DAG is parsed; templated fields are checked once they are rendered."""
         self._options()
+        check_consistency(self.consistency)
         if self.on_no_change not in ("skip", "succeed"):
             raise UnpodConfigError(f"on_no_change={self.on_no_change!r} is not known: choose 'skip' or 'succeed'.")
         if self.on_no_change != "skip" and self.mode != "changes":
