@@ -1,0 +1,207 @@
+"""Waiting on a real scheduler and triggerer: ``python -m benchmarks.deferred``. Needs Airflow 3.3.
+
+Two hundred deferred sensors that are all paid within a minute; then two hundred payments that a watcher tells of while
+its triggerer is killed ten times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_unpod.sandbox import Sandbox
+from tools.local_airflow import COMPONENTS, FINISHED, LocalAirflow
+
+INVOICES = 2_000
+INTERVAL = 5.0  # seconds; of the sensors in the DAG
+PAYING = 50.0  # seconds, from the first payment to the last
+DAGS = Path(__file__).resolve().parent / "dags"
+
+
+def pending(sandbox: Sandbox, number: int) -> list[int]:
+    """``number`` invoices to be paid, spread over the whole list, all others settled."""
+    ids = sandbox.ledger.ids()
+    chosen = ids[:: len(ids) // number][:number]
+    for one in ids:
+        sandbox.ledger.set_status(one, "pending" if one in chosen else "paid")
+    return chosen
+
+
+def rows(airflow: LocalAirflow, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """What Airflow's database holds: its API gives a hundred rows at most."""
+    with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=60)) as database:
+        return database.execute(query, values).fetchall()
+
+
+# --- the sensors
+
+
+def states(airflow: LocalAirflow, run_id: str) -> Counter[str]:
+    found = rows(airflow, "select state from task_instance where run_id = ? and task_id = 'wait'", run_id)
+    return Counter(state for (state,) in found)
+
+
+def deferred(airflow: LocalAirflow, invoices: list[int]) -> str:
+    """The id of a run in which there is a deferred wait for each invoice."""
+    run_id = airflow.trigger("wait_deferred", conf={"invoices": invoices})
+    airflow.wait_for(lambda: states(airflow, run_id)["deferred"] == len(invoices), "all to be deferred", 900, 1)
+    return run_id
+
+
+def requests_per_interval(sandbox: Sandbox, intervals: int) -> list[int]:
+    counts = []
+    for _ in range(intervals):
+        before = sandbox.stats["requests"]
+        time.sleep(INTERVAL)
+        counts.append(sandbox.stats["requests"] - before)
+    return counts
+
+
+def pay_all(sandbox: Sandbox, invoices: list[int]) -> list[float]:
+    """When each was paid."""
+    paid: list[float] = []
+    for one in invoices:
+        if paid:
+            time.sleep(PAYING / len(invoices))
+        sandbox.pay(one)
+        paid.append(time.time())
+    return paid
+
+
+def moment(stored: str) -> float:
+    return datetime.fromisoformat(stored).replace(tzinfo=timezone.utc).timestamp()
+
+
+def wait(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], intervals: int) -> None:
+    """Print the line of the table for so many waits."""
+    began = time.monotonic()
+    run_id = deferred(airflow, invoices)
+    took = time.monotonic() - began
+    counts = requests_per_interval(sandbox, intervals)
+    paid = pay_all(sandbox, invoices)
+    airflow.wait_for(
+        lambda: sum(states(airflow, run_id)[state] for state in FINISHED) == len(invoices), "the waits to end", 900, 1
+    )
+    # Airflow schedules a deferred task at the moment when it stores the trigger's event.
+    told = rows(
+        airflow,
+        "select map_index, scheduled_dttm, end_date from task_instance where run_id = ? and task_id = 'wait'",
+        run_id,
+    )
+    event = [moment(scheduled) - paid[index] for index, scheduled, _ in told]
+    success = [moment(ended) - paid[index] for index, _, ended in told]
+    print(
+        f"| {len(invoices)} | {statistics.median(counts):g} (at most {max(counts)}) "
+        f"| {states(airflow, run_id)['success']} | {statistics.median(event):.1f} s (at most {max(event):.1f} s) "
+        f"| {statistics.median(success):.1f} s (at most {max(success):.1f} s) | {took:.0f} s |",
+        flush=True,
+    )
+
+
+# --- the watcher
+
+
+def told(airflow: LocalAirflow) -> list[dict[str, Any]]:
+    """The changes that runs of the downstream DAG were started by, repetitions included."""
+    found = rows(
+        airflow,
+        "select distinct event.id, event.extra from asset_event event"
+        " join dagrun_asset_event started on started.event_id = event.id order by event.id",
+    )
+    return [one for _, extra in found for one in json.loads(extra)["payload"]["transitions"]]
+
+
+def kill(airflow: LocalAirflow) -> None:
+    """As if the machine had lost power: no process of the triggerer gets to say goodbye."""
+    triggerer = airflow._components["triggerer"]
+    os.killpg(triggerer.pid, signal.SIGKILL)
+    triggerer.wait()
+
+
+def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: int) -> None:
+    """Pay the invoices and kill the triggerer in between; print what was told."""
+    chance = random.Random(5)
+    probe = sandbox.create().id
+    airflow.wait_for(lambda: _tells_of(airflow, sandbox, probe), "the watcher to run", interval=3)
+    for number in range(kills):
+        share = invoices[number::kills]
+        dead_from = chance.randrange(1, len(share))
+        for one in share[:dead_from]:
+            sandbox.pay(one)
+            time.sleep(chance.uniform(0, 0.6))  # so that kills fall anywhere between a look and what is stored of it
+        kill(airflow)
+        for one in share[dead_from:]:
+            sandbox.pay(one)
+        airflow._components["triggerer"] = airflow._start("triggerer", COMPONENTS["triggerer"])
+        airflow.wait_for(
+            lambda last=share[-1]: any(one["invoice_id"] == last for one in told(airflow)), "it to tell again", 180
+        )
+    time.sleep(15)  # for repetitions that are still to come
+    keys: dict[int, list[str]] = {}
+    for change in told(airflow):
+        keys.setdefault(change["invoice_id"], []).append(change["key"])
+    missing = [one for one in invoices if one not in keys]
+    other_key = [one for one in invoices if len(set(keys.get(one, []))) > 1]
+    repeated = sum(len(keys.get(one, [])) - 1 for one in invoices if one in keys)
+    print("| transitions | kills | missing | told under another key | repetitions with the same key |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    print(f"| {len(invoices)} | {kills} | {len(missing)} | {len(other_key)} | {repeated} |", flush=True)
+
+
+def _tells_of(airflow: LocalAirflow, sandbox: Sandbox, probe: int) -> bool:
+    """Change the probe, which the watcher tells of once it runs."""
+    sandbox.ledger.set_status(probe, "pending" if sandbox.ledger.get(probe).status == "paid" else "paid")
+    return any(one["invoice_id"] == probe for one in told(airflow))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.deferred", description=__doc__)
+    parser.add_argument("--sensors", type=int, default=200, help="0: none")
+    parser.add_argument("--transitions", type=int, default=200, help="0: none")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--intervals", type=int, default=6, help="of which the requests are counted")
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as home,
+        Sandbox(invoices=INVOICES) as waited,
+        Sandbox(invoices=INVOICES) as watched,
+    ):
+        waits = pending(waited, arguments.sensors + 1) if arguments.sensors else []
+        changes = pending(watched, arguments.transitions) if arguments.transitions else []
+        with LocalAirflow(
+            Path(home),
+            DAGS,
+            AIRFLOW_CONN_UNPOD_WAITED=waited.connection_json(),
+            AIRFLOW_CONN_UNPOD_WATCHED=watched.connection_json(),
+            # A triggerer that was killed counts as alive for 30 s by default; so long nobody takes its triggers over.
+            AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD="6",
+            AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC="1",
+        ) as airflow:
+            airflow.wait_for(lambda: {"wait_deferred", "on_paid"} <= airflow.dags(), "the DAGs")
+            if changes:
+                watch(airflow, watched, changes, arguments.kills)
+            if waits:
+                print(
+                    "\n| waits | requests per interval | succeeded | paid to event | paid to success | until deferred |"
+                )
+                print("| ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+                wait(airflow, waited, waits[:1], arguments.intervals)
+                wait(airflow, waited, waits[1:], arguments.intervals)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
