@@ -174,11 +174,8 @@ class LinkedRead:
         link = self.links.add(answer)
         self._fresh += link.fresh if link else ()
         self._idle = 0 if link and link.fresh else self._idle + 1
-        if self._idle > _IDLE_ANSWERS + planned_requests(self.links.invoices, self._cap):
-            raise UnpodListUnstable(
-                f"{self._idle} answers in a row held no new invoice, and the list did not end: `count` is "
-                f"{answer.count}, {self.links.invoices} invoices were found. Nothing partial is given out."
-            )
+        if self._idle > _IDLE_ANSWERS:
+            self._give_up_idling(answer)
         if self.links.contradiction:
             raise Unlinkable(self.links.contradiction)
         if first_time:
@@ -192,6 +189,13 @@ class LinkedRead:
         elif link is not None or (first_time and answer.invoices and answer.last < (answer.count or 0)):
             self._judge_short(answer, link)
         return link
+
+    def _give_up_idling(self, answer: Answer) -> None:
+        if self._idle > _IDLE_ANSWERS + planned_requests(self.links.invoices, self._cap):
+            raise UnpodListUnstable(
+                f"{self._idle} answers in a row held no new invoice, and the list did not end: `count` is "
+                f"{answer.count}, {self.links.invoices} invoices were found. Nothing partial is given out."
+            )
 
     def _plan_for(self, answer: Answer) -> None:
         """How long the list is as far as known, and so how many requests are too many.
