@@ -161,7 +161,9 @@ def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: i
     missing = [one for one in invoices if one not in keys]
     other_key = [one for one in invoices if len(set(keys.get(one, []))) > 1]
     repeated = sum(len(keys.get(one, [])) - 1 for one in invoices if one in keys)
-    print("| transitions | kills | missing | told under another key | repeated under the same key | left for the next event |")
+    print(
+        "| transitions | kills | missing | under another key | repeated under the same key | left for the next event |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     print(
         f"| {len(invoices)} | {kills} | {len(missing)} | {len(other_key)} | {repeated} | {len(stored - started)} |",
