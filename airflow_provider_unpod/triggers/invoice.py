@@ -259,6 +259,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         )
         begun = False
         news: set[InvoiceId] = set()
+        again: list[dict[str, Any]] = []
         try:
             async for glance in stream:
                 look = glance.seen
@@ -266,26 +267,27 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
                     continue
                 if not begun or look.first:
                     statuses = self._statuses(look)
-                    again = [] if begun else await self._begin(journal, statuses)
+                    if not begun:
+                        again = await self._begin(journal, statuses)
                     # What happened while nobody looked: the next look reads these invoices, wherever they stand.
                     more = journal.history.news_in(statuses) - news
                     interest.add(more)
                     news |= more
                     asked = interest.looks
                     begun = True
-                    if again:
-                        glance.commits.append(functools.partial(journal.confirm, again))
-                        yield _event({"transitions": again})
                     continue
                 found = self._observe(look, {*self.keys, *news, *(look.changed if everything else ())}, journal.history)
-                if look.number > asked:
-                    interest.remove(news)
-                    news = set()
                 told = [
                     one.as_dict() for one in found if self.to_statuses is None or one.invoice.status in self.to_statuses
                 ]
                 if found:
                     await journal.tell(told)
+                if look.number > asked:
+                    interest.remove(news)
+                    news = set()
+                    # What must be told again goes out with the news: of two events in a row Airflow starts a run with
+                    # the first, and leaves the other for the next event, whenever that comes.
+                    told, again = again + told, []
                 if told:
                     glance.commits.append(functools.partial(journal.confirm, told))
                     yield _event({"transitions": told})
