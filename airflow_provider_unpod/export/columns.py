@@ -9,6 +9,7 @@ empty cell means that the field was missing. Reading back is therefore one rule:
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -154,17 +155,19 @@ class Table:
         return record | extra
 
 
-class CellType:
+class CellType(ABC):
     """How values of one type stand in a cell. ``write`` gives ``None`` for what it cannot hold at all."""
 
     def __init__(self, column: Column) -> None:
         self._column = column
 
+    @abstractmethod
     def write(self, value: Any) -> Any:
-        raise NotImplementedError
+        """The cell that holds ``value``."""
 
+    @abstractmethod
     def read(self, cell: Any) -> Any:
-        raise NotImplementedError
+        """The value that ``cell`` holds."""
 
 
 class CsvText(CellType):
