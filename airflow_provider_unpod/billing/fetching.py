@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Protocol
 from airflow_provider_unpod.billing.cancellation import Cancellation, Cancelled
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
 from airflow_provider_unpod.billing.linking import Answer
+from airflow_provider_unpod.billing.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_unpod.billing.page import Page
-    from airflow_provider_unpod.billing.windows import Window
 
 log = logging.getLogger(__name__)
 
+#: An answer that is here within so many seconds is worth no thread: several would take turns at the interpreter, which
+#: costs more than it saves. An API on the same machine is as quick as that, one across a network never.
+SWIFT = 0.003
+#: So many answers tell how quick the API is: the quickest of them, as anything else may have slowed down the others.
+_LATEST = 8
 #: Seconds between two lines of progress; reads shorter than this say nothing.
 PROGRESS_INTERVAL = 5.0
 
@@ -37,8 +42,9 @@ class PageSource(Protocol):
 class Fetcher:
     """Fetches windows for one read. Not thread-safe: one consumer, many requests.
 
-    What is asked for ahead is fetched by up to ``concurrency`` threads, which start with the first such request.
-    The first failure cuts all requests in flight, and is what the consumer gets to see.
+    What is asked for ahead is fetched by up to ``concurrency`` threads, which start with the first such request; where
+    the API answers at once, it is fetched when it is taken. The first failure cuts all requests in flight, and is what
+    the consumer gets to see.
     """
 
     def __init__(self, source: PageSource, concurrency: int) -> None:
@@ -47,7 +53,8 @@ class Fetcher:
         self._cancellation = Cancellation()
         self._slots = threading.Semaphore(concurrency)  # shared by requests ahead and requests right now
         self._threads: ThreadPoolExecutor | None = None
-        self._ahead: deque[Future[Answer]] = deque()
+        self._ahead: deque[Future[Answer] | Window] = deque()
+        self._latest: tuple[float, ...] = ()  # seconds that answers took
         self._failure: BaseException | None = None
         self.requests = 0
         self.limit = 0  # the reader raises it as it learns how long the list is
@@ -55,7 +62,7 @@ class Fetcher:
     @property
     def room(self) -> int:
         """How many more windows may be asked for ahead; twice the threads, so that none idles behind a slow answer."""
-        return 2 * self._concurrency - len(self._ahead)
+        return max(0, (1 if self._swift else 2 * self._concurrency) - len(self._ahead))
 
     @property
     def waiting(self) -> int:
@@ -70,14 +77,18 @@ class Fetcher:
     def ask(self, window: Window) -> None:
         """Ask for a window ahead of its :meth:`take`."""
         self._count()
+        if self._swift:
+            self._ahead.append(window)
+            return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="unpod-page")
         self._ahead.append(self._threads.submit(self._fetch, window))
 
     def take(self) -> Answer:
         """The next of the windows asked for ahead, in the order of asking."""
+        ahead = self._ahead.popleft()
         try:
-            return self._ahead.popleft().result()
+            return self._fetch(ahead) if isinstance(ahead, Window) else ahead.result()
         except Cancelled:
             if self._failure is not None:
                 raise self._failure from None
@@ -86,7 +97,8 @@ class Fetcher:
     def drop(self) -> None:
         """Forget what was asked for ahead; what has not been sent yet is not sent (and not counted)."""
         while self._ahead:
-            self.requests -= self._ahead.pop().cancel()
+            ahead = self._ahead.pop()
+            self.requests -= isinstance(ahead, Window) or ahead.cancel()
 
     def close(self) -> None:
         """Cut what is in flight and wait for the threads, which then end at once."""
@@ -103,9 +115,14 @@ class Fetcher:
             )
         self.requests += 1
 
+    @property
+    def _swift(self) -> bool:
+        return min(self._latest, default=SWIFT) < SWIFT
+
     def _fetch(self, window: Window) -> Answer:
         try:
             with self._slots:
+                began = time.monotonic()
                 page = self._source.get_page(window.page, window.size, self._cancellation)
         except Cancelled:
             raise
@@ -114,6 +131,8 @@ class Fetcher:
                 self._failure = failure
             self._cancellation.cancel()
             raise
+        # Replaced, not changed: threads that do so at the same time lose one of their times, and nothing else.
+        self._latest = (*self._latest[1 - _LATEST :], time.monotonic() - began)
         return Answer(window, page.invoices, page.count)
 
 

@@ -11,7 +11,7 @@ import re
 import sys
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import pendulum
 
@@ -65,12 +65,15 @@ class Invoice:
         invoice_id: Any = raw.get("id")
         if invoice_id is None:
             invoice_id = raw.get("invoice_number")
-        # The three lines below run once for every row of every page: the common case stays first.
+        # What follows runs once for every row of every page: the common case comes first, and calls nothing of ours.
         self.key: InvoiceId = invoice_id if type(invoice_id) is int else _string_key(invoice_id, raw)
         self.invoice_id: InvoiceId = invoice_id
-        self.amount: Decimal = _money(raw.get("amount"), "amount", self)
-        self.currency: str = _text(raw, "currency")
-        self.status: str = _text(raw, "status")
+        amount: Any = raw.get("amount")
+        currency, status = raw.get("currency"), raw.get("status")
+        usual = type(amount) is str and _PLAIN_DECIMAL(amount)
+        self.amount: Decimal = Decimal(amount) if usual else _money(amount, "amount", self)
+        self.currency: str = currency if type(currency) is str and currency else _no_text(raw, "currency")
+        self.status: str = status if type(status) is str and status else _no_text(raw, "status")
 
     @property
     def tax_amount(self) -> Decimal | None:
@@ -175,19 +178,14 @@ def _string_key(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
     )
 
 
-def _text(raw: Mapping[str, Any], name: str) -> str:
-    value = raw.get(name)
-    if type(value) is str and value:
-        return value
+def _no_text(raw: Mapping[str, Any], name: str) -> NoReturn:
     raise UnpodBadAnswer(
         f"Invoice {_shown(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
-        f"expected a text, got {_shown(value)}."
+        f"expected a text, got {_shown(raw.get(name))}."
     )
 
 
 def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
-    if type(value) is str and _PLAIN_DECIMAL(value):
-        return Decimal(value)
     try:
         if type(value) is int or (isinstance(value, str) and value.isascii() and "_" not in value):
             amount = Decimal(value)

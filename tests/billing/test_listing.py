@@ -26,13 +26,16 @@ from airflow_provider_unpod.sandbox import Sandbox
 from tests.billing.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, ScramblingPool, row
 
 ORDERS = (NEWEST, OLDEST, SHUFFLED)
+#: For `fetching.SWIFT`: which answers count as being there at once.
+NEVER, BY_DEFAULT, ALWAYS = 0.0, fetching.SWIFT, 3_600.0
 
 
 @pytest.fixture(autouse=True)
 def requests_in_any_order() -> Iterator[None]:
-    """Run requests that are under way together in an arbitrary but repeatable order."""
+    """Run requests that are under way together in an arbitrary but repeatable order, whatever time they take."""
     patch = pytest.MonkeyPatch()
     patch.setattr(fetching, "ThreadPoolExecutor", ScramblingPool)
+    patch.setattr(fetching, "SWIFT", NEVER)
     ScramblingPool.chooser = random.Random(7)
     yield
     patch.undo()
@@ -319,6 +322,7 @@ def assert_complete_or_refused(moving: MovingList, consistency: str = "linked") 
         pass
     else:
         assert moving.stable <= set(given_out)
+        assert len(moving.requests) == reading.evidence.requests
     assert len(given_out) == len(set(given_out))
     assert len(moving.requests) <= PATIENCE * 3 * planned + 5 * MAX_PASSES * (len(moving.at_first) + 50)
 
@@ -331,6 +335,22 @@ thorough = settings(max_examples=400, deadline=None, suppress_health_check=[Heal
 def test_every_invoice_that_existed_throughout_is_read_once_or_the_read_fails(moving: MovingList) -> None:
     """With ``count`` taken at another moment than the rows."""
     assert_complete_or_refused(moving)
+
+
+@thorough
+@given(moving_lists(STEPS, between=True), st.lists(st.sampled_from([NEVER, ALWAYS]), min_size=1, max_size=8))
+def test_the_same_where_the_api_answers_at_once_always_or_now_and_then(moving: MovingList, swift: list[float]) -> None:
+    world = moving.world
+
+    def also_of_changing_speed(moving: MovingList) -> None:
+        fetching.SWIFT = swift[len(moving.requests) % len(swift)]
+        world(moving)
+
+    moving.world = also_of_changing_speed
+    try:
+        assert_complete_or_refused(moving)
+    finally:
+        fetching.SWIFT = NEVER
 
 
 @thorough
@@ -585,6 +605,44 @@ def test_no_more_requests_are_in_flight_than_allowed() -> None:
         with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
             read(client, max_concurrency=3)
         assert 2 <= sandbox.stats["max_in_flight"] <= 3
+
+
+@pytest.mark.usefixtures("real_threads")
+@pytest.mark.parametrize("consistency", ["linked", "single-pass"])
+def test_an_api_that_answers_at_once_is_asked_for_one_page_at_a_time_without_threads(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "SWIFT", ALWAYS)
+    with Sandbox(invoices=3_000, orgs=["acme"]) as sandbox:
+        with (
+            UnpodClient(sandbox.url, sandbox.token, "acme") as client,
+            read_list(client, consistency=consistency) as reading,
+        ):
+            assert {(invoice.key, *unpod_threads()) for invoice in reading} == {(key,) for key in sandbox.ledger.ids()}
+            assert sandbox.stats["requests"] == reading.evidence.requests
+        assert sandbox.stats["max_in_flight"] == 1
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_api_across_a_network_is_asked_for_several_pages_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "SWIFT", BY_DEFAULT)
+    with Sandbox(invoices=3_000, orgs=["acme"], latency=10) as sandbox:
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
+            read(client)
+        assert sandbox.stats["max_in_flight"] == 4
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_api_that_slows_down_is_asked_for_several_pages_at_once_from_the_next_one_on() -> None:
+    by_the_reader: list[bool] = []
+
+    def slow_down(moving: MovingList) -> None:
+        fetching.SWIFT = ALWAYS if len(moving.requests) < 5 else NEVER
+        by_the_reader.append(threading.current_thread() is threading.main_thread())
+
+    read(MovingList(3_000, world=slow_down))
+    assert by_the_reader[:5] == [True] * 5
+    assert by_the_reader.count(True) <= 6
 
 
 @pytest.mark.usefixtures("real_threads")
