@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.linked import PATIENCE
 from airflow_provider_unpod.billing.search import InvoiceFinder
+from airflow_provider_unpod.billing.windows import planned_requests
 from benchmarks.running import HUNG, Contender, Run, run
 from benchmarks.server import Server
 
@@ -99,7 +101,7 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
             best = best_runs((*contenders, *at_sixteen), server, scale.rounds)
         table = Table(
             f"Wall clock, {size:,} invoices, {latency} ms latency",
-            ("", "requests", "seconds", "against the floor", "against the requests loop"),
+            ("", "requests", "seconds", "against the floor", "against the requests loop", "CPU against the loop"),
         )
         for contender, it in best.items():
             table.rows.append(
@@ -109,6 +111,7 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
                     f"{it.wall:.2f}",
                     f"{TIMES}{it.wall / best[FLOOR].wall:.2f}",
                     f"{TIMES}{it.wall / best[LOOP].wall:.2f}",
+                    f"{TIMES}{it.cpu / best[LOOP].cpu:.2f}",
                 )
             )
         if latency and size == scale.medium:
@@ -157,6 +160,7 @@ def drift(scale: Scale) -> Iterable[Table]:
             "delete-random:7",
         ),
         "the same with every request": ("oldest", "insert:1", "delete-random:1"),
+        "three hundred of both with every request": ("oldest", *["insert:1", "delete-random:1"] * 300),
     }
     contenders = (*PEERS, THREADS, SINGLE_PASS, LINKED, ours("linked", 16))
     for what, (order, *moves_of_it) in moves.items():
@@ -168,6 +172,9 @@ def drift(scale: Scale) -> Iterable[Table]:
             if contender.script == "ours" and not (hidden and contender is SINGLE_PASS):
                 lost = 0 if it.status else it.missing + it.doubled
                 table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
+            if contender.script == "ours" and it.status:
+                most = PATIENCE * planned_requests(scale.medium + 100, 100)  # reads plan by full pages, and one more
+                table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", most, it.requests))
         if moves_of_it == ["insert:7"]:
             it = table.runs[LINKED]
             most = scale.medium / 100 * 1.3 if it.status == 0 else 0
@@ -203,8 +210,6 @@ def faults(scale: Scale) -> Iterable[Table]:
 
 def finding(scale: Scale) -> Table:
     """Requests for one invoice: the first look, and later ones with the same finder."""
-    from airflow_provider_unpod.billing.client import UnpodClient
-
     table = Table(
         f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
         ("list", "first look", "later look", "later look, one invoice created in between"),
