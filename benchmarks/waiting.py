@@ -1,7 +1,8 @@
 """What waiting costs: ``python -m benchmarks.waiting``. Needs Airflow 3.3.
 
 Ten thousand waits in one triggerer process, by Airflow's own ``TriggerRunner``, without a scheduler; the API runs in
-another process. Requests, processor time and memory are what the triggerer's process spends.
+another process. Requests, processor time and memory are what the triggerer's process spends. Then how long the event
+loop is held by one wait while the API takes ten seconds for an answer, which comes in small pieces.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PENDING_EVERY = 7  # about 15 % of the invoices
+SLOW = 10  # seconds that an answer takes
 
 
 def serve(pipe: Connection, invoices: int) -> None:
-    """The API, in a process of its own: answers to ``stats``, ``pay`` and ``stop``."""
+    """The API, in a process of its own: answers to ``stats``, ``pay``, ``slow`` and ``stop``."""
     from airflow_provider_unpod.sandbox import Sandbox
 
     with Sandbox(invoices=invoices) as sandbox:
@@ -40,6 +42,9 @@ def serve(pipe: Connection, invoices: int) -> None:
                 for one in pending:
                     sandbox.pay(one)
                 pipe.send(time.time())
+            elif command == "slow":
+                sandbox.faults(f"drip:seconds={SLOW}")
+                pipe.send(None)
             else:
                 pipe.send(sandbox.stats["requests"])
 
@@ -136,6 +141,23 @@ async def measure(pipe: Connection, pending: list[int], waits: int, interval: fl
     blocks.task.cancel()
 
 
+async def stall(pipe: Connection, pending: list[int]) -> None:
+    from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
+
+    ask(pipe, "slow")
+    events = UnpodInvoiceTrigger(invoice_id=pending[0], poke_interval=0.1).run()
+    waiting = asyncio.ensure_future(anext(aiter(events)))
+    blocks = Blocks()
+    await asyncio.sleep(1)  # imports and the connection are behind it, the first answer is on its way
+    first = blocks.take()
+    await asyncio.sleep(2 * SLOW)
+    then = blocks.take()
+    print(f"\nAnswers that take {SLOW} s: longest block {first * 1000:.0f} ms at the start, {then * 1000:.0f} ms then")
+    waiting.cancel()
+    await asyncio.wait([waiting, blocks.task], timeout=0)
+    blocks.task.cancel()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.waiting", description=__doc__)
     parser.add_argument("--waits", type=int, nargs="*", default=[1, 100, 1_000, 10_000])
@@ -149,6 +171,8 @@ def main() -> int:
     for waits in arguments.waits:
         with api(arguments.invoices) as (pipe, pending):
             asyncio.run(measure(pipe, pending, waits, arguments.interval, arguments.intervals))
+    with api(arguments.invoices) as (pipe, pending):
+        asyncio.run(stall(pipe, pending))
     return 0
 
 

@@ -27,6 +27,8 @@ from airflow_provider_unpod.triggers.rounds import Waits
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable, Mapping
 
+    from airflow_provider_unpod.billing.client import UnpodClient
+
 log = logging.getLogger(__name__)
 
 #: Seconds, and multiples of the interval: looks that fail get rarer up to the smaller of the two.
@@ -125,7 +127,7 @@ class _Poller:
         self._unpod_conn_id = unpod_conn_id
         self._org_handle = org_handle
         self._tracker: Tracker | None = None
-        self._client: Any = None
+        self._client: UnpodClient | None = None
         self._said: str | None = None
         self._failures = 0
 
@@ -154,14 +156,11 @@ class _Poller:
     async def _connect(self) -> None:
         from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-        from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
-
         try:
             connection = await get_async_connection(self._unpod_conn_id)
         except AirflowNotFoundException as error:
             raise UnpodConfigError(f"There is no connection {self._unpod_conn_id!r}: {error}") from error
-        await asyncio.to_thread(mask_secrets_of, connection)
-        self._client = UnpodHook.client_from(connection, self._org_handle, _RETRY)
+        self._client = await asyncio.to_thread(_client_from, connection, self._org_handle)
         self._tracker = Tracker(self._client)
 
     async def _look(self, wanted: Wanted, number: int) -> Look:
@@ -192,3 +191,11 @@ class _Poller:
         if error.permanent:
             await self.close()  # the next look reads the connection anew: somebody may have mended it
         return Trouble(number, datetime.now(timezone.utc), error, self._failures)
+
+
+def _client_from(connection: Any, org_handle: str | None) -> UnpodClient:
+    """Takes a while: it may have to import ``requests``."""
+    from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
+
+    mask_secrets_of(connection)
+    return UnpodHook.client_from(connection, org_handle, _RETRY)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
@@ -19,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from tests.billing.faulty_server import TOKEN, FaultyServer, page, row
 from tests.sensors.modes import MODES, TaskInstance, TooManyLooks, Waiter, impatient_client
 
 
@@ -333,6 +338,40 @@ def test_a_server_that_does_not_speak_tls_is_never_asked_without_it(
     with pytest.raises(AirflowSensorTimeout, match=r"never seen"):
         wait(invoice_id=invoice, timeout=0)
     assert unpod_sandbox.stats["requests"] == 0
+
+
+@pytest.fixture
+def tls_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyServer]:
+    """One pending invoice at an https address that only the CA in ``ca.pem`` vouches for."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with FaultyServer(tls=context, otherwise=page([7], results=[row(7, status="pending")])) as server:
+        connection = {"conn_type": "unpod", "host": server.url, "login": "acme.tv", "password": TOKEN}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+        yield server
+
+
+def test_over_tls_a_ca_of_ones_own_is_trusted_in_every_mode(
+    wait: Waiter, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"]) | {"extra": {"verify": str(tmp_path / "ca.pem")}}
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+    def pay() -> None:
+        tls_server.otherwise = page([7])
+
+    assert wait(nothing, pay, invoice_id=7)["status"] == "paid"
+
+
+def test_a_server_whose_certificate_nobody_trusts_never_sees_the_token_in_any_mode(
+    wait: Waiter, tls_server: FaultyServer
+) -> None:
+    with pytest.raises(AirflowSensorTimeout, match=r"never seen"):
+        wait(invoice_id=7, timeout=0)
+    assert tls_server.connections == 1
+    assert tls_server.requests == []
 
 
 class KeptBesideTheTask(dict[str, Any]):

@@ -107,7 +107,7 @@ def test_the_last_wait_that_leaves_cuts_the_request_in_flight_and_its_thread(
 
 
 def test_the_event_loop_is_free_while_the_api_takes_its_time(unpod_sandbox: Sandbox) -> None:
-    unpod_sandbox.faults("drip:seconds=1.5")
+    unpod_sandbox.faults("drip:seconds=10")
 
     async def main() -> float:
         task = asyncio.ensure_future(first(trigger(unpod_sandbox.create().id).run()))
