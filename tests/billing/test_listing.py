@@ -419,14 +419,15 @@ def test_under_a_changing_order_the_read_stays_bounded_and_gives_no_invoice_twic
     assert len(moving.requests) <= 600
 
 
-def test_an_invoice_that_jumps_to_the_front_unread_is_noticed_by_count() -> None:
+@pytest.mark.parametrize("order", [SHUFFLED, NEWEST])
+def test_an_invoice_that_jumps_to_the_front_unread_is_noticed_by_count(order: str) -> None:
     """A list in the order of its last change: what is paid meanwhile moves to the front, where it was read already."""
 
     def pay_one(moving: MovingList) -> None:
         if len(moving.requests) == 4:
             moving.move(where=900, to=0)
 
-    moving = MovingList(1_000, SHUFFLED, world=pay_one)
+    moving = MovingList(1_000, order, world=pay_one)
     ids, evidence = read(moving)
     assert set(ids) == moving.at_first
     assert evidence.consistency == "repeated"
@@ -458,17 +459,6 @@ def test_drift_that_harms_nothing_fails_nothing_with_small_pages_either(page_siz
         moving = MovingList(count, NEWEST, world=now_and_then, page_size=page_size, max_concurrency=concurrency)
         assert moving.stable <= set(read(moving)[0])
         assert len(moving.requests) <= 1.8 * count / page_size
-
-
-def test_an_unread_invoice_that_jumps_to_the_front_of_a_list_in_id_order_is_not_lost() -> None:
-    def pay_one(moving: MovingList) -> None:
-        if len(moving.requests) == 4:
-            moving.move(where=900, to=0)
-
-    moving = MovingList(1_000, NEWEST, world=pay_one)
-    ids, evidence = read(moving)
-    assert set(ids) == moving.at_first
-    assert evidence.consistency == "repeated"
 
 
 def test_a_limit_of_the_page_size_that_sinks_while_reading_does_not_make_an_end() -> None:
