@@ -184,6 +184,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--intervals", type=int, default=6, help="of which the requests are counted")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that Airflow is stopped
     with (
         tempfile.TemporaryDirectory() as home,
         Sandbox(invoices=INVOICES) as waited,
