@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
@@ -70,6 +71,7 @@ class LinkedRead:
         self._looks = 0
         self._beyond: Window | None = None  # a window that must be empty if the end was read ...
         self._beyond_shows = ""  # ... and what kind of end it is then
+        self._cut_at: float = inf  # the fewest rows of an answer that came short of what its own `count` promised
         self._most_rows = 0  # in any answer: the server's limit is not below that, unless it changes
         self._filtering = False  # the server drops rows after slicing: short answers are normal
         self._ended = False
@@ -182,6 +184,8 @@ class LinkedRead:
             self._tally.invoices = self.links.invoices
             self._tally.saw(answer)
             self._most_rows = max(self._most_rows, len(answer.invoices))
+            if answer.short and answer.last < (answer.count or 0):
+                self._cut_at = min(self._cut_at, len(answer.invoices))
             self._plan_for(answer)
             self._learn_limit(answer)
         if not answer.short:
@@ -247,8 +251,10 @@ class LinkedRead:
         if not answer.invoices:
             return "empty" if not count else None
         if last == count and not self._filtering:
-            # So small a window no server cuts: whatever moved, it is where it was meant to be, and so is its end.
-            return "short" if link.in_place or answer.window.size <= SMALLEST_LIMIT else None
+            # So small a window no server cuts: whatever moved, it is where it was meant to be, and so is its end. Of
+            # a larger one with as many rows as came where more were promised, the rest may have been cut off as well.
+            whole = link.in_place and len(answer.invoices) < self._cut_at
+            return "short" if whole or answer.window.size <= SMALLEST_LIMIT else None
         beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count
         if smaller and beyond and last <= count:
             self._expect_nothing(after(count, answer.window.end, self._cap), "count")

@@ -461,6 +461,17 @@ def test_drift_that_harms_nothing_fails_nothing_with_small_pages_either(page_siz
         assert len(moving.requests) <= 1.8 * count / page_size
 
 
+def test_an_answer_as_short_as_one_that_was_cut_is_not_the_whole_list_because_count_came_down_to_it() -> None:
+    """15 rows of 19; later 15 of 16, and before they are counted one more is gone."""
+
+    def one_goes(moving: MovingList) -> None:
+        if len(moving.requests) in (2, 3):
+            moving.delete(0)
+
+    moving = MovingList(19, NEWEST, cap=15, world=one_goes, between=one_goes)
+    assert moving.stable <= set(read(moving)[0])
+
+
 def test_a_limit_of_the_page_size_that_sinks_while_reading_does_not_make_an_end() -> None:
     def sink(moving: MovingList) -> None:
         moving.cap = 20 if len(moving.requests) == 1 else 10
