@@ -255,8 +255,9 @@ class LinkedRead:
             # a larger one with as many rows as came where more were promised, the rest may have been cut off as well.
             whole = link.in_place and len(answer.invoices) < self._cut_at
             return "short" if whole or answer.window.size <= SMALLEST_LIMIT else None
-        beyond = before is not None and before.window.end > (before.count or 0) and answer.window.end > count
-        if smaller and beyond and last <= count:
+        # Both of them by one `count`: it may have been taken later than the rows, when fewer were left.
+        quiet = before is not None and before.count == count
+        if before and quiet and smaller and last <= count < min(before.window.end, answer.window.end):
             self._expect_nothing(after(count, answer.window.end, self._cap), "count")
         return None
 
