@@ -24,21 +24,25 @@ Connect = Callable[..., UnpodClient]
 
 
 class Limiter:
-    """A server's fixed windows: ``limit`` requests in each ``seconds``, refused beyond. Runs on the test's clock."""
+    """A server's fixed windows: ``limit`` requests in each ``seconds``, refused beyond.
+
+    Runs on the test's clock, and the first window begins now: a test must not depend on the time of day.
+    """
 
     def __init__(
         self, clock: FastClock, limit: int, seconds: float, skew: float = 0.0, *, rounded: bool = True
     ) -> None:
         self.clock, self.limit, self.seconds, self.skew, self.rounded = clock, limit, seconds, skew, rounded
         self.lock = threading.Lock()
+        self.began = clock.time() + skew
         self.used: Counter[int] = Counter()
         self.refused = 0
 
     def __call__(self, request: Request) -> Script:
         with self.lock:
             now = self.clock.time() + self.skew
-            window = int(now / self.seconds)
-            ends = (window + 1) * self.seconds
+            window = int((now - self.began) / self.seconds)
+            ends = self.began + (window + 1) * self.seconds
             self.used[window] += 1
             left = self.limit - self.used[window]
             headers = {
