@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: An answer that is here within so many seconds is worth no thread: several would take turns at the interpreter, which
-#: costs more than it saves. An API on the same machine is as quick as that, one across a network never.
+#: costs more than it saves. An API on the same machine is as quick as that, one across a network hardly ever.
 SWIFT = 0.003
 #: So many answers tell how quick the API is: the quickest of them, as anything else may have slowed down the others.
 _LATEST = 8
