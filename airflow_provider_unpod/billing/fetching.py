@@ -56,6 +56,7 @@ class Fetcher:
         self._ahead: deque[Future[Answer] | Window] = deque()
         self._latest: tuple[float, ...] = ()  # seconds that answers took
         self._failure: BaseException | None = None
+        self._drops = 0
         self.requests = 0
         self.limit = 0  # the reader raises it as it learns how long the list is
 
@@ -72,7 +73,7 @@ class Fetcher:
     def now(self, window: Window) -> Answer:
         """Fetch one window by itself."""
         self._count()
-        return self._fetch(window)
+        return self._fetch(window, self._drops)
 
     def ask(self, window: Window) -> None:
         """Ask for a window ahead of its :meth:`take`."""
@@ -82,20 +83,16 @@ class Fetcher:
             return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="unpod-page")
-        self._ahead.append(self._threads.submit(self._fetch, window))
+        self._ahead.append(self._threads.submit(self._fetch, window, self._drops))
 
     def take(self) -> Answer:
         """The next of the windows asked for ahead, in the order of asking."""
         ahead = self._ahead.popleft()
-        try:
-            return self._fetch(ahead) if isinstance(ahead, Window) else ahead.result()
-        except Cancelled:
-            if self._failure is not None:
-                raise self._failure from None
-            raise
+        return self._fetch(ahead, self._drops) if isinstance(ahead, Window) else ahead.result()
 
     def drop(self) -> None:
         """Forget what was asked for ahead; what has not been sent yet is not sent (and not counted)."""
+        self._drops += 1
         while self._ahead:
             ahead = self._ahead.pop()
             self.requests -= isinstance(ahead, Window) or ahead.cancel()
@@ -119,17 +116,20 @@ class Fetcher:
     def _swift(self) -> bool:
         return min(self._latest, default=SWIFT) < SWIFT
 
-    def _fetch(self, window: Window) -> Answer:
+    def _fetch(self, window: Window, drops: int) -> Answer:
         try:
             with self._slots:
                 began = time.monotonic()
                 page = self._source.get_page(window.page, window.size, self._cancellation)
         except Cancelled:
+            if self._failure is not None:
+                raise self._failure from None
             raise
         except BaseException as failure:
-            if self._failure is None:
-                self._failure = failure
-            self._cancellation.cancel()
+            if drops == self._drops:  # else nobody needs it any more, and its failure is none
+                if self._failure is None:
+                    self._failure = failure
+                self._cancellation.cancel()
             raise
         # Replaced, not changed: threads that do so at the same time lose one of their times, and nothing else.
         self._latest = (*self._latest[1 - _LATEST :], time.monotonic() - began)

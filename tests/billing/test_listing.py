@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing import fetching
 from airflow_provider_unpod.billing.client import Page, UnpodClient
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodListUnstable
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodListUnstable, UnpodUnavailable
 from airflow_provider_unpod.billing.evidence import Evidence
+from airflow_provider_unpod.billing.fetching import Fetcher
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.linked import PATIENCE
 from airflow_provider_unpod.billing.listing import read_list
 from airflow_provider_unpod.billing.passes import MAX_PASSES
-from airflow_provider_unpod.billing.windows import chain_length
+from airflow_provider_unpod.billing.windows import Window, chain_length
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.billing.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, ScramblingPool, row
 
@@ -666,3 +668,54 @@ def test_what_fails_on_one_page_ends_the_read_with_that_error_and_no_thread_runn
             read(client)
         assert caught.value.status == 206
     assert not unpod_threads()
+
+
+class Interrupted(MovingList):
+    """Page 2 fails as soon as page 1 is asked for, which is answered when page 2 has failed or the read is cut."""
+
+    def __init__(self) -> None:
+        super().__init__(300)
+        self.begun, self.over = threading.Event(), threading.Event()
+
+    def get_page(self, page: int, page_size: int, cancellation: Any = None) -> Page:
+        if page == 2:
+            assert self.begun.wait(10)
+            self.over.set()
+            raise UnpodUnavailable("down")
+        with cancellation.calling(self.over.set):
+            self.begun.set()
+            assert self.over.wait(10)
+        cancellation.check()
+        return super().get_page(page, page_size)
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_outage_is_called_by_its_name_whichever_request_it_meets_first() -> None:
+    for _ in range(20):
+        fetcher = Fetcher(Interrupted(), 2)
+        fetcher.limit = 2
+        fetcher.ask(Window(100, 100))
+        try:
+            answer = fetcher.now(Window(0, 100))
+        except UnpodUnavailable:
+            pass
+        else:  # it was here before the failure was
+            assert answer.count == 300
+            with pytest.raises(UnpodUnavailable):
+                fetcher.take()
+        finally:
+            fetcher.close()
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_a_request_that_nobody_needs_any_more_cannot_fail_a_read() -> None:
+    fetcher = Fetcher(Interrupted(), 2)
+    fetcher.limit = 2
+    fetcher.ask(Window(100, 100))
+    while fetcher._ahead[0].running() is False:  # type: ignore[union-attr]  # a request ahead has a thread
+        time.sleep(0.001)
+    fetcher.drop()
+    try:
+        assert fetcher.now(Window(0, 100)).count == 300
+    finally:
+        fetcher.close()
