@@ -108,9 +108,12 @@ class Invoice:
         return due
 
     def answers_to(self, key: InvoiceId) -> bool:
-        """Whether ``key`` (a :func:`match_key`) names this invoice, by its id or by its invoice number."""
-        if self.key == key:
-            return True
+        """Whether ``key`` (a :func:`match_key`) names this invoice, by its id or by its invoice number.
+
+        A number of digits is never taken for the name of an invoice that has an id: it may be the id of another one.
+        """
+        if type(key) is int or self.key == key:
+            return self.key == key
         number = self.raw.get("invoice_number")
         return isinstance(number, (int, str)) and match_key(number) == key
 

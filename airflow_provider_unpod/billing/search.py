@@ -13,6 +13,7 @@ from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId, match_key
 from airflow_provider_unpod.billing.linking import Answer
 from airflow_provider_unpod.billing.listing import read_list
 from airflow_provider_unpod.billing.ordering import direction_of, rank
+from airflow_provider_unpod.billing.tracking import FULL_REFRESH_EVERY
 from airflow_provider_unpod.billing.windows import Window
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ class _Place:
     count: int | None
 
 
+@dataclass(slots=True)
+class _Miss:
+    """A complete reading that did not hold an invoice: the ``count`` it ended with, and the looks since."""
+
+    count: int | None
+    looks: int = 0
+
+
 class InvoiceFinder:
     """Finds invoices by id, and remembers where they were. Not thread-safe; keep one for a series of looks.
 
@@ -44,7 +53,7 @@ class InvoiceFinder:
         self._source = source
         self._places: dict[InvoiceId, _Place] = {}
         self._newest_first = True  # until a list shows otherwise
-        self._missed_at: dict[InvoiceId, int | None] = {}  # `count` when a complete reading did not hold it
+        self._misses: dict[InvoiceId, _Miss] = {}
 
     def find(self, invoice_id: InvoiceId, *, conclusive: bool = True) -> Invoice | None:
         """The invoice as it is now; ``None`` if it is not in the list.
@@ -52,7 +61,7 @@ class InvoiceFinder:
         :param invoice_id: its ``id`` or ``invoice_number``; ``101`` and ``"101"`` are the same.
         :param conclusive: whether ``None`` must rest on a complete reading made now. Who merely waits for an invoice to
             appear may pass ``False``: once a complete reading has not found it, a search by order, or an unchanged
-            ``count``, is then taken for "not yet".
+            ``count``, is then taken for "not yet" in the looks up to the next complete reading, the tenth.
         :raises UnpodError: whatever the requests raise.
         """
         key = match_key(invoice_id)
@@ -68,9 +77,20 @@ class InvoiceFinder:
         ordered, invoice = self._by_order(key, first)
         if invoice is not None:
             return invoice
-        if not conclusive and key in self._missed_at and (ordered or self._missed_at[key] == first.count):
+        if not conclusive and self._may_still_miss(key, ordered, first.count):
             return None
         return self._by_reading_all(key)
+
+    def _may_still_miss(self, key: InvoiceId, ordered: bool, count: int | None) -> bool:
+        """Whether the last complete reading, which did not hold the invoice, need not be made again yet.
+
+        Neither sign is a proof: an invoice can be put in out of order, and another one can go when it comes.
+        """
+        miss = self._misses.get(key)
+        if miss is None:
+            return False
+        miss.looks += 1
+        return miss.looks < FULL_REFRESH_EVERY and (ordered or (count is not None and count == miss.count))
 
     def _ask(self, window: Window) -> Answer:
         page = self._source.get_page(window.page, window.size)
@@ -78,7 +98,7 @@ class InvoiceFinder:
 
     def _remember(self, key: InvoiceId, answer: Answer, invoice: Invoice) -> Invoice:
         self._places[key] = _Place(answer.window.start + answer.invoices.index(invoice), answer.count)
-        self._missed_at.pop(key, None)
+        self._misses.pop(key, None)
         return invoice
 
     def _nearby(self, key: InvoiceId) -> Invoice | None:
@@ -144,9 +164,9 @@ class InvoiceFinder:
             for row, invoice in enumerate(reading):
                 if invoice.answers_to(key):
                     self._places[key] = _Place(row, None)
-                    self._missed_at.pop(key, None)
+                    self._misses.pop(key, None)
                     return invoice
-            self._missed_at[key] = reading.evidence.count_last
+            self._misses[key] = _Miss(reading.evidence.count_last)
         self._places.pop(key, None)
         return None
 

@@ -41,6 +41,7 @@ _SEARCHES = 2
 # What is known of an invoice is packed into one integer: place, parity of the last complete reading, status.
 _STATUS_BITS = 12
 _STATUS_MASK = (1 << _STATUS_BITS) - 1
+_PARITY = 1 << _STATUS_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,16 +203,22 @@ class Tracker:
         self._parity ^= 1
         before: Invoice | None = None
         rises = falls = rows = 0
-        with read_list(self._source) as reading:
-            for place, invoice in enumerate(reading):
-                self._note(invoice, place, sighting, first)
-                if before is not None:
-                    order = _order(before, invoice)
-                    rises += order > 0
-                    falls += order < 0
-                before = invoice
-                rows += 1
-            self._count = reading.evidence.count_last
+        try:
+            with read_list(self._source) as reading:
+                for place, invoice in enumerate(reading):
+                    self._note(invoice, place, sighting, first)
+                    if before is not None:
+                        order = _order(before, invoice)
+                        rises += order > 0
+                        falls += order < 0
+                    before = invoice
+                    rows += 1
+                self._count = reading.evidence.count_last
+        except BaseException:
+            # What this reading has not seen must differ, when the next one has ended, from what that one has seen.
+            for key, packed in self._known.items():
+                self._known[key] = packed & ~_PARITY | self._parity << _STATUS_BITS
+            raise
         for key in [key for key, packed in self._known.items() if packed >> _STATUS_BITS & 1 != self._parity]:
             del self._known[key]
             self._unsettled.discard(key)
@@ -344,7 +351,8 @@ class Tracker:
             self._numbered = True
             if sighting.keys:
                 name = match_key(number)
-                if name in sighting.keys and name not in self._known:
+                # As in `Invoice.answers_to`: what may be an id is never taken for a number.
+                if type(name) is str and name in sighting.keys and name not in self._known:
                     self._numbers[name] = key
                     sighting.rows[name] = invoice
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
 from airflow_provider_unpod.billing.search import InvoiceFinder
+from airflow_provider_unpod.billing.tracking import Tracker, Wanted
 from tests.billing.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
 
 MANY = 200_000
@@ -86,6 +87,38 @@ def test_whoever_waits_for_an_invoice_to_appear_does_not_pay_for_a_complete_read
         assert len(listed.requests) <= 12
         listed.insert()
         assert finder.find(3_000, conclusive=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("listed", "change"),
+    [
+        pytest.param(MovingList(350, OLDEST, counts="null"), lambda ids: ids.append(350), id="no count"),
+        pytest.param(MovingList(350, NEWEST), lambda ids: ids.insert(300, 350), id="out of order"),
+        pytest.param(MovingList(350, SHUFFLED), lambda ids: ids.__setitem__(200, 350), id="one came, one went"),
+    ],
+)
+def test_an_invoice_that_appears_where_nothing_shows_it_is_seen_within_ten_looks(
+    listed: MovingList, change: Any
+) -> None:
+    finder = InvoiceFinder(listed)
+    assert finder.find(350, conclusive=False) is None
+    change(listed.ids)
+    assert any(finder.find(350, conclusive=False) for _ in range(10))
+
+
+def test_an_id_never_finds_another_invoice_whose_number_looks_like_it() -> None:
+    def numbered_otherwise(number: int) -> dict[str, Any]:
+        return row(number, "paid" if number == 151 else "pending") | {"invoice_number": str(number - 50)}
+
+    listed = MovingList(300, make_row=numbered_otherwise)
+    for wanted in (101, "101"):
+        found = InvoiceFinder(listed).find(wanted)
+        assert found is not None
+        assert (found.invoice_id, found.status) == (101, "pending")
+    assert Tracker(listed).look(Wanted({101})).rows[101].invoice_id == 101
+    listed.ids.remove(101)
+    assert InvoiceFinder(listed).find(101) is None
+    assert Tracker(listed).look(Wanted({101})).rows == {}
 
 
 def test_an_invoice_is_found_by_its_number_where_rows_have_both_a_number_and_an_id() -> None:

@@ -179,15 +179,16 @@ def test_interest_counts_those_who_share_it() -> None:
     assert interest.begin() == Wanted(frozenset(), {}, True)
 
 
+class Failing(Ledger):
+    broken = False
+
+    def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
+        if self.broken and page == 3:
+            raise UnpodUnavailable("down")
+        return super().get_page(page, page_size)
+
+
 def test_a_look_that_fails_loses_no_change() -> None:
-    class Failing(Ledger):
-        broken = False
-
-        def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
-            if self.broken and page == 3:
-                raise UnpodUnavailable("down")
-            return super().get_page(page, page_size)
-
     ledger = Failing(500)
     tracker = Tracker(ledger)
     tracker.look(EVERYTHING)
@@ -200,6 +201,20 @@ def test_a_look_that_fails_loses_no_change() -> None:
     look = tracker.look(EVERYTHING)
     assert list(look.changed) == [499]
     assert look.rows[499].status == "paid"
+
+
+def test_what_vanished_is_forgotten_by_the_next_complete_reading_even_if_one_failed_in_between() -> None:
+    ledger = Failing(500)
+    tracker = Tracker(ledger, full_refresh_every=1)
+    tracker.look(EVERYTHING)
+    ledger.delete(450)
+    ledger.broken = True
+    with pytest.raises(UnpodUnavailable):
+        tracker.look(EVERYTHING)
+    ledger.broken = False
+    ledger.delete(0)  # which the reading that failed has seen
+
+    assert set(tracker.look(EVERYTHING).statuses()) == set(ledger.ids)
 
 
 def test_the_server_s_smaller_page_size_is_found_out() -> None:
