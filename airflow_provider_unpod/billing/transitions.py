@@ -10,15 +10,19 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import logging
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.invoice import SETTLED_STATUSES, Invoice, InvoiceId
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+from airflow_provider_unpod.billing.invoice import SETTLED_STATUSES, Invoice, InvoiceId, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
+
+log = logging.getLogger(__name__)
 
 #: Of the settled invoices the newest this many are kept, so that what is stored stays small (some 20 KB).
 MAX_SETTLED = 20_000
@@ -48,9 +52,19 @@ class Transition:
             "invoice_id": self.invoice.invoice_id,
             "from": self.before,
             "to": self.invoice.status,
-            "invoice": self.invoice.as_record(),
+            "invoice": _record_of(self.invoice),
             "seen_at": self.seen_at.isoformat(),
         }
+
+
+def _record_of(invoice: Invoice) -> dict[str, Any]:
+    """The record, or the row as it came if there is something in it that no record may hold: not told is worse."""
+    try:
+        return invoice.as_record()
+    except UnpodBadAnswer as error:
+        log.warning("The record of a changed invoice is given as the API sent it: %s", error.message)
+        row: dict[str, Any] = plain(dict(invoice.raw))
+        return row
 
 
 class History:

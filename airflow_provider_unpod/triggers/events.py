@@ -102,7 +102,8 @@ class Journal:
 
     async def tell(self, transitions: list[dict[str, Any]]) -> None:
         """Write down what is about to be told, and all that ``history`` has come to know."""
-        self._telling += transitions
+        if self._accessors:  # else nobody says what was stored, and this would only grow
+            self._telling += transitions
         await self._write()
 
     async def confirm(self, transitions: list[dict[str, Any]]) -> None:

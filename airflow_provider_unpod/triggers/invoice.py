@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.tracking import Interest, Look
 from airflow_provider_unpod.billing.transitions import History, Transition
@@ -123,7 +123,10 @@ class UnpodInvoiceTrigger(PollingTrigger):
             if seen.number <= joined:
                 return None  # it began before this wait was known, and may not have looked for its invoices
             looks += 1
-            payload = self._payload(seen, last, looks, began)
+            try:
+                payload = self._payload(seen, last, looks, began)
+            except UnpodBadAnswer as error:  # of a row that cannot become a record
+                payload = {"state": "error", "error": type(error).__name__, "status": None, "message": error.message}
             if isinstance(seen, Look):
                 last = seen
             return payload
@@ -283,8 +286,10 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
                 if found:
                     await journal.tell(told)
                 if look.number > asked:
-                    interest.remove(news)
-                    news = set()
+                    # One that was not found has moved far; the next look reads everything.
+                    left = {key for key in news if key not in look.rows and key in look.statuses()} if news else news
+                    interest.remove(news - left)
+                    news = left
                     # What must be told again goes out with the news: of two events in a row Airflow starts a run with
                     # the first, and leaves the other for the next event, whenever that comes.
                     told, again = again + told, []

@@ -53,8 +53,8 @@ class Waits(Interest):
         try:
             async for seen in looks:
                 for number, (end, judge) in enumerate(list(self._waiting.items()), 1):
-                    if not end.done() and (payload := judge(seen)) is not None:
-                        end.set_result(payload)
+                    if not end.done():
+                        _settle(end, judge, seen)
                     if not number % _AT_A_TIME:
                         await asyncio.sleep(0)
         except Exception as error:
@@ -62,3 +62,14 @@ class Waits(Interest):
                 if not end.done():
                     end.set_exception(error)
             raise
+
+
+def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Look | Trouble) -> None:
+    """Show a look to one wait; what goes wrong there is no business of the others."""
+    try:
+        payload = judge(seen)
+    except Exception as error:
+        end.set_exception(error)
+    else:
+        if payload is not None:
+            end.set_result(payload)

@@ -210,6 +210,43 @@ def test_what_happened_while_no_triggerer_ran_is_told_when_one_runs_again() -> N
     assert world.run([nothing] * 3) == []
 
 
+def test_what_happened_while_no_triggerer_ran_is_told_however_far_the_list_moves_before_the_next_look() -> None:
+    world = World(2_000)
+    for number in range(2_000):
+        if number % 200 != 20:
+            world.set(number, "paid")
+    world.run([nothing] * 2)
+    paid = list(range(420, 2_000, 200))
+    for number in paid:
+        world.set(number, "paid")
+
+    def purge() -> None:
+        for _ in range(100):
+            world.ledger.delete(185)
+
+    told = world.run([nothing, purge, *[nothing] * 3])
+    assert sorted(one["invoice_id"] for one in told) == [number for number in paid if number in world.ledger.ids]
+    assert len(told) >= 6
+
+
+def test_an_invoice_that_no_record_may_hold_is_told_as_it_came_and_hides_no_other() -> None:
+    world = World()
+    make = world.ledger.make_row
+    world.ledger.make_row = lambda number: make(number) | ({"tax_amount": "soon"} if number == 3 else {})
+    told = world.run([nothing, lambda: (world.set(1, "paid"), world.set(3, "paid"))])
+    assert [one["invoice_id"] for one in told] == [1, 3]
+    assert told[1]["invoice"]["tax_amount"] == "soon"
+
+
+def test_where_nobody_says_what_was_stored_nothing_is_kept_to_be_told_again() -> None:
+    async def tell() -> list[Any]:
+        journal = events.Journal(None, [])
+        await journal.tell([{"key": "1:pending:paid:1"}])
+        return journal._telling
+
+    assert asyncio.run(tell()) == []
+
+
 @pytest.mark.parametrize("crash", ["before storing", "confirming"])
 def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(crash: str) -> None:
     world = World()

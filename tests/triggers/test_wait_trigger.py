@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_unpod.billing.tracking import Look, Tracker
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.triggers import polling
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger, UnpodInvoiceTrigger
+from airflow_provider_unpod.triggers.rounds import Waits
+from tests.billing.moving_list import MovingList, row
 from tests.sensors.modes import SharedStreamManager, impatient_client, shared_events
 
 needs_shared_streams = [pytest.param(True, id="shared")] if SharedStreamManager else []
@@ -229,3 +232,51 @@ def test_a_deferred_task_is_not_resumed_before_the_scheduler_has_noted_its_defer
     assert asyncio.run(first(alone.run()))["state"] == asyncio.run(first(deferred.run()))["state"] == "done"
     assert slept[0] == 0
     assert 3 < slept[1] <= 5
+
+
+def test_an_invoice_that_no_record_may_hold_fails_its_own_wait_and_no_other() -> None:
+    statuses = {3: "paid", 7: "paid"}
+    listed = MovingList(
+        50, make_row=lambda n: row(n, statuses.get(n, "pending")) | ({"tax_amount": "soon"} if n == 7 else {})
+    )
+
+    async def main() -> list[Any]:
+        waits, tracker = Waits(), Tracker(listed)
+
+        async def looks() -> AsyncIterator[Look]:
+            while True:
+                yield tracker.look(waits.begin(), number=waits.looks)
+                await asyncio.sleep(0)
+
+        ends = [asyncio.ensure_future(first(trigger(number)._wait(waits))) for number in (7, 3)]
+        await asyncio.sleep(0)
+        polling = asyncio.ensure_future(waits.hand_round(looks()))
+        try:
+            return await asyncio.wait_for(asyncio.gather(*ends), 10)
+        finally:
+            polling.cancel()
+
+    bad, good = asyncio.run(main())
+    assert (bad["state"], bad["error"]) == ("error", "UnpodBadAnswer")
+    assert "tax_amount" in bad["message"]
+    assert (good["state"], good["result"]["id"]) == ("done", 3)
+
+
+def test_a_wait_that_goes_wrong_leaves_the_others_waiting() -> None:
+    def breaks(seen: Any) -> Any:
+        raise ZeroDivisionError
+
+    async def main() -> list[Any]:
+        waits = Waits()
+        joined = [asyncio.ensure_future(waits.join(judge)) for judge in (breaks, lambda seen: {"state": "done"})]
+        await asyncio.sleep(0)
+
+        async def looks() -> AsyncIterator[Any]:
+            yield "a look"
+
+        await waits.hand_round(looks())
+        return await asyncio.gather(*joined, return_exceptions=True)
+
+    broken, good = asyncio.run(main())
+    assert isinstance(broken, ZeroDivisionError)
+    assert good == {"state": "done"}
