@@ -205,18 +205,20 @@ class LinkedRead:
         """How long the list is as far as known, and so how many requests are too many.
 
         The latter goes by the first `count`: a list that grows as fast as it is read must not be followed for ever.
+        Without one it goes by what was read, in pages as large as they have been: growth that makes answers ever
+        shorter takes more requests than that.
         """
         if answer.count is not None:
             self._expected = answer.count
             self._at_first = answer.count if self._at_first is None else self._at_first
         if self._at_first is None:
-            known = 1 + self.links.invoices // self._cap
-            rows = (
-                self._cap << known.bit_length()
-            )  # in steps: what is not known need not be planned anew at every answer
+            cap = max(self._cap, self._most_rows)
+            known = 1 + self.links.invoices // cap
+            rows = cap << known.bit_length()  # in steps: it need not be planned anew at every answer
         else:
-            rows = (self._at_first // self._cap + 1) * self._cap
-        self._fetcher.limit = max(self._fetcher.limit, PATIENCE * planned_requests(min(rows, MOST_ROWS), self._cap))
+            cap = self._cap
+            rows = (self._at_first // cap + 1) * cap
+        self._fetcher.limit = max(self._fetcher.limit, PATIENCE * planned_requests(min(rows, MOST_ROWS), cap))
 
     def _learn_limit(self, answer: Answer) -> None:
         """A short answer is followed by a window no larger than it: full, the server limits pages to that size;
