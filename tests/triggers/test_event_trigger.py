@@ -318,6 +318,42 @@ def test_whenever_the_triggerer_dies_no_change_is_lost_and_none_is_told_under_tw
         assert len(steps) <= len(path) - 1 + born
 
 
+MOVES = st.one_of(
+    st.tuples(st.just("set"), st.integers(0, 160), st.sampled_from(STATUSES)),
+    st.tuples(st.just("purge"), st.integers(0, 70), st.integers(1, 60)),
+    st.tuples(st.just("create"), st.integers(1, 8), st.sampled_from(STATUSES)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.lists(MOVES, max_size=6), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_however_far_a_list_of_many_pages_moves_while_nobody_looks_every_invoice_is_told_as_it_is(lives: Any) -> None:
+    world = World(150)
+    world.ledger.page_size = world.ledger.cap = 3
+
+    def step(moves: list[tuple[str, int, Any]]) -> Callable[[], None]:
+        def happen() -> None:
+            for what, where, much in moves:
+                if what == "set" and where in world.statuses:
+                    world.set(where, much)
+                elif what == "create":
+                    for _ in range(where):
+                        world.create(much)
+                elif what == "purge":
+                    del world.ledger.ids[where : where + much]
+
+        return happen
+
+    world.run([nothing])
+    for looks in lives:  # a triggerer each, and what happens before its first look happened while nobody looked
+        world.run([step(moves) for moves in looks], "confirming")
+    world.run([nothing] * 12)
+
+    told = {one["invoice_id"]: one["to"] for one in world.database.told}
+    for number in world.ledger.ids:
+        assert told.get(number, "pending" if number < 150 else None) == world.statuses[number]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
