@@ -97,11 +97,41 @@ def _encode_csv(records: Iterator[Record], columns: tuple[Column, ...]) -> Itera
 
 def _decode_csv(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
     table = Table(columns, CSV_CELLS)
-    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+    rows = _csv_rows(io.TextIOWrapper(file, encoding="utf-8", newline=""))
     if next(rows, None) != [*(column.name for column in columns), EXTRA]:
         raise ValueError("the header is not that of the manifest")
     for *cells, extra in rows:
         yield table.join([cell or None for cell in cells], json.loads(extra) if extra else {})
+
+
+def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The rows that :func:`_encode_csv` wrote, with cells of any length.
+
+    ``csv.reader`` has a limit to that, one for the whole process: not ours to change, and others may change it.
+    """
+    row: list[str] = []
+    quotes = 0
+    for line in lines:
+        row.append(line)
+        quotes += line.count('"')
+        if quotes % 2 == 0:  # otherwise the line ends inside a quoted cell
+            text = "".join(row)
+            if not text.endswith("\r\n"):
+                break
+            yield _csv_cells(text[:-2])
+            row.clear()
+    if row:
+        raise ValueError("it ends within a row")
+
+
+def _csv_cells(row: str) -> list[str]:
+    if '"' not in row:
+        return row.split(",")
+    pieces = row.split('"')
+    # Every second piece is inside of quotes; commas in the others part the cells. No cell has a NUL.
+    pieces[::2] = [piece.replace(",", "\0") for piece in pieces[::2]]
+    cells = '"'.join(pieces).split("\0")
+    return [cell[1:-1].replace('""', '"') if cell[:1] == '"' else cell for cell in cells]
 
 
 def compressed(blocks: Iterator[bytes], compression: str | None) -> Iterator[bytes]:

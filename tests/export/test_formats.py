@@ -73,6 +73,26 @@ def test_money_survives_to_the_last_digit(tmp_path: Path, file_format: str, comp
     assert [record["amount"] for record in read_export(str(tmp_path))] == [each["amount"] for each in MONEY]
 
 
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+def test_a_field_of_any_size_comes_back(tmp_path: Path, file_format: str, compression: str | None) -> None:
+    text = 'a "quoted" line, and another\r\n' * 100_000
+    found = [row(1), row(2, charge_type=text, note={"pdf": text}), row(3)]
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions(file_format, compression))
+
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize("limit", [10, 10**9])
+def test_the_limit_that_other_code_has_for_csv_neither_matters_nor_changes(tmp_path: Path, limit: int) -> None:
+    before = csv.field_size_limit(limit)
+    try:
+        write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
+        assert list(read_export(str(tmp_path))) == records(rows(30))
+        assert csv.field_size_limit() == limit
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_parquet_refuses_what_a_decimal128_cannot_hold(tmp_path: Path) -> None:
     found = [row(1, amount="1" * 30), row(2, amount="0.123456789")]
 
