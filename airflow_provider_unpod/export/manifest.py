@@ -95,12 +95,13 @@ class Manifest:
             columns = tuple(Column(**column) for column in content["columns"])
             manifest = cls(content, files, columns, ListedFile.from_dict(changes["state"]) if changes else None)
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
+            count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
         except (KeyError, TypeError, AttributeError, UnpodConfigError) as error:
             raise ValueError(f"it lacks something: {error!r}") from error
         if len(manifest.paths) != len(files) + (manifest.state is not None):
             raise ValueError("it lists a file twice")
-        if not sum(file.rows for file in files) == manifest.count == counted:
+        if not sum(file.rows for file in files) == count == counted:
             raise ValueError("its row counts and totals do not add up")
         return manifest
 
