@@ -119,7 +119,8 @@ def read_export(path: str, conn_id: str | None = None, *, export_id: str | None 
         ``manifest``, ``export_id``, ``count`` and ``totals``.
     :raises ExportError: if there is no certified export, if anything in it is missing, changed or does not add up, or
         if another export took its place. Iterating raises it too.
-    :raises UnpodConfigError: if the storage connection does not exist.
+    :raises UnpodConfigError: if the path names no place, a library for its store is not installed, or the storage
+        connection does not exist.
     """
     folder = Folder(str(path).rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
     manifest = current_manifest(folder)

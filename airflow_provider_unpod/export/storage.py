@@ -15,6 +15,7 @@ import secrets
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 #: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
 _BLOCK = 8 * 2**20
 
+#: By scheme: our extra, and the library that the Airflow provider which knows the scheme can be without.
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), ("s3", "s3fs")),
+    **dict.fromkeys(("gs", "gcs"), ("gcs", "gcsfs")),
+    **dict.fromkeys(("abfs", "abfss", "adl"), ("azure", "adlfs")),
+}
+
 T = TypeVar("T")
 
 
@@ -38,14 +46,18 @@ class Folder:
     :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; a path without a scheme
         is a local one.
     :param conn_id: the storage connection; takes precedence over one in the address.
-    :raises UnpodConfigError: if the connection does not exist, or the address names no place.
+    :raises UnpodConfigError: if the address names no place, no library for its store is installed, or the connection
+        does not exist.
 
     All methods raise ``ExportError``, naming address and connection, for whatever the store does not do.
     """
 
     def __init__(self, address: str, conn_id: str | None = None) -> None:
         self.address = normalised(address)
-        path = _object_storage_path(self.address, conn_id)
+        self.conn_id = conn_id
+        with self._explained("reached"):
+            _require_filesystem(self.address)
+            path = _object_storage_path(self.address, conn_id)
         self.conn_id = _conn_id_of(path)
         if self.conn_id is not None:
             _require_connection(self.conn_id, self.address)
@@ -207,6 +219,30 @@ def normalised(address: str) -> str:
             f"output_path is {str(address)!r}: enter the folder of the export, like s3://bucket/invoices."
         )
     return text if "://" in text else f"file://{Path(text).absolute()}"
+
+
+def _require_filesystem(address: str) -> None:
+    """Airflow's own word for a store whose library is missing is an error like any other, and would be retried."""
+    scheme = address.partition("://")[0]
+    extra, library = _EXTRAS.get(scheme, (None, None))
+    if _has_filesystem(scheme) and (library is None or find_spec(library)):
+        return
+    if extra is None:
+        raise UnpodConfigError(
+            f"{address} is on no store that can be used: the path of an export begins with file://, s3://, gs:// or "
+            "abfs://, or with one for which Airflow has a filesystem."
+        )
+    raise UnpodConfigError(
+        f"{address} needs libraries that are not installed: pip install 'airflow-provider-unpod[{extra}]'."
+    )
+
+
+def _has_filesystem(scheme: str) -> bool:
+    try:
+        from airflow.sdk.io import has_fs
+    except ImportError:  # Airflow 2.11
+        from airflow.io import has_fs  # type: ignore[attr-defined, no-redef]
+    return bool(has_fs(scheme))
 
 
 def _object_storage_path(address: str, conn_id: str | None) -> ObjectStoragePath:

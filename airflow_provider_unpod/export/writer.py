@@ -62,7 +62,8 @@ def write_export(
         nothing is written.
     :raises ExportError: if a store or a library does not do what is needed. Then, and after any other exception,
         the export that stood before still stands.
-    :raises UnpodConfigError: if the storage connection does not exist. Both before anything is read, if possible.
+    :raises UnpodConfigError: if the address names no place, a library for its store is not installed, or the storage
+        connection does not exist. Both before anything is read, if possible.
     """
     options = options or ExportOptions()
     about = about or {}

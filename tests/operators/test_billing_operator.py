@@ -103,8 +103,8 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
     [
         ({"output_path": "None"}, "output_path"),
         ({"output_path": " "}, "output_path"),
-        ({"output_path": "s3://bucket/invoices", "storage_conn_id": "missing"}, "'missing'"),
-        ({"output_path": "s3://missing@bucket/invoices"}, "'missing'"),
+        ({"output_path": "/tmp/invoices", "storage_conn_id": "missing"}, "'missing'"),
+        ({"output_path": "file://missing@/tmp/invoices"}, "'missing'"),
         ({"statuses": "['paid'"}, "statuses"),
         ({"invoice_date_from": ""}, "invoice_date_from"),
     ],

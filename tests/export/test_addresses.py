@@ -1,0 +1,75 @@
+"""What the path of an export can be; what it cannot be is refused before anything is read, with what to do."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export import read_export, write_export
+from tests.export.support import FakeReading, records, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Unread:
+    def __iter__(self) -> Iterator[None]:
+        pytest.fail("the API was asked")
+
+
+def write(path: Any, **arguments: Any) -> None:
+    write_export(Unread(), path, **arguments)
+
+
+WAYS: list[Callable[..., Any]] = [write, read_export]
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize(
+    ("address", "extra"),
+    [
+        ("s3://bucket/key", "s3"),
+        ("s3a://bucket/key", "s3"),
+        ("gs://bucket/key", "gcs"),
+        ("gcs://bucket/key", "gcs"),
+        ("abfs://container/key", "azure"),
+        ("abfss://container/key", "azure"),
+        ("adl://container/key", "azure"),
+    ],
+)
+@pytest.mark.parametrize("conn_id", [None, "not_there_either"])
+def test_a_store_whose_library_is_missing_is_refused_with_what_to_install(
+    use: Callable[..., Any], address: str, extra: str, conn_id: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("s3fs", "gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, library, None)
+
+    with pytest.raises(UnpodConfigError, match=rf"pip install 'airflow-provider-unpod\[{extra}\]'"):
+        use(address, conn_id=conn_id)
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize("address", ["ftp://host/x", "wasb://container/x", "c://out", "nonsense://x/y"])
+def test_a_store_that_airflow_does_not_know_is_refused_with_those_that_can_be_used(
+    use: Callable[..., Any], address: str
+) -> None:
+    with pytest.raises(UnpodConfigError, match=rf"{address}.* file://, s3://, gs:// or abfs://"):
+        use(address)
+
+
+def test_any_other_store_that_airflow_has_a_filesystem_for_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    try:
+        from airflow.sdk.io import fs
+    except ImportError:  # Airflow 2.11
+        import airflow.io as fs
+    filesystems = {**fs._register_filesystems(), "memory": lambda conn_id: MemoryFileSystem()}
+    monkeypatch.setattr(fs, "_register_filesystems", lambda: filesystems)
+
+    write_export(FakeReading(rows(3)), "memory://bucket/invoices")
+
+    assert list(read_export("memory://bucket/invoices")) == records(rows(3))
