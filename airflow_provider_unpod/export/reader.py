@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_unpod.export import formats
 from airflow_provider_unpod.export.columns import Record
@@ -15,6 +15,9 @@ from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.publication import current_manifest
 from airflow_provider_unpod.export.storage import Folder
 from airflow_provider_unpod.export.totals import Totals
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BLOCK = 2**20
 
@@ -106,7 +109,7 @@ class Export(Iterator[Record]):
         return ExportError(f"{self._folder.address_of(file.path)} {what}; its export cannot be believed.")
 
 
-def read_export(path: str, conn_id: str | None = None, *, export_id: str | None = None) -> Export:
+def read_export(path: str | Path, conn_id: str | None = None, *, export_id: str | None = None) -> Export:
     """Check a certified export completely, then give its records one by one.
 
     Every file is hashed, parsed and added up before this returns, and hashed again before its records are given
@@ -122,7 +125,7 @@ def read_export(path: str, conn_id: str | None = None, *, export_id: str | None 
     :raises UnpodConfigError: if the path names no place, a library for its store is not installed, or the storage
         connection does not exist.
     """
-    folder = Folder(str(path).rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
+    folder = Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
     manifest = current_manifest(folder)
     if manifest is None:
         raise ExportError(f"There is no certified export in {folder.address}: it has no {MANIFEST_NAME}.")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 #: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
 _BLOCK = 8 * 2**20
 
+_LOCAL = ("file", "local")
 #: By scheme: our extra, and the library that the Airflow provider which knows the scheme can be without.
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a", "s3n"), ("s3", "s3fs")),
@@ -43,8 +44,8 @@ T = TypeVar("T")
 class Folder:
     """A folder on a store, by ``ObjectStoragePath``. A context manager; names are relative to it, with ``/``.
 
-    :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; a path without a scheme
-        is a local one.
+    :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; an absolute path without
+        a scheme is a local one.
     :param conn_id: the storage connection; takes precedence over one in the address.
     :raises UnpodConfigError: if the address names no place, no library for its store is installed, or the connection
         does not exist.
@@ -52,7 +53,7 @@ class Folder:
     All methods raise ``ExportError``, naming address and connection, for whatever the store does not do.
     """
 
-    def __init__(self, address: str, conn_id: str | None = None) -> None:
+    def __init__(self, address: str | Path, conn_id: str | None = None) -> None:
         self.address = normalised(address)
         self.conn_id = conn_id
         with self._explained("reached"):
@@ -212,13 +213,26 @@ def _abandon(file: Any) -> None:
     file.closed = True
 
 
-def normalised(address: str) -> str:
+def normalised(address: object) -> str:
+    """The address of a folder, with its scheme and without a slash at its end.
+
+    :raises UnpodConfigError: if it is neither on a store nor an absolute path. A relative one would be below whatever
+        folder the worker runs in, and is most often a mistyped address.
+    """
     text = str(address).strip().rstrip("/")
-    if text.lower() in ("", "none"):
-        raise UnpodConfigError(
-            f"output_path is {str(address)!r}: enter the folder of the export, like s3://bucket/invoices."
-        )
-    return text if "://" in text else f"file://{Path(text).absolute()}"
+    if text.startswith("/"):
+        return f"file://{Path(text)}"
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    before_path = rest.partition("/")[0]
+    # Of file://tmp/x, fsspec makes ./tmp/x; only a connection may stand there.
+    if rest and scheme and not (scheme in _LOCAL and before_path and not before_path.endswith("@")):
+        return f"{scheme}://{rest}"
+    reason = ": ~ would be the home of whoever runs the worker" if text.startswith("~") else ""
+    raise UnpodConfigError(
+        "The path of an export must be on a store, like s3://bucket/invoices, or an absolute local one, like "
+        f"/data/invoices or file:///data/invoices; got {str(address)!r}{reason}."
+    )
 
 
 def _require_filesystem(address: str) -> None:

@@ -19,6 +19,7 @@ from airflow_provider_unpod.export.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.export.columns import Column
@@ -45,7 +46,7 @@ class Written:
 
 def write_export(
     invoices: Any,
-    address: str,
+    address: str | Path,
     *,
     conn_id: str | None = None,
     options: ExportOptions | None = None,

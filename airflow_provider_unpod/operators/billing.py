@@ -31,8 +31,9 @@ class UnpodBillingOperator(BaseOperator):
 
     :param unpod_conn_id: connection of type Unpod.
     :param org_handle: organisation handle; the connection's login if not given.
-    :param output_path: folder of the export, for example ``s3://my_aws@bucket/invoices/{{ ds }}``; it belongs to this
-        task alone. ``None``: the task returns the list of records.
+    :param output_path: folder of the export, on a store or an absolute local path, for example
+        ``s3://my_aws@bucket/invoices/{{ ds }}``; it belongs to this task alone. ``None``: the task returns the list of
+        records.
     :param storage_conn_id: the storage connection, if it is not in ``output_path``.
     :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (extra ``parquet``).
     :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (extra ``zstd``; parquet has its own).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,12 +28,44 @@ def write(path: Any, **arguments: Any) -> None:
 WAYS: list[Callable[..., Any]] = [write, read_export]
 
 
+MISTYPED: list[Any] = [None, "", " ", "None", 5, "5", "/", "out", "relative/dir", "./out", Path("out"), "C:\\out"]
+MISTYPED += ["s3:/b/k", "s3://", "://b/k", "file:/tmp/x", "file://tmp/x", "file://localhost/tmp/x", "FILE://tmp/x"]
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize("address", MISTYPED, ids=repr)
+def test_what_is_neither_on_a_store_nor_an_absolute_path_is_refused_with_what_to_enter(
+    use: Callable[..., Any], address: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UnpodConfigError, match=r"^The path of an export .* s3://bucket/invoices.* /data/invoices"):
+        use(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize("address", ["~", "~/x", "~somebody/x"])
+def test_no_home_is_guessed(use: Callable[..., Any], address: str) -> None:
+    with pytest.raises(UnpodConfigError, match="~ would be the home of whoever runs the worker"):
+        use(address)
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/", " {} ", "file://{}", "FILE://{}", "file://a_connection@{}", Path])
+def test_an_absolute_path_may_have_any_of_its_forms(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_A_CONNECTION", "fs://")
+    address = form(tmp_path) if form is Path else form.format(tmp_path)
+    write_export(FakeReading(rows(3)), address)
+
+    assert list(read_export(address)) == list(read_export(str(tmp_path))) == records(rows(3))
+
+
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize(
     ("address", "extra"),
     [
         ("s3://bucket/key", "s3"),
-        ("s3a://bucket/key", "s3"),
+        ("S3A://bucket/key", "s3"),
         ("gs://bucket/key", "gcs"),
         ("gcs://bucket/key", "gcs"),
         ("abfs://container/key", "azure"),

@@ -101,8 +101,9 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"output_path": "None"}, "output_path"),
-        ({"output_path": " "}, "output_path"),
+        ({"output_path": "None"}, "path of an export"),
+        ({"output_path": " "}, "path of an export"),
+        ({"output_path": "exports/2026-02"}, "path of an export"),
         ({"output_path": "/tmp/invoices", "storage_conn_id": "missing"}, "'missing'"),
         ({"output_path": "file://missing@/tmp/invoices"}, "'missing'"),
         ({"statuses": "['paid'"}, "statuses"),
