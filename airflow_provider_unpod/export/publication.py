@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 3
+#: Of the store, after which nothing was written: no permission, or the folder is a file.
+_REFUSALS = (PermissionError, FileExistsError, NotADirectoryError)
 _ID = r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{8})"
 _CLAIM = re.compile(rf"_exporting-{_ID}").fullmatch
 _STATE = re.compile(rf"_state-{_ID}").fullmatch
@@ -92,8 +94,10 @@ class Publication:
         self._before = _Contents.of(self._folder)
         try:
             self._claim()
-        except BaseException:
-            self.withdraw()
+        except BaseException as error:
+            # After any other error, a time-out say, the claim may stand all the same.
+            if not isinstance(error.__cause__, _REFUSALS):
+                self.withdraw()
             raise
         return self
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export import read_export, write_export
+from airflow_provider_unpod.export import ExportError, read_export, write_export
 from tests.export.support import FakeReading, records, rows
 
 if TYPE_CHECKING:
@@ -58,6 +58,18 @@ def test_an_absolute_path_may_have_any_of_its_forms(form: Any, tmp_path: Path, m
     write_export(FakeReading(rows(3)), address)
 
     assert list(read_export(address)) == list(read_export(str(tmp_path))) == records(rows(3))
+
+
+@pytest.mark.parametrize("below", ["", "/invoices"])
+def test_a_file_in_place_of_the_folder_is_refused_and_nothing_is_said_to_be_left(
+    below: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ExportError, match=f"{tmp_path}/file{below}"):
+        write(f"{tmp_path}/file{below}")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("use", WAYS)

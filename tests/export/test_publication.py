@@ -8,6 +8,7 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,3 +203,30 @@ def test_an_exception_at_any_moment_leaves_the_old_export_or_the_new_one_and_not
         if folder.left > 0:
             break
     assert moment > 10
+
+
+class Unwritable(MemoryFolder):
+    """Refuses, or does not answer in time, as a store does; then it cannot be cleaned either."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__({}, self._refuse)
+        self._error = error
+
+    def names(self) -> list[str]:
+        return []
+
+    def _refuse(self) -> None:
+        raise ExportError("It could not be written.") from self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "warnings"),
+    [(PermissionError(), []), (TimeoutError(), ["An unfinished export stays in memory://exports"])],
+)
+def test_an_unfinished_export_is_spoken_of_only_where_something_may_have_been_written(
+    error: OSError, warnings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ExportError):
+        publish(Unwritable(error))
+
+    assert [message.partition(" until")[0] for message in caplog.messages] == warnings
