@@ -15,12 +15,10 @@ import hashlib
 import json
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.formats import compressed, decompressed
 from airflow_provider_unpod.export.options import CHANGES
-from airflow_provider_unpod.export.publication import current_manifest
 from airflow_provider_unpod.export.reader import open_export
 from airflow_provider_unpod.export.spool import encode_record
 
@@ -105,22 +103,15 @@ class Comparison:
         yield _joined(lines)
 
 
-def compare_with_last(folder: Folder, about: Mapping[str, Any]) -> Comparison:
+def compare_with_last(folder: Folder, manifest: Manifest | None, about: Mapping[str, Any]) -> Comparison:
     """A comparison with the certified export that stands in a folder.
 
+    :param manifest: that of the export; ``None`` where there is none.
     :param about: what the new manifest will say of itself; the same ``run`` means that a task runs again.
     :raises ExportError: if what stands there cannot be believed.
-    :raises UnpodConfigError: if it is another organisation's.
     """
-    manifest = current_manifest(folder)
     if manifest is None:
         return Comparison({}, None)
-    organization = manifest.content.get("organization")
-    if organization != about.get("organization"):
-        raise UnpodConfigError(
-            f"{folder.address} holds an export of organisation {organization!r}: changes of another one need a path "
-            "of their own."
-        )
     if manifest.state is None:
         export = open_export(folder, manifest)
         return Comparison(dict(map(_seen_in_full_export, export)), manifest.export_id)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, row, rows
@@ -99,13 +98,6 @@ def test_ids_that_name_the_same_invoice_are_one(tmp_path: Path) -> None:
     export([row(1) | {"id": "1", "status": "paid"}], tmp_path)
 
     assert seen(tmp_path) == [("1", "pending", "paid", "paid")]
-
-
-def test_another_organisations_export_is_no_base_for_changes(tmp_path: Path) -> None:
-    export([row(1)], tmp_path)
-
-    with pytest.raises(UnpodConfigError, match="acme"):
-        export([row(1)], tmp_path, organization="other")
 
 
 def test_a_damaged_state_is_refused_and_not_taken_for_no_change(tmp_path: Path) -> None:
