@@ -1,9 +1,10 @@
 """What is new or different since the last certified export of the same path.
 
 The state to compare with lies beside the export, in a file that its manifest lists, and so is committed with it: for
-every invoice ever seen its status and a digest of its record, both as they were *before* the export and after it. A
-cleared or retried task compares with the former, so that it exports the same changes again instead of losing them.
-After a full export, that export itself is the state.
+every invoice ever seen its status and a digest of its record, both as they were *before* the export and after it. The
+run that wrote it, when it is retried or cleared, compares with the former, so that it exports the same changes again
+instead of losing them; every other run, an older one that is cleared too, with the latter. After a full export, that
+export itself is the state.
 
 An invoice is never skipped for its age, and never forgotten: one that was not selected this time, or that vanished
 from the API and comes back, is compared with what it was when last seen. Vanishing itself is no change.

@@ -84,13 +84,23 @@ def test_an_invoice_that_was_not_selected_for_a_while_is_compared_with_when_it_w
     assert seen(tmp_path) == [(3, None, "paid", "paid")]
 
 
-def test_a_cleared_task_exports_the_same_changes_again(tmp_path: Path) -> None:
+def test_the_latest_run_when_cleared_exports_the_same_changes_again(tmp_path: Path) -> None:
     export([row(1)], tmp_path, run=run("monday"))
     export([row(1, status="paid")], tmp_path, run=run("tuesday"))
     export([row(1, status="paid"), row(2)], tmp_path, run=run("tuesday", attempt=2))
 
     assert seen(tmp_path) == [(1, "pending", "paid", "paid"), (2, None, "failed", "failed")]
     assert export([row(1, status="paid"), row(2)], tmp_path, run=run("wednesday")) is None
+
+
+def test_an_older_run_when_cleared_exports_what_has_changed_since_the_last_export(tmp_path: Path) -> None:
+    export([row(1), row(2)], tmp_path, run=run("monday"))
+    export([row(1, status="paid"), row(2)], tmp_path, run=run("tuesday"))
+
+    assert export([row(1, status="paid"), row(2)], tmp_path, run=run("monday", attempt=2)) is None
+    export([row(1, status="paid"), row(2, status="paid")], tmp_path, run=run("monday", attempt=3))
+    assert seen(tmp_path) == [(2, "failed", "paid", "paid")]
+    assert export([row(1, status="paid"), row(2, status="paid")], tmp_path, run=run("tuesday", attempt=2)) is None
 
 
 def test_ids_that_name_the_same_invoice_are_one(tmp_path: Path) -> None:
