@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Bytes of JSON that are passed by XCom at most: databases and secrets backends cope with that much.
 MAX_XCOM_BYTES = 256 * 1024
 
+_NO_CHANGE = "No invoice is new or different since the last export: nothing is written."
+
 
 class UnpodBillingOperator(BaseOperator):
     """Read all invoices of an organisation, completely, and give them on: by XCom, or as files with a manifest.
@@ -130,7 +132,9 @@ class UnpodBillingOperator(BaseOperator):
         if written is None:
             return self._without_change()
         summary = written.summary()
-        self.log.info("Exported %d invoices: %s", summary["count"], summary["manifest"])
+        # Out of how many: a misspelt status selects none, and nothing else would show it.
+        in_list = written.manifest.content["evidence"]["invoices"]
+        self.log.info("Exported %d of %d invoices: %s", summary["count"], in_list, summary["manifest"])
         send_asset_events(self.outlets, context, written)
         return summary
 
@@ -155,7 +159,7 @@ class UnpodBillingOperator(BaseOperator):
                         "XCom is no place for more: set output_path to export them to files, or select fewer."
                     )
                 records.append(record)
-        self.log.info("Read %d invoices.", len(records))
+            self.log.info("Read %d of %d invoices.", len(records), invoices.evidence.invoices)
         return records
 
     def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> Written | None:
@@ -178,7 +182,8 @@ class UnpodBillingOperator(BaseOperator):
 
     def _without_change(self) -> dict[str, Any]:
         if self.on_no_change == "skip":
-            raise AirflowSkipException("No invoice is new or different since the last export.")
+            raise AirflowSkipException(_NO_CHANGE)
+        self.log.info(_NO_CHANGE)
         # Airflow sends an event for every outlet of a task that succeeds; this one has done nothing to them.
         self.outlets = []
         return {"manifest": None, "export_id": None, "files": [], "count": 0, "totals": {}, "consistency": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 def run(**arguments: Any) -> Any:
     return UnpodBillingOperator(task_id="export", **arguments).execute({})
+
+
+@pytest.fixture
+def task_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the task logs; Airflow's own logger writes past pytest."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(UnpodBillingOperator, "log", logging.getLogger("task"))
+    return caplog
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
@@ -66,6 +75,28 @@ def test_the_same_invoices_come_by_xcom_and_by_file(unpod_sandbox: Sandbox, tmp_
     summary = run(output_path=str(tmp_path), statuses=["paid", "failed"])
 
     assert list(read_export(summary["manifest"])) == run(statuses=["paid", "failed"])
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_the_log_tells_how_many_of_all_invoices_were_selected_so_that_a_misspelt_status_shows(
+    unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
+) -> None:
+    run(statuses="payed")
+    run(statuses="payed", output_path=str(tmp_path))
+    run(output_path=str(tmp_path))
+
+    assert "Read 0 of 250 invoices." in task_log.text
+    assert f"Exported 0 of 250 invoices: file://{tmp_path}/_manifest.json" in task_log.text
+    assert f"Exported 250 of 250 invoices: file://{tmp_path}/_manifest.json" in task_log.text
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
+    unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
+) -> None:
+    for said in (0, 1):
+        run(output_path=str(tmp_path), mode="changes", on_no_change="succeed")
+        assert task_log.text.count("No invoice is new or different since the last export") == said
 
 
 @pytest.mark.unpod_sandbox(invoices=100)
