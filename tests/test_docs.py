@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -39,3 +42,19 @@ def test_every_field_of_the_connection_is_documented(page: str) -> None:
     text = (REPOSITORY / page).read_text()
 
     assert [field for field in CONNECTION_FIELDS if f"`{field}`" not in text] == []
+
+
+def test_the_operators_parameters_are_documented_with_their_defaults_and_which_of_them_are_templates() -> None:
+    page = (REPOSITORY / "docs" / "exports.md").read_text()
+    table = page.partition("## The operator's parameters")[2].partition("\n## ")[0]
+    documented = {
+        name: (mark == " *", ast.literal_eval(default))
+        for name, mark, default in re.findall(r"^\| `(\w+)`( \*)? \| .+ \| `(.+)` \|$", table, re.MULTILINE)
+    }
+
+    parameters = inspect.signature(UnpodBillingOperator.__init__).parameters.values()
+    assert documented == {
+        parameter.name: (parameter.name in UnpodBillingOperator.template_fields, parameter.default)
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
