@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timezone, tzinfo
 from typing import TYPE_CHECKING
 
 import pendulum
 
+from airflow_provider_unpod.billing.arguments import shown, statuses_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow_provider_unpod.billing.invoice import Invoice
 
 #: A whole date at least, with dashes or without; "2026-02" could mean its first day or all of it.
@@ -40,7 +42,7 @@ class Selection:
     ) -> Selection:
         """A selection from what users write.
 
-        :param statuses: one status, several divided by commas, or an iterable of them, in any case.
+        :param statuses: one status or several, in any case; as a text also with commas between, or a rendered list.
         :param invoice_date_from: ISO 8601 text, ``date`` or ``datetime``; the moment itself is wanted.
         :param invoice_date_to: the same; the moment itself is not wanted any more.
         :param timezone: what naive dates are meant in, an IANA name or a ``tzinfo``.
@@ -55,7 +57,8 @@ class Selection:
                 f"`invoice_date_from` ({first.isoformat()}) must be before `invoice_date_to` ({end.isoformat()}), "
                 "which is not part of the span itself."
             )
-        return cls(_statuses(statuses), first, end)
+        wanted = None if statuses is None else frozenset(statuses_of(statuses, "statuses"))
+        return cls(wanted, first, end)
 
     def matches(self, invoice: Invoice) -> bool:
         """Whether ``invoice`` is wanted.
@@ -76,20 +79,6 @@ class Selection:
         return (first is None or moment >= first) and (end is None or moment < end)
 
 
-def _statuses(statuses: str | Iterable[str] | None) -> frozenset[str] | None:
-    if statuses is None:
-        return None
-    if isinstance(statuses, str):
-        statuses = statuses.split(",")
-    if isinstance(statuses, Iterable):
-        given = list(statuses)
-        if given and all(isinstance(status, str) and status.strip() for status in given):
-            return frozenset(status.strip().lower() for status in given)
-    raise UnpodConfigError(
-        f"`statuses` must be a status such as `paid`, or several, or None for all of them; got {_shown(statuses)}."
-    )
-
-
 def _moment(value: str | date | None, name: str, zone: tzinfo) -> datetime | None:
     if value is None:
         return None
@@ -106,7 +95,7 @@ def _moment(value: str | date | None, name: str, zone: tzinfo) -> datetime | Non
     except (ValueError, OverflowError):
         pass
     raise UnpodConfigError(
-        f"`{name}` must be a date or a moment, such as `2026-02-01` or `2026-02-01T00:00:00Z`; got {_shown(value)}."
+        f"`{name}` must be a date or a moment, such as `2026-02-01` or `2026-02-01T00:00:00Z`; got {shown(value)}."
     )
 
 
@@ -124,9 +113,4 @@ def _zone(name: str | tzinfo) -> tzinfo:
             return pendulum.timezone(name)
     except (ValueError, OSError):
         pass
-    raise UnpodConfigError(f"The time zone must be an IANA name such as `UTC` or `Europe/Berlin`; got {_shown(name)}.")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+    raise UnpodConfigError(f"The time zone must be an IANA name such as `UTC` or `Europe/Berlin`; got {shown(name)}.")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, shown, statuses_of, unrendered
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
-from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId, match_key
+from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +40,7 @@ class Condition:
     """Invoices and the status they shall reach. Make it with :meth:`from_arguments`, which checks it."""
 
     invoice_ids: tuple[InvoiceId, ...]
+    #: In small letters, as the invoices' statuses are compared; so are the failures.
     target_status: str = PAID
     failure_statuses: tuple[str, ...] = DEFAULT_FAILURE_STATUSES
     wait_for: str = "all"
@@ -58,20 +60,12 @@ class Condition:
         on_missing: str = "wait",
     ) -> Condition:
         """:raises UnpodConfigError: naming the argument that cannot work and what to give instead."""
-        single = isinstance(invoice_id, (int, str))
-        given = (invoice_id,) if isinstance(invoice_id, (int, str)) else tuple(invoice_id)
-        by_key: dict[InvoiceId, InvoiceId] = {}
-        for one in given:
-            if isinstance(one, bool) or not isinstance(one, (int, str)) or match_key(one) == "":
-                raise UnpodConfigError(f"`invoice_id` must be invoice ids or numbers; {one!r} is none.")
-            by_key.setdefault(match_key(one), one)
-        if not by_key:
-            raise UnpodConfigError("`invoice_id` is empty: give at least one invoice id to wait for.")
-        failures = (failure_statuses,) if isinstance(failure_statuses, str) else tuple(failure_statuses)
-        check_statuses(target_status, failures)
+        single = isinstance(unrendered(invoice_id, "invoice_id"), (int, str))
+        by_key = invoice_ids_of(invoice_id, "invoice_id")
+        target, failures = _target_and_failures(target_status, failure_statuses)
         check_choice("wait_for", wait_for, ("all", "any"))
         check_choice("on_missing", on_missing, ("wait", "fail"))
-        return cls(tuple(by_key.values()), target_status, failures, wait_for, on_missing, single, tuple(by_key))
+        return cls(tuple(by_key.values()), target, failures, wait_for, on_missing, single, tuple(by_key))
 
     def decide(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> Decision:
         """What the invoices as they were seen mean for this wait.
@@ -81,8 +75,8 @@ class Condition:
         """
         seen = [find(key) for key in self.keys]
         missing_fails = complete and self.on_missing == "fail"
-        reached = [one for one in seen if one is not None and one.status == self.target_status]
-        lost = sum(missing_fails if one is None else one.status in self.failure_statuses for one in seen)
+        reached = [one for one in seen if one is not None and one.status.lower() == self.target_status]
+        lost = sum(missing_fails if one is None else self._failed(one) for one in seen)
         if self.wait_for == "any":
             done, failed = bool(reached), lost == len(seen)
         else:
@@ -92,14 +86,17 @@ class Condition:
             return Decision("done", records[0] if self.single else records)
         return _FAILED if failed else _WAITING
 
+    def _failed(self, invoice: Invoice | None) -> bool:
+        return invoice is not None and invoice.status.lower() in self.failure_statuses
+
     def describe(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> str:
         """How things stand, fit for the body of an alert: the invoices that stand in the way, failures first."""
         seen = [(invoice_id, find(key)) for invoice_id, key in zip(self.invoice_ids, self.keys, strict=True)]
-        open_ = [(name, one) for name, one in seen if one is None or one.status != self.target_status]
-        shown = sorted(open_ or seen, key=lambda item: item[1] is None or item[1].status not in self.failure_statuses)
-        text = "; ".join(describe(name, one, complete) for name, one in shown[:_DESCRIBED])
-        if len(shown) > _DESCRIBED:
-            text += f"; and {len(shown) - _DESCRIBED} more"
+        open_ = [(name, one) for name, one in seen if one is None or one.status.lower() != self.target_status]
+        told = sorted(open_ or seen, key=lambda item: not self._failed(item[1]))
+        text = "; ".join(describe(name, one, complete) for name, one in told[:_DESCRIBED])
+        if len(told) > _DESCRIBED:
+            text += f"; and {len(told) - _DESCRIBED} more"
         if len(seen) > 1:
             text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
         return text
@@ -125,14 +122,16 @@ class Condition:
         return text + (f" since {since:%Y-%m-%d %H:%M:%S} UTC." if since else ".")
 
 
-def check_statuses(target_status: str, failure_statuses: Iterable[str]) -> None:
-    """:raises UnpodConfigError: if the target is no status, or a failure as well."""
-    if not isinstance(target_status, str) or not target_status:
-        raise UnpodConfigError(f"`target_status` must be a status such as 'paid', not {target_status!r}.")
-    if target_status in failure_statuses:
+def _target_and_failures(target_status: str, failure_statuses: str | Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    targets = statuses_of(target_status, "target_status")
+    if len(targets) != 1:
+        raise UnpodConfigError(f"`target_status` must be one status such as 'paid', not {shown(target_status)}.")
+    failures = statuses_of(failure_statuses, "failure_statuses", may_be_empty=True)
+    if targets[0] in failures:
         raise UnpodConfigError(
-            f"`target_status` {target_status!r} is also one of the `failure_statuses`: leave it out of them."
+            f"`target_status` {targets[0]!r} is also one of the `failure_statuses`: leave it out of them."
         )
+    return targets[0], failures
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
+from airflow_provider_unpod.billing.arguments import invoice_ids_of
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
@@ -192,9 +193,11 @@ class UnpodHook(BaseHook):
         The API has no such endpoint: the list is searched. The hook remembers where invoices were, so that looking
         again is cheap.
 
+        :raises UnpodConfigError: when it is no id.
         :raises UnpodInvoiceNotFound: when a complete pass over the list did not contain it.
         :raises UnpodError: when the list cannot be read.
         """
+        invoice_ids_of([invoice_id], "invoice_id")
         client = self.get_conn()
         invoice = self._finder.find(invoice_id)
         if invoice is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
@@ -39,7 +38,7 @@ class UnpodBillingOperator(BaseOperator):
     :param storage_conn_id: the storage connection, if it is not in ``output_path``.
     :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (extra ``parquet``).
     :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (extra ``zstd``; parquet has its own).
-    :param statuses: one status, or several; as a template also a rendered list, or several with commas between.
+    :param statuses: one status or several, in any case; as a text also a rendered list, or with commas between.
     :param invoice_date_from: only invoices of this moment or later: ISO 8601 text or a datetime; without an offset it
         is in ``business_timezone``.
     :param invoice_date_to: only invoices before this moment.
@@ -209,7 +208,7 @@ class UnpodBillingOperator(BaseOperator):
         from airflow_provider_unpod.billing.selection import Selection
 
         return Selection.from_arguments(
-            statuses=_rendered_list(self.statuses),
+            statuses=self.statuses,
             invoice_date_from=self.invoice_date_from,
             invoice_date_to=self.invoice_date_to,
             timezone=self.business_timezone,
@@ -271,17 +270,6 @@ def send_asset_events(outlets: Iterable[Any], context: Context, written: Written
         event.extra.update(extra)
         if months and hasattr(event, "add_partitions"):
             event.add_partitions(months)
-
-
-def _rendered_list(value: str | Iterable[str] | None) -> str | Iterable[str] | None:
-    """A list that went through a template is its text: ``"['paid', 'pending']"``."""
-    if not isinstance(value, str) or not value.strip().startswith("["):
-        return value
-    try:
-        items = ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        raise UnpodConfigError(f"statuses={value!r} is no list of texts.") from None
-    return cast("list[str]", items)
 
 
 def _selection_as_dict(selection: Selection) -> dict[str, Any]:

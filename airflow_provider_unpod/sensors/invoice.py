@@ -16,14 +16,13 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing import errors
+from airflow_provider_unpod.billing.arguments import is_final
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.waiting import (
     DEFAULT_FAILURE_STATUSES,
     Condition,
     Decision,
-    check_choice,
-    check_statuses,
 )
 from airflow_provider_unpod.failures import fail_fast
 from airflow_provider_unpod.sensors.deadline import deadline_of
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 #: How much later than the trigger Airflow itself gives up a deferred wait, for when no triggerer runs: seconds,
 #: and intervals.
 _GRACE, _GRACE_INTERVALS = 300.0, 2
+#: For what is known only when templates are rendered: they fit whatever the others are.
+_STAND_INS: dict[str, Any] = {"invoice_id": 0, "target_status": "not known yet", "failure_statuses": ()}
 
 
 class UnpodInvoiceSensor(BaseSensorOperator):
@@ -50,10 +51,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     or an unknown organisation fail the task without retries. ``soft_fail`` skips the task when time is up, and
     only then.
 
-    :param invoice_id: an invoice id or number, or several; ``101`` and ``"101"`` are the same (templated).
-    :param target_status: the status to wait for (templated).
-    :param failure_statuses: statuses in which the wait fails, for ``"all"`` as soon as one invoice has one, for
-        ``"any"`` when all have (templated).
+    :param invoice_id: an invoice id or number, or several; ``101`` and ``"101"`` are the same, ``"101, 102"`` and
+        ``"[101, 102]"`` are two (templated).
+    :param target_status: the status to wait for, in any case (templated).
+    :param failure_statuses: statuses in which the wait fails, one, several or none, in any case; for ``"all"`` as soon
+        as one invoice has one, for ``"any"`` when all have (templated).
     :param wait_for: ``"all"`` or ``"any"`` of the invoices.
     :param on_missing: ``"wait"`` for an invoice that is not in the list to come, or ``"fail"``, after a complete
         reading of the list.
@@ -110,20 +112,10 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _refuse_nonsense(self) -> None:
         """What can be seen to be wrong before templates are rendered and other tasks' results are known."""
-        check_choice("wait_for", self.wait_for, ("all", "any"))
-        check_choice("on_missing", self.on_missing, ("wait", "fail"))
         if not isinstance(self.max_failures, int) or self.max_failures < 1:
             raise UnpodConfigError(f"`max_failures` must be a whole number from 1 on, not {self.max_failures!r}.")
-        if isinstance(self.target_status, str) and isinstance(
-            self.failure_statuses, (str, list, tuple, set, frozenset)
-        ):
-            failures = self.failure_statuses
-            check_statuses(self.target_status, (failures,) if isinstance(failures, str) else failures)
-        ids = self.invoice_id
-        if isinstance(ids, (int, str)):
-            Condition.from_arguments(ids, self.target_status, (), self.wait_for, self.on_missing)
-        elif isinstance(ids, (list, tuple, set, frozenset)) and all(isinstance(one, (int, str)) for one in ids):
-            Condition.from_arguments(list(ids), self.target_status, (), self.wait_for, self.on_missing)
+        final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
+        Condition.from_arguments(**{**_STAND_INS, **final}, wait_for=self.wait_for, on_missing=self.on_missing)
 
     # --- the modes
 
@@ -233,13 +225,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _condition(self) -> Condition:
         with fail_fast():
-            ids = self.invoice_id
             return Condition.from_arguments(
-                ids if isinstance(ids, (int, str)) else list(ids),
-                self.target_status,
-                self.failure_statuses,
-                self.wait_for,
-                self.on_missing,
+                self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )
 
     def _look(self, condition: Condition) -> Decision | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.tracking import Interest, Look
 from airflow_provider_unpod.billing.transitions import History, Transition
@@ -185,8 +186,8 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     From Airflow 3.3 on, what was told is kept with the asset: nothing is lost when the triggerer restarts, and what is
     told twice after a crash has the same ``key``. Before 3.3 a restart begins anew, as at the first start.
 
-    :param to_statuses: tell only of changes to these; ``None``: of all.
-    :param invoice_ids: tell only of these; ``None``: of all.
+    :param to_statuses: tell only of changes to these, one status or several, in any case; ``None``: of all.
+    :param invoice_ids: tell only of these, one or several; ``None``: of all.
     :param poke_interval: seconds between two looks. Changes of invoices that were settled (a refund) are seen by
         the regular complete reading, every tenth look or less often in long lists, unless ``invoice_ids`` names them.
     :param on_first_start: what to tell of the invoices that are there when the trigger runs for the first time:
@@ -206,13 +207,10 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         check_choice("on_first_start", on_first_start, ("nothing", "all"))
-        statuses = (to_statuses,) if isinstance(to_statuses, str) else to_statuses
-        self.to_statuses = None if statuses is None else tuple(statuses)
-        if self.to_statuses is not None and not all(isinstance(one, str) and one for one in self.to_statuses or [""]):
-            raise UnpodConfigError("`to_statuses` must be statuses such as 'paid', or None for all.")
-        named = None if invoice_ids is None else Condition.from_arguments(invoice_ids)
-        self.invoice_ids = None if named is None else named.invoice_ids
-        self.keys = () if named is None else named.keys
+        self.to_statuses = None if to_statuses is None else statuses_of(to_statuses, "to_statuses")
+        named = None if invoice_ids is None else invoice_ids_of(invoice_ids, "invoice_ids")
+        self.invoice_ids = None if named is None else tuple(named.values())
+        self.keys = () if named is None else tuple(named)
         self.on_first_start = on_first_start
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -280,9 +278,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
                     begun = True
                     continue
                 found = self._observe(look, {*self.keys, *news, *(look.changed if everything else ())}, journal.history)
-                told = [
-                    one.as_dict() for one in found if self.to_statuses is None or one.invoice.status in self.to_statuses
-                ]
+                told = [one.as_dict() for one in found if self._tells_of(one)]
                 if found:
                     await journal.tell(told)
                 if look.number > asked:
@@ -299,6 +295,9 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         finally:
             interest.remove(news)
             interest.remove(self.keys, everything=everything)
+
+    def _tells_of(self, transition: Transition) -> bool:
+        return self.to_statuses is None or transition.invoice.status.lower() in self.to_statuses
 
     def _statuses(self, look: Look) -> dict[InvoiceId, str]:
         """The statuses of all invoices that this trigger is about."""

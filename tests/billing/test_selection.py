@@ -25,7 +25,8 @@ def test_without_arguments_every_invoice_is_wanted_even_one_without_a_date() -> 
 
 
 @pytest.mark.parametrize(
-    "statuses", ["paid", ["paid"], ("Paid",), {"paid", "failed"}, " failed, PAID ", iter(["paid"])]
+    "statuses",
+    ["paid", ["paid"], ("Paid",), {"paid", "failed"}, " failed, PAID ", "['paid', 'Failed']", iter(["paid"])],
 )
 def test_statuses_may_be_one_or_several_in_any_case(statuses: object) -> None:
     selection = Selection.from_arguments(statuses=statuses)  # type: ignore[arg-type]  # the point of the test
@@ -34,7 +35,10 @@ def test_statuses_may_be_one_or_several_in_any_case(statuses: object) -> None:
     assert not selection.matches(invoice("pending"))
 
 
-@pytest.mark.parametrize("statuses", ["", [], " ", ["paid", ""], 7, [7], ["paid", None], "paid,,failed"])
+@pytest.mark.parametrize(
+    "statuses",
+    ["", [], "[]", " ", ["paid", ""], 7, [7], ["paid", None], "paid,,failed", {"paid": 1}, "None", "null", "['paid'"],
+)
 def test_statuses_that_mean_nothing_are_refused(statuses: object) -> None:
     with pytest.raises(UnpodConfigError, match="statuses"):
         Selection.from_arguments(statuses=statuses)  # type: ignore[arg-type]  # the point of the test

@@ -246,6 +246,12 @@ class TestOneInvoice:
         with pytest.raises(errors.UnpodInvoiceNotFound, match="'no-such-invoice'"):
             UnpodHook().get_invoice("no-such-invoice")
 
+    @pytest.mark.parametrize("nonsense", [None, "", "None", 1.5, True, [101]])
+    def test_what_is_no_id_is_refused_before_any_request(self, unpod_sandbox: Sandbox, nonsense: Any) -> None:
+        with pytest.raises(errors.UnpodConfigError, match="`invoice_id`"):
+            UnpodHook().get_invoice(nonsense)
+        assert unpod_sandbox.stats["requests"] == 0
+
     @pytest.mark.unpod_sandbox(invoices=2000)
     def test_looking_again_is_cheap(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()

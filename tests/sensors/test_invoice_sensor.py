@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 from airflow.providers.common.compat.sdk import (
+    DAG,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
@@ -190,6 +191,24 @@ def test_any_of_several_fails_only_when_all_have_failed(wait: Waiter, unpod_sand
     assert wait.pauses >= 3
 
 
+@pytest.mark.parametrize("written", ["{}, {}", "[{}, {}]", "['{}', {}]", "({}, {})"])
+def test_the_text_of_a_list_of_ids_is_that_list_and_gives_out_a_list(
+    wait: Waiter, unpod_sandbox: Sandbox, written: str
+) -> None:
+    a, b = (unpod_sandbox.create(status="paid").id for _ in range(2))
+
+    assert [record["id"] for record in wait(invoice_id=written.format(b, a))] == [b, a]
+
+
+def test_statuses_mean_the_same_in_any_case_on_either_side(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+    def become(status: str) -> Any:
+        return lambda: unpod_sandbox.ledger.set_status(invoice, status)
+
+    assert wait(nothing, become("PAID"), invoice_id=invoice, target_status=" Paid ")["status"] == "PAID"
+    with pytest.raises(AirflowFailException, match="'Failed'"):
+        wait(become("Failed"), nothing, invoice_id=invoice, target_status="odd", failure_statuses="['failed', 'VOID']")
+
+
 def test_a_list_of_one_gives_out_a_list(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
     unpod_sandbox.pay(invoice)
 
@@ -288,15 +307,25 @@ def test_a_wrong_connection_fails_at_once_and_names_the_field(
         wait(invoice_id=invoice)
 
 
+#: What templates and upstream tasks that have nothing give, and what is no id in any case.
+NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b"101"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
         ({"invoice_id": []}, "empty"),
-        ({"invoice_id": ""}, "none"),
-        ({"invoice_id": [101, " "]}, "none"),
-        ({"invoice_id": True}, "none"),
+        *[({"invoice_id": one}, "`invoice_id`.*template") for one in NO_IDS],
+        *[({"invoice_id": [101, one]}, "`invoice_id`.*template") for one in NO_IDS],
+        ({"invoice_id": "[101, 102"}, "`invoice_id`.*list"),
         ({"invoice_id": 1, "target_status": "failed"}, "failure_statuses"),
         ({"invoice_id": 1, "target_status": ""}, "target_status"),
+        ({"invoice_id": 1, "target_status": "None"}, "target_status"),
+        ({"invoice_id": 1, "target_status": None}, "target_status"),
+        ({"invoice_id": 1, "target_status": "pending, odd"}, "target_status.*one"),
+        ({"invoice_id": 1, "failure_statuses": None}, "failure_statuses"),
+        ({"invoice_id": 1, "failure_statuses": ["failed", 3]}, "failure_statuses"),
+        ({"invoice_id": 1, "failure_statuses": ["PAID"]}, "failure_statuses"),
         ({"invoice_id": 1, "failure_statuses": "paid"}, "failure_statuses"),
         ({"invoice_id": 1, "wait_for": "some"}, "wait_for"),
         ({"invoice_id": 1, "on_missing": "ignore"}, "on_missing"),
@@ -308,8 +337,23 @@ def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], h
         UnpodInvoiceSensor(task_id="wait", **arguments)
 
 
+@pytest.mark.parametrize("name", ["invoice_id", "target_status", "failure_statuses"])
+@pytest.mark.parametrize(
+    "value", ["{{ params.it }}", "{% if x %}1{% endif %}", ["{{ it }}", "x"], "output", ["output"]]
+)
+def test_what_is_known_only_when_the_task_runs_is_not_judged_when_the_dag_is_parsed(name: str, value: Any) -> None:
+    with DAG("d", schedule=None):
+        output = UnpodInvoiceSensor(task_id="earlier", invoice_id=1).output
+        value = {"output": output, "['output']": [output]}.get(str(value), value)
+        UnpodInvoiceSensor(task_id="wait", **{"invoice_id": 1, name: value})
+        with pytest.raises(UnpodConfigError):
+            UnpodInvoiceSensor(task_id="wrong", **{"invoice_id": None, "failure_statuses": None, name: value})
+
+
 def test_nonsense_that_a_template_renders_to_fails_the_task_without_retries() -> None:
-    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id="{{ none }}", target_status="{{ status }}")
+    sensor = UnpodInvoiceSensor(
+        task_id="wait", invoice_id=1, target_status="{{ status }}", failure_statuses=["refunded"]
+    )
     sensor.target_status = "refunded"
 
     with pytest.raises(AirflowFailException, match="failure_statuses"):

@@ -177,14 +177,24 @@ def test_all_changes_of_one_look_come_in_one_list_with_records() -> None:
     assert told[0]["key"] == "1:pending:paid:1"
 
 
-def test_only_changes_to_the_wanted_statuses_of_the_wanted_invoices_are_told() -> None:
-    world = World(to_statuses="paid", invoice_ids=["1", 2])
+@pytest.mark.parametrize("to_statuses", ["paid", "PAID", "['Paid']", {"paid", "odd"}])
+@pytest.mark.parametrize("invoice_ids", [["1", 2], "1, 2", "[1, '2']", {1, 2}])
+def test_only_changes_to_the_wanted_statuses_of_the_wanted_invoices_are_told(
+    to_statuses: Any, invoice_ids: Any
+) -> None:
+    world = World(to_statuses=to_statuses, invoice_ids=invoice_ids)
 
     def change(status: str) -> Callable[[], None]:
         return lambda: [world.set(number, status) for number in range(5)] and None
 
     told = world.run([nothing, change("failed"), change("paid"), change("refunded"), nothing])
     assert brief(told) == [(1, "failed", "paid"), (2, "failed", "paid")]
+
+
+def test_a_status_that_the_api_writes_with_capitals_is_told() -> None:
+    world = World(1, to_statuses="paid")
+
+    assert brief(world.run([nothing, lambda: world.set(0, "Paid")])) == [(0, "pending", "Paid")]
 
 
 def test_a_second_failed_to_paid_has_a_key_of_its_own() -> None:
@@ -261,8 +271,11 @@ def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(cra
     ("arguments", "hint"),
     [
         ({"on_first_start": "some"}, "on_first_start"),
-        ({"invoice_ids": []}, "empty"),
-        ({"to_statuses": []}, "to_statuses"),
+        ({"invoice_ids": []}, "`invoice_ids` is empty"),
+        ({"invoice_ids": ["101", None]}, "`invoice_ids`"),
+        ({"invoice_ids": 1.5}, "`invoice_ids`"),
+        ({"invoice_ids": "None"}, "`invoice_ids`"),
+        *[({"to_statuses": one}, "`to_statuses`") for one in ([], "", " ", 3, ["paid", None], {"paid": 1}, "null")],
     ],
 )
 def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:

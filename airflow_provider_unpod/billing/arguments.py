@@ -1,0 +1,102 @@
+"""Lists, statuses and invoice ids as users write them, and as templates and other tasks hand them on.
+
+A template of a list renders to a text, one of nothing to ``"None"``: the first is the list again, the second is refused
+at once, because nobody would ever see an invoice of that name.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.invoice import match_key
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.invoice import InvoiceId
+
+#: What templates render to where there is nothing, in Python and in JSON.
+_NOTHING = frozenset({"", "none", "null"})
+_GAVE_NOTHING = "Did a template or an upstream task give nothing?"
+
+
+def unrendered(value: Any, name: str) -> Any:
+    """``value``, except that the text of a list, or texts with commas between, are a list again.
+
+    :raises UnpodConfigError: if it begins like a list and is none.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text[:1] in ("[", "(", "{"):
+        try:
+            items = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            items = None
+        if isinstance(items, (list, tuple, set)):
+            return list(items)
+        raise UnpodConfigError(f"`{name}` is the text of no list such as [1, 2] or ['a', 'b']: {shown(value)}.")
+    return [part.strip() for part in text.split(",")] if "," in text else value
+
+
+def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
+    """One status or several, in small letters, as they are compared; sorted, because their order means nothing.
+
+    :raises UnpodConfigError: if it is anything else, or none where there must be one.
+    """
+    given = _several(unrendered(value, name))
+    good = all(isinstance(one, str) and not is_nothing(one) for one in given)
+    if not good or not (given or may_be_empty):
+        raise UnpodConfigError(
+            f"`{name}` must be a status such as 'paid', or several, not {shown(value)}. {_GAVE_NOTHING}"
+        )
+    return tuple(sorted({one.strip().lower() for one in given}))
+
+
+def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
+    """One invoice id or several, each once in the order given, by the form in which they are compared.
+
+    :raises UnpodConfigError: if one is no id, or there is none.
+    """
+    by_key: dict[InvoiceId, InvoiceId] = {}
+    for one in _several(unrendered(value, name)):
+        if isinstance(one, bool) or not isinstance(one, (int, str)) or is_nothing(one):
+            raise UnpodConfigError(
+                f"`{name}` must be an invoice id or number, or several; {shown(one)} is none. {_GAVE_NOTHING}"
+            )
+        by_key.setdefault(match_key(one), one)
+    if not by_key:
+        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {_GAVE_NOTHING}")
+    return by_key
+
+
+def is_final(value: object) -> bool:
+    """Whether an argument is what the task will get, so that it can be checked when the DAG is parsed.
+
+    A template is not, nor is another task's result (which is never iterated: it would go on for ever), nor what holds
+    one of them, nor what can be gone through only once.
+    """
+    if isinstance(value, str):
+        return "{{" not in value and "{%" not in value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(is_final, value))
+    if isinstance(value, dict):
+        return all(map(is_final, value.values()))
+    return not hasattr(value, "resolve") and not isinstance(value, Iterator)
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a text is what a template of nothing renders to."""
+    return isinstance(value, str) and value.strip().lower() in _NOTHING
+
+
+def shown(value: object) -> str:
+    """A value, short enough for an error's text."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _several(value: Any) -> list[Any]:
+    single = not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping))
+    return [value] if single else list(value)
