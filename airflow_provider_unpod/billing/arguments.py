@@ -60,15 +60,18 @@ def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
     :raises UnpodConfigError: if one is no id, or there is none.
     """
     by_key: dict[InvoiceId, InvoiceId] = {}
-    for one in _several(unrendered(value, name)):
-        if isinstance(one, bool) or not isinstance(one, (int, str)) or is_nothing(one):
-            raise UnpodConfigError(
-                f"`{name}` must be an invoice id or number, or several; {shown(one)} is none. {_GAVE_NOTHING}"
-            )
+    for one in _ids(value, name):
         by_key.setdefault(match_key(one), one)
-    if not by_key:
-        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {_GAVE_NOTHING}")
     return by_key
+
+
+def sorted_invoice_ids_of(value: Any, name: str) -> tuple[InvoiceId, ...]:
+    """The same in an order that depends on the ids alone, where theirs means nothing.
+
+    :raises UnpodConfigError: as :func:`invoice_ids_of`.
+    """
+    # Sorted before equal ones are dropped: of 101 and "101" the same one stays each time.
+    return tuple(invoice_ids_of(sorted(_ids(value, name), key=_canonical), name).values())
 
 
 def is_final(value: object) -> bool:
@@ -100,3 +103,20 @@ def shown(value: object) -> str:
 def _several(value: Any) -> list[Any]:
     single = not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping))
     return [value] if single else list(value)
+
+
+def _ids(value: Any, name: str) -> list[InvoiceId]:
+    ids = _several(unrendered(value, name))
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, (int, str)) or is_nothing(one):
+            raise UnpodConfigError(
+                f"`{name}` must be an invoice id or number, or several; {shown(one)} is none. {_GAVE_NOTHING}"
+            )
+    if not ids:
+        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {_GAVE_NOTHING}")
+    return ids
+
+
+def _canonical(invoice_id: InvoiceId) -> tuple[str, InvoiceId, str]:
+    key = match_key(invoice_id)
+    return type(key).__name__, key, repr(invoice_id)

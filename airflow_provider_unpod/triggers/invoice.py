@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of
+from airflow_provider_unpod.billing.arguments import sorted_invoice_ids_of, statuses_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer
-from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
+from airflow_provider_unpod.billing.invoice import PAID, InvoiceId, match_key
 from airflow_provider_unpod.billing.tracking import Interest, Look
 from airflow_provider_unpod.billing.transitions import History, Transition
 from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition, check_choice
@@ -207,10 +207,11 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         check_choice("on_first_start", on_first_start, ("nothing", "all"))
+        # In one order each, whatever the process: to Airflow another order is another trigger, and what this one has
+        # told is kept under both.
         self.to_statuses = None if to_statuses is None else statuses_of(to_statuses, "to_statuses")
-        named = None if invoice_ids is None else invoice_ids_of(invoice_ids, "invoice_ids")
-        self.invoice_ids = None if named is None else tuple(named.values())
-        self.keys = () if named is None else tuple(named)
+        self.invoice_ids = None if invoice_ids is None else sorted_invoice_ids_of(invoice_ids, "invoice_ids")
+        self.keys = tuple(map(match_key, self.invoice_ids or ()))
         self.on_first_start = on_first_start
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -283,6 +288,44 @@ def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], h
         UnpodInvoiceEventTrigger(**arguments)
 
 
+def serialized(to_statuses: str, invoice_ids: str, hash_seed: int) -> str:
+    """What Airflow stores of a trigger that a process of its own makes; sets have another order in each."""
+    code = f"""
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
+print(UnpodInvoiceEventTrigger(to_statuses={to_statuses}, invoice_ids={invoice_ids}).serialize()[1])
+"""
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_trigger_made_of_sets_is_the_same_in_every_process() -> None:
+    sets = '{"paid", "failed", "refunded", "PAID"}', '{7, "12", "INV-3", 30, "30", "A"}'
+    stored = serialized(*sets, hash_seed=1)
+
+    assert stored == serialized(*sets, hash_seed=2)
+    assert stored == serialized('["refunded", "failed", "paid"]', '[30, "A", "30", "INV-3", 7, "12"]', hash_seed=3)
+
+
+@pytest.mark.parametrize("again", [{}, {"to_statuses": ["paid", "failed"], "invoice_ids": ["3", 2, 1]}])
+def test_another_order_of_a_list_is_the_same_watcher(again: dict[str, Any]) -> None:
+    world = World(to_statuses=["failed", "paid"], invoice_ids=[1, 2, "3"])
+    world.run([nothing, nothing])
+    world.set(2, "paid")
+    world.arguments |= again
+
+    assert brief(world.run([nothing, nothing])) == [(2, "pending", "paid")]
+
+
+def test_what_was_kept_by_earlier_versions_is_found_again() -> None:
+    world = World(to_statuses="paid", invoice_ids=["1", "2"])
+    world.run([nothing])
+
+    kept_for = ["unpod_default", None, ["paid"], ["1", "2"]]
+    digest = hashlib.sha256(json.dumps(kept_for).encode()).hexdigest()[:16]
+    assert {key for _, key in world.database.kept} == {f"airflow_provider_unpod.history.{digest}"}
+
+
 LIFE = st.lists(
     st.tuples(
         # What happens before each look of this run: (invoice, status), or a new invoice.
@@ -387,8 +430,6 @@ def test_a_history_stored_and_loaded_tells_the_same(statuses: dict[Any, str], ma
 
 
 def test_a_stored_history_is_small_however_many_invoices_there_are() -> None:
-    import json
-
     many = {
         number: "pending" if number % 100 == 0 else STATUSES[number * 7919 % 13 % 3 + 1] for number in range(100_000)
     }
