@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
@@ -72,6 +73,35 @@ def sorted_invoice_ids_of(value: Any, name: str) -> tuple[InvoiceId, ...]:
     """
     # Sorted before equal ones are dropped: of 101 and "101" the same one stays each time.
     return tuple(invoice_ids_of(sorted(_ids(value, name), key=_canonical), name).values())
+
+
+def text_of(value: Any, name: str) -> str:
+    """A text that names something.
+
+    :raises UnpodConfigError: if it is none, or empty.
+    """
+    if not isinstance(value, str) or is_nothing(value):
+        raise UnpodConfigError(f"`{name}` must be a text, not {shown(value)}. {_GAVE_NOTHING}")
+    return value
+
+
+def org_handle_of(value: Any) -> str | None:
+    """An organisation handle; only ``None`` stands for the connection's, nothing that was meant to be another.
+
+    :raises UnpodConfigError: if it is neither.
+    """
+    return None if value is None else text_of(value, "org_handle")
+
+
+def seconds_of(value: Any, name: str) -> float:
+    """Seconds, or a ``timedelta``, as seconds.
+
+    :raises UnpodConfigError: if it is neither, or no time that anybody can wait.
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < float("inf"):
+        return float(seconds)
+    raise UnpodConfigError(f"`{name}` must be seconds, from 0 on, or a timedelta, not {shown(value)}.")
 
 
 def is_final(value: object) -> bool:

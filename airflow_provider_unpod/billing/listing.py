@@ -11,11 +11,11 @@ import logging
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.evidence import LINKED, REPEATED, SINGLE_PASS, Evidence, Tally, check_consistency
 from airflow_provider_unpod.billing.fetching import Fetcher, PageSource, Progress
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.linked import LinkedRead, Unlinkable
+from airflow_provider_unpod.billing.options import argument_of_reading
 from airflow_provider_unpod.billing.passes import repeated_passes, single_pass
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ def read_list(
     :raises UnpodConfigError: if an argument is out of range.
     """
     check_consistency(consistency)
-    size = source.page_size if page_size is None else page_size
-    concurrency = source.max_concurrency if max_concurrency is None else max_concurrency
-    for name, value in (("page_size", size), ("max_concurrency", concurrency)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UnpodConfigError(f"{name} must be a whole number from 1 on, not {value!r}.")
+    size = source.page_size if page_size is None else argument_of_reading("page_size", page_size)
+    concurrency = source.max_concurrency
+    if max_concurrency is not None:
+        concurrency = argument_of_reading("max_concurrency", max_concurrency)
     return Reading(source, consistency, size, concurrency)
 
 

@@ -98,23 +98,17 @@ def timeout(value: Any) -> float:
 
 def page_size(value: Any) -> int:
     """Rows asked for in one page."""
-    rows = _number(value, int)
-    if rows is None or not 1 <= rows <= _MAX_PAGE_SIZE:
-        raise UnpodConfigError(
-            "The connection's extra `page_size` is no page size: enter the rows per page, for example 100."
-        )
-    return int(rows)
+    return _whole(value, "page_size", _MAX_PAGE_SIZE, example=100)
 
 
 def max_concurrency(value: Any) -> int:
     """Requests in flight at once."""
-    requests = _number(value, int)
-    if requests is None or not 1 <= requests <= MAX_CONCURRENCY:
-        raise UnpodConfigError(
-            f"The connection's extra `max_concurrency` is out of range: enter a number from 1 to {MAX_CONCURRENCY}, "
-            "for example 4."
-        )
-    return int(requests)
+    return _whole(value, "max_concurrency", MAX_CONCURRENCY, example=4)
+
+
+def argument_of_reading(name: str, value: Any) -> int:
+    """``page_size`` or ``max_concurrency`` for one reading, in the same limits; in Python code a text is no number."""
+    return int(_CHECKS[name](None if isinstance(value, str) else value))
 
 
 def verify(value: Any) -> bool | str:
@@ -193,6 +187,13 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float | None:
     if not math.isfinite(number) or (not isinstance(value, str) and number != value):
         return None
     return number
+
+
+def _whole(value: Any, name: str, most: int, example: int) -> int:
+    number = _number(value, int)
+    if number is None or not 1 <= number <= most:
+        raise UnpodConfigError(f"`{name}` must be a whole number from 1 to {most}, for example {example}.")
+    return int(number)
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
+from airflow_provider_unpod.billing.arguments import is_final, org_handle_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.evidence import check_consistency
+from airflow_provider_unpod.billing.options import argument_of_reading
 from airflow_provider_unpod.export.options import ExportOptions, partition_keys
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class UnpodBillingOperator(BaseOperator):
         each record with ``old_status`` and ``new_status`` besides.
     :param on_no_change: what becomes of the task when ``mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
         either way nothing is written and no asset event sent.
-    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work together.
+    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work; for templates when they are rendered.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
     ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
@@ -224,15 +226,15 @@ class UnpodBillingOperator(BaseOperator):
         )
 
     def _check_arguments(self) -> None:
-        """Refuse what cannot work while the DAG is parsed; templated fields are checked once they are rendered."""
+        """Refuse what cannot work while the DAG is parsed; templates are checked once they are rendered."""
         self._options()
+        self._check_numbers()
+        self._check_what_is_final()
         check_consistency(self.consistency)
         if self.on_no_change not in ("skip", "succeed"):
             raise UnpodConfigError(f"on_no_change={self.on_no_change!r} is not known: choose 'skip' or 'succeed'.")
         if self.on_no_change != "skip" and self.mode != "changes":
             raise UnpodConfigError("on_no_change does nothing without mode='changes'.")
-        if self.max_xcom_bytes <= 0:
-            raise UnpodConfigError(f"max_xcom_bytes={self.max_xcom_bytes!r} is no size: enter bytes, above 0.")
         if self.output_path is None:
             of_files = {
                 "storage_conn_id": self.storage_conn_id,
@@ -245,6 +247,26 @@ class UnpodBillingOperator(BaseOperator):
                 raise UnpodConfigError(
                     f"Without output_path there are no files: {', '.join(useless)} would do nothing."
                 )
+
+    def _check_numbers(self) -> None:
+        for name in ("page_size", "max_concurrency"):
+            value = getattr(self, name)
+            if value is not None:
+                argument_of_reading(name, value)
+        most = self.max_xcom_bytes
+        if not isinstance(most, int) or isinstance(most, bool) or most <= 0:
+            raise UnpodConfigError(f"max_xcom_bytes={most!r} is no size: enter bytes, above 0.")
+
+    def _check_what_is_final(self) -> None:
+        from airflow_provider_unpod.billing.selection import Selection
+
+        if is_final(self.unpod_conn_id):
+            text_of(self.unpod_conn_id, "unpod_conn_id")
+        if is_final(self.org_handle):
+            org_handle_of(self.org_handle)
+        names = ("statuses", "invoice_date_from", "invoice_date_to")
+        final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
+        Selection.from_arguments(**final, timezone=self.business_timezone)
 
 
 def send_asset_events(outlets: Iterable[Any], context: Context, written: Written) -> None:

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing import errors
-from airflow_provider_unpod.billing.arguments import is_final
+from airflow_provider_unpod.billing.arguments import is_final, org_handle_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.waiting import (
@@ -114,6 +114,10 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         """What can be seen to be wrong before templates are rendered and other tasks' results are known."""
         if not isinstance(self.max_failures, int) or self.max_failures < 1:
             raise UnpodConfigError(f"`max_failures` must be a whole number from 1 on, not {self.max_failures!r}.")
+        if is_final(self.unpod_conn_id):
+            text_of(self.unpod_conn_id, "unpod_conn_id")
+        if is_final(self.org_handle):
+            org_handle_of(self.org_handle)
         final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
         Condition.from_arguments(**{**_STAND_INS, **final}, wait_for=self.wait_for, on_missing=self.on_missing)
 

@@ -21,6 +21,7 @@ from airflow_provider_unpod.triggers.rounds import Waits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable
+    from datetime import timedelta
 
 #: Looks in a row that may fail for a reason that does not pass by itself (credentials, for one).
 DEFAULT_MAX_FAILURES = 5
@@ -58,7 +59,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
         on_missing: str = "wait",
         unpod_conn_id: str = "unpod_default",
         org_handle: str | None = None,
-        poke_interval: float = 60.0,
+        poke_interval: float | timedelta = 60.0,
         deadline: str | None = None,
         max_failures: int = DEFAULT_MAX_FAILURES,
     ) -> None:
@@ -188,8 +189,9 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
 
     :param to_statuses: tell only of changes to these, one status or several, in any case; ``None``: of all.
     :param invoice_ids: tell only of these, one or several; ``None``: of all.
-    :param poke_interval: seconds between two looks. Changes of invoices that were settled (a refund) are seen by
-        the regular complete reading, every tenth look or less often in long lists, unless ``invoice_ids`` names them.
+    :param poke_interval: seconds between two looks, or a ``timedelta``. Changes of invoices that were settled (a
+        refund) are seen by the regular complete reading, every tenth look or less often in long lists, unless
+        ``invoice_ids`` names them.
     :param on_first_start: what to tell of the invoices that are there when the trigger runs for the first time:
         ``"nothing"`` or ``"all"``.
     :raises UnpodConfigError: for arguments that make no sense.
@@ -202,7 +204,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         org_handle: str | None = None,
         to_statuses: str | Iterable[str] | None = None,
         invoice_ids: InvoiceId | Iterable[InvoiceId] | None = None,
-        poke_interval: float = 60.0,
+        poke_interval: float | timedelta = 60.0,
         on_first_start: str = "nothing",
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)

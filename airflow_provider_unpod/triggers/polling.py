@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 
+from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.retrying import RetryPolicy
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
@@ -26,6 +27,7 @@ from airflow_provider_unpod.triggers.rounds import Waits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable, Mapping
+    from datetime import timedelta
 
     from airflow_provider_unpod.billing.client import UnpodClient
 
@@ -68,14 +70,15 @@ class PollingTrigger(BaseEventTrigger):
 
     :param unpod_conn_id: the connection; all that identifies it in what Airflow stores of the trigger.
     :param org_handle: organisation handle in place of the connection's.
-    :param poke_interval: seconds between two looks.
+    :param poke_interval: seconds between two looks, or a ``timedelta``.
+    :raises UnpodConfigError: for arguments that make no sense.
     """
 
-    def __init__(self, *, unpod_conn_id: str, org_handle: str | None, poke_interval: float) -> None:
+    def __init__(self, *, unpod_conn_id: str, org_handle: str | None, poke_interval: float | timedelta) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own has no types
-        self.unpod_conn_id = unpod_conn_id
-        self.org_handle = org_handle
-        self.poke_interval = poke_interval
+        self.unpod_conn_id = text_of(unpod_conn_id, "unpod_conn_id")
+        self.org_handle = org_handle_of(org_handle)
+        self.poke_interval = seconds_of(poke_interval, "poke_interval")
 
     @property
     def connection(self) -> Connecting:

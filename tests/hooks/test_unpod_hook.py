@@ -221,7 +221,13 @@ class TestReading:
 
     def test_nonsense_is_refused_before_any_request(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()
-        for arguments in ({"consistency": "hope"}, {"page_size": 0}, {"invoice_date_from": "yesterday"}):
+        for arguments in (
+            {"consistency": "hope"},
+            {"page_size": 0},
+            {"page_size": "10"},
+            {"max_concurrency": 65},
+            {"invoice_date_from": "yesterday"},
+        ):
             with pytest.raises(errors.UnpodConfigError):
                 hook.iter_invoices(**arguments)
         assert hook.get_conn().requests_made == 0

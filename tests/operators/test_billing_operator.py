@@ -115,7 +115,14 @@ def test_statuses_may_come_as_any_template_renders_them(unpod_sandbox: Sandbox, 
         ({"partition_by": "customer", "output_path": "x"}, "partition_by='customer'"),
         ({"partition_by": ["month", "month"], "output_path": "x"}, "twice"),
         ({"business_timezone": "Mars/Olympus", "output_path": "x"}, "business_timezone"),
-        ({"max_xcom_bytes": 0}, "max_xcom_bytes"),
+        *[({"max_xcom_bytes": one}, "max_xcom_bytes") for one in (0, -1, "10", None, True, 1e6)],
+        *[({"page_size": one}, "`page_size`.*100000") for one in (0, 100_001, "10", True, 1.5)],
+        *[({"max_concurrency": one}, "`max_concurrency`.*64") for one in (0, 65, "4", [4])],
+        *[({"statuses": one}, "`statuses`") for one in ("", [], "None", ["paid", None], "['paid'", 3, {"paid": 1})],
+        ({"invoice_date_from": "yesterday"}, "`invoice_date_from`"),
+        ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-02-01"}, "before"),
+        *[({"org_handle": one}, "`org_handle`") for one in ("", "  ", 7, "None")],
+        *[({"unpod_conn_id": one}, "`unpod_conn_id`") for one in ("", None)],
         ({"consistency": "repeated"}, "consistency"),
         ({"partition_by": "month"}, "output_path"),
         ({"compression": "gzip"}, "output_path"),
@@ -138,13 +145,18 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
         ({"output_path": "/tmp/invoices", "storage_conn_id": "missing"}, "'missing'"),
         ({"output_path": "file://missing@/tmp/invoices"}, "'missing'"),
         ({"statuses": "['paid'"}, "statuses"),
+        ({"statuses": "None"}, "statuses"),
         ({"invoice_date_from": ""}, "invoice_date_from"),
+        ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-01-01"}, "before"),
     ],
 )
 def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read(
     unpod_sandbox: Sandbox, arguments: dict[str, Any], hint: str
 ) -> None:
+    operator = UnpodBillingOperator(task_id="export", **dict.fromkeys(arguments, "{{ it }}"))
+    for name, rendered in arguments.items():
+        setattr(operator, name, rendered)
     with pytest.raises(AirflowFailException, match=hint):
-        run(**arguments)
+        operator.execute({})
 
     assert unpod_sandbox.stats["requests"] == 0

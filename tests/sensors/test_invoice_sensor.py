@@ -330,6 +330,8 @@ NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b
         ({"invoice_id": 1, "wait_for": "some"}, "wait_for"),
         ({"invoice_id": 1, "on_missing": "ignore"}, "on_missing"),
         ({"invoice_id": 1, "max_failures": 0}, "max_failures"),
+        ({"invoice_id": 1, "org_handle": ""}, "org_handle"),
+        ({"invoice_id": 1, "unpod_conn_id": ""}, "unpod_conn_id"),
     ],
 )
 def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:

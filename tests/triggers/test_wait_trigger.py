@@ -7,11 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.tracking import Look, Tracker
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.triggers import polling
@@ -55,6 +57,29 @@ def test_a_trigger_comes_back_from_what_is_stored_of_it_and_holds_no_secret(one:
     assert path.rsplit(".", 1) == [type(one).__module__, type(one).__name__]
     assert type(one)(**kwargs).serialize() == (path, kwargs)
     assert unpod_sandbox.token not in repr(kwargs)
+
+
+@pytest.mark.parametrize("kind", [trigger, lambda _, **arguments: UnpodInvoiceEventTrigger(**arguments)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("poke_interval", one) for one in ("3", -5, float("nan"), float("inf"), True, None, timedelta(seconds=-1))],
+        *[("org_handle", one) for one in ("", "   ", 7, "None")],
+        *[("unpod_conn_id", one) for one in ("", " ", None, 7)],
+    ],
+)
+def test_what_a_poll_cannot_be_made_with_is_refused_when_the_dag_is_parsed(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match=f"`{name}`"):
+        kind(101, **{name: value})
+
+
+def test_an_interval_may_be_a_timedelta_and_shares_the_poll_of_those_in_seconds() -> None:
+    assert (
+        trigger(1, poke_interval=timedelta(minutes=1)).shared_stream_key()
+        == trigger(2, poke_interval=60).shared_stream_key()
+    )
+    _, kwargs = UnpodInvoiceEventTrigger(poke_interval=timedelta(minutes=1)).serialize()
+    assert kwargs["poke_interval"] == 60.0
 
 
 if SharedStreamManager:
