@@ -55,7 +55,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         ``"[101, 102]"`` are two (templated).
     :param target_status: the status to wait for, in any case (templated).
     :param failure_statuses: statuses in which the wait fails, one, several or none, in any case; for ``"all"`` as soon
-        as one invoice has one, for ``"any"`` when all have (templated).
+        as one invoice has one, for ``"any"`` when all have (templated). The target is none of the default's.
     :param wait_for: ``"all"`` or ``"any"`` of the invoices.
     :param on_missing: ``"wait"`` for an invoice that is not in the list to come, or ``"fail"``, after a complete
         reading of the list.
@@ -102,6 +102,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self.invoice_id = invoice_id
         self.target_status = target_status
         self.failure_statuses = failure_statuses
+        # Rendering templates makes another tuple of it.
+        self._default_failures = failure_statuses is DEFAULT_FAILURE_STATUSES
         self.wait_for = wait_for
         self.on_missing = on_missing
         self.unpod_conn_id = unpod_conn_id
@@ -229,8 +231,9 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _condition(self) -> Condition:
         with fail_fast():
+            failures = DEFAULT_FAILURE_STATUSES if self._default_failures else self.failure_statuses
             return Condition.from_arguments(
-                self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
+                self.invoice_id, self.target_status, failures, self.wait_for, self.on_missing
             )
 
     def _look(self, condition: Condition) -> Decision | None:

@@ -92,6 +92,29 @@ def test_failed_ends_the_wait_unless_it_is_no_failure_status(
     assert wait(*story, invoice_id=invoice, failure_statuses=["cancelled"])["status"] == "paid"
 
 
+@pytest.mark.parametrize(("target", "other"), [("failed", "refunded"), ("cancelled", "failed"), ("Refunded", "failed")])
+def test_a_failure_can_be_waited_for_without_saying_that_it_is_none(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, target: str, other: str
+) -> None:
+    target_reached, failed = invoice, unpod_sandbox.create().id
+
+    def end() -> None:
+        unpod_sandbox.ledger.set_status(target_reached, target.lower())
+        unpod_sandbox.ledger.set_status(failed, other)
+
+    assert wait(nothing, end, invoice_id=target_reached, target_status=target)["status"] == target.lower()
+    with pytest.raises(AirflowFailException, match=f"'{other}'"):
+        wait(nothing, invoice_id=failed, target_status=target)
+
+
+def test_a_failure_that_a_template_renders_to_can_be_waited_for(unpod_sandbox: Sandbox) -> None:
+    invoice = unpod_sandbox.create(status="refunded").id
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, target_status="{{ params.status }}")
+    sensor.render_template_fields({"params": {"status": "refunded"}})  # type: ignore[arg-type]  # all that is needed
+
+    assert sensor.execute({})["status"] == "refunded"
+
+
 @pytest.mark.parametrize("status", ["cancelled", "refunded"])
 def test_cancelled_and_refunded_are_failures_and_not_done(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int, status: str
@@ -318,7 +341,10 @@ NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b
         *[({"invoice_id": one}, "`invoice_id`.*template") for one in NO_IDS],
         *[({"invoice_id": [101, one]}, "`invoice_id`.*template") for one in NO_IDS],
         ({"invoice_id": "[101, 102"}, "`invoice_id`.*list"),
-        ({"invoice_id": 1, "target_status": "failed"}, "failure_statuses"),
+        (
+            {"invoice_id": 1, "target_status": "failed", "failure_statuses": ("failed", "cancelled", "refunded")},
+            r"failure_statuses=\['cancelled', 'refunded'\]",
+        ),
         ({"invoice_id": 1, "target_status": ""}, "target_status"),
         ({"invoice_id": 1, "target_status": "None"}, "target_status"),
         ({"invoice_id": 1, "target_status": None}, "target_status"),
