@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, shown, statuses_of, unrendered
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
@@ -23,17 +23,21 @@ DEFAULT_FAILURE_STATUSES = (FAILED, CANCELLED, REFUNDED)
 #: As many invoices are described one by one in a message; the rest is counted.
 _DESCRIBED = 5
 
+State: TypeAlias = Literal["done", "failed", "waiting"]
+#: What a report begins with: a row alone does not say what is wrong with it.
+_LEADS: dict[State, str] = {
+    "waiting": "Waiting for {}: ",
+    "failed": "Waiting for {} has failed: ",
+    "done": "{} is reached: ",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What a look means for a wait. ``result``, once done, is what the wait gives out."""
 
-    state: Literal["done", "failed", "waiting"]
+    state: State
     result: dict[str, Any] | list[dict[str, Any]] | None = None
-
-
-_FAILED = Decision("failed")
-_WAITING = Decision("waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +79,27 @@ class Condition:
         :param complete: whether ``None`` is a proof, from a complete reading of the list, that it isn't there.
         """
         seen = [find(key) for key in self.keys]
+        state = self._state(seen, complete)
+        if state != "done":
+            return Decision(state)
+        records = [one.as_record() for one in seen if one is not None and self._reached(one)]
+        return Decision("done", records[0] if self.single else records)
+
+    def _state(self, seen: list[Invoice | None], complete: bool) -> State:
         missing_fails = complete and self.on_missing == "fail"
-        reached = [one for one in seen if one is not None and one.status.lower() == self.target_status]
+        reached = sum(one is not None and self._reached(one) for one in seen)
         lost = sum(missing_fails if one is None else self._failed(one) for one in seen)
         if self.wait_for == "any":
-            done, failed = bool(reached), lost == len(seen)
+            done, failed = reached > 0, lost == len(seen)
         else:
-            done, failed = len(reached) == len(seen), lost > 0
-        if done:
-            records = [one.as_record() for one in reached]
-            return Decision("done", records[0] if self.single else records)
-        return _FAILED if failed else _WAITING
+            done, failed = reached == len(seen), lost > 0
+        return "done" if done else "failed" if failed else "waiting"
 
-    def _failed(self, invoice: Invoice | None) -> bool:
-        return invoice is not None and invoice.status.lower() in self.failure_statuses
+    def _reached(self, invoice: Invoice) -> bool:
+        return invoice.status.lower() == self.target_status
 
-    def describe(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> str:
-        """How things stand, fit for the body of an alert: the invoices that stand in the way, failures first."""
-        seen = [(invoice_id, find(key)) for invoice_id, key in zip(self.invoice_ids, self.keys, strict=True)]
-        open_ = [(name, one) for name, one in seen if one is None or one.status.lower() != self.target_status]
-        told = sorted(open_ or seen, key=lambda item: not self._failed(item[1]))
-        text = "; ".join(describe(name, one, complete) for name, one in told[:_DESCRIBED])
-        if len(told) > _DESCRIBED:
-            text += f"; and {len(told) - _DESCRIBED} more"
-        if len(seen) > 1:
-            text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
-        return text
+    def _failed(self, invoice: Invoice) -> bool:
+        return invoice.status.lower() in self.failure_statuses
 
     def report(
         self,
@@ -108,19 +107,43 @@ class Condition:
         seen_at: datetime | None,
         looks: int,
         since: datetime | None = None,
+        trouble: Exception | None = None,
     ) -> str:
-        """:meth:`describe` in a sentence that also says when this was seen and how often was looked.
+        """How things stand, fit for the body of an alert: for what was waited, what was seen, when and how often.
 
         :param rows: what the last look that succeeded saw, ``None`` if none did; ``seen_at``: when that was.
         :param since: when the looks began.
+        :param trouble: why the last look failed, if it did.
         """
         if rows is None or seen_at is None:
-            text = f"The invoices were never seen: {', '.join(map(str, self.invoice_ids[:_DESCRIBED]))}"
+            names = ", ".join(map(str, self.invoice_ids[:_DESCRIBED]))
+            text = f"Waiting for {self.target_status!r}: the invoices were never seen: {names}"
         else:
-            described = self.describe(rows.get, complete=self.on_missing == "fail")
-            text = f"{described[0].upper()}{described[1:]}; seen {seen_at:%Y-%m-%d %H:%M:%S} UTC"
+            text = f"{self._describe(rows)}; seen {seen_at:%Y-%m-%d %H:%M:%S} UTC"
         text += f"; {looks} look{'s' * (looks != 1)}"
-        return text + (f" since {since:%Y-%m-%d %H:%M:%S} UTC." if since else ".")
+        text += f" since {since:%Y-%m-%d %H:%M:%S} UTC." if since else "."
+        return text if trouble is None else f"{text} The last look failed: {trouble}"
+
+    def _describe(self, rows: Mapping[InvoiceId, Invoice]) -> str:
+        """The invoices that stand in the way, failures first; all of them where none does."""
+        complete = self.on_missing == "fail"
+        seen = [(name, rows.get(key)) for name, key in zip(self.invoice_ids, self.keys, strict=True)]
+        open_ = [(name, one) for name, one in seen if one is None or not self._reached(one)]
+        told = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
+        text = _LEADS[self._state([one for _, one in seen], complete)].format(repr(self.target_status))
+        text += "; ".join(self._describe_one(name, one, complete) for name, one in told[:_DESCRIBED])
+        if len(told) > _DESCRIBED:
+            text += f"; and {len(told) - _DESCRIBED} more"
+        if len(seen) > 1:
+            text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
+        return text
+
+    def _describe_one(self, name: InvoiceId, invoice: Invoice | None, complete: bool) -> str:
+        """One invoice in half a line of an alert: amount, status, dates."""
+        if invoice is None:
+            return f"invoice {name} " + ("is not in the list" if complete else "was not found yet")
+        status = f"{invoice.status!r}" + (" (a failure status)" if self._failed(invoice) else "")
+        return f"invoice {name}: {invoice.amount:f} {invoice.currency}, {status}{_age(invoice)}"
 
 
 def _target_and_failures(target_status: str, failure_statuses: str | Iterable[str]) -> tuple[str, tuple[str, ...]]:
@@ -141,13 +164,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """:raises UnpodConfigError: if ``value`` is none of ``choices``."""
     if value not in choices:
         raise UnpodConfigError(f"`{name}` must be {' or '.join(map(repr, choices))}, not {value!r}.")
-
-
-def describe(invoice_id: InvoiceId, invoice: Invoice | None, complete: bool = False) -> str:
-    """One invoice in half a line of an alert: amount, status, dates."""
-    if invoice is None:
-        return f"invoice {invoice_id} " + ("is not in the list" if complete else "was not found yet")
-    return f"invoice {invoice_id}: {invoice.amount:f} {invoice.currency}, {invoice.status!r}{_age(invoice)}"
 
 
 def _age(invoice: Invoice) -> str:

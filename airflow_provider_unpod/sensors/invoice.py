@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.billing.arguments import is_final, org_handle_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
-from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
+from airflow_provider_unpod.billing.invoice import KNOWN_STATUSES, PAID, InvoiceId
 from airflow_provider_unpod.billing.waiting import (
     DEFAULT_FAILURE_STATUSES,
     Condition,
@@ -82,7 +82,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     _rows: Mapping[InvoiceId, Invoice] | None = None
     _seen_at: datetime | None = None
     _looks = 0
-    _trouble: str | None = None
+    _trouble: UnpodError | None = None
 
     def __init__(
         self,
@@ -132,6 +132,9 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         :raises AirflowSensorTimeout: if time is up.
         """
         condition = self._condition()
+        if condition.target_status not in KNOWN_STATUSES:
+            known = ", ".join(sorted(KNOWN_STATUSES))
+            self.log.warning("Unpod is not known to have a status %r: it has %s.", condition.target_status, known)
         if not self.deferrable:
             return self._wait_in_worker(context, condition)
         deadline = deadline_of(self, context)
@@ -245,9 +248,9 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             with fail_fast():
                 rows = self._read(condition)
         except PASSING as error:
-            if type(error).__name__ != self._trouble:
+            if type(error) is not type(self._trouble):
                 self.log.warning("Looking at the invoices failed, and is tried again: %s", error)
-            self._trouble = type(error).__name__
+            self._trouble = error
             return None
         self._rows, self._seen_at, self._trouble = rows, datetime.now(timezone.utc), None
         decision = condition.decide(rows.get, complete=condition.on_missing == "fail")
@@ -265,4 +268,4 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return self._looker.look()
 
     def _report(self, condition: Condition) -> str:
-        return condition.report(self._rows, self._seen_at, self._looks)
+        return condition.report(self._rows, self._seen_at, self._looks, trouble=self._trouble)

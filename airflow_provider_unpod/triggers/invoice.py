@@ -166,8 +166,8 @@ class UnpodInvoiceTrigger(PollingTrigger):
         return None
 
     def _report(self, last: Look | None, seen: Look | Trouble, looks: int, began: datetime) -> str:
-        text = self.condition.report(last.rows if last else None, last.at if last else None, looks, began)
-        return f"{text} The last look failed: {seen.error}" if isinstance(seen, Trouble) else text
+        trouble = seen.error if isinstance(seen, Trouble) else None
+        return self.condition.report(last.rows if last else None, last.at if last else None, looks, began, trouble)
 
 
 def _waits_on(connection: Connecting) -> Hashable:

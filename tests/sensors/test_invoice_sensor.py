@@ -85,7 +85,8 @@ def test_an_invoice_is_found_by_its_number_where_rows_have_both(wait: Waiter, un
 def test_failed_ends_the_wait_unless_it_is_no_failure_status(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int
 ) -> None:
-    with pytest.raises(AirflowFailException, match=rf"nvoice {invoice}: 299.00 USD, 'failed', dated .*; seen .* look"):
+    as_it_stands = rf"invoice {invoice}: 299.00 USD, 'failed' \(a failure status\), dated .*; seen .* look"
+    with pytest.raises(AirflowFailException, match=f"^Waiting for 'paid' has failed: {as_it_stands}"):
         wait(nothing, lambda: unpod_sandbox.fail(invoice), invoice_id=invoice)
 
     story = (nothing, lambda: unpod_sandbox.pay(invoice))
@@ -135,6 +136,30 @@ def test_a_refund_of_a_paid_invoice_can_be_waited_for(wait: Waiter, unpod_sandbo
     )
 
     assert record["status"] == "refunded"
+
+
+def test_a_paid_invoice_that_is_not_what_is_waited_for_says_what_is(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    unpod_sandbox.pay(invoice)
+
+    with pytest.raises(AirflowSensorTimeout, match=rf"Waiting for 'payed': invoice {invoice}: 299.00 USD, 'paid'"):
+        wait(invoice_id=invoice, target_status="payed", timeout=0)
+
+
+@pytest.mark.parametrize(("target", "warnings"), [("payed", 1), ("paid", 0)])
+def test_a_target_that_may_be_misspelt_is_one_warning_with_the_known_ones(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str, warnings: int
+) -> None:
+    said: list[str] = []
+    invoice = unpod_sandbox.create(status=target).id
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, target_status=target)
+    monkeypatch.setattr(sensor.log, "warning", lambda text, *values: said.append(text % values))
+    sensor.execute({})
+
+    about_it = [line for line in said if "status" in line]
+    assert len(about_it) == warnings
+    assert all("'payed'" in line and "cancelled, failed, paid, pending, refunded" in line for line in about_it)
 
 
 def test_an_unknown_status_is_waited_through_and_can_be_waited_for(
@@ -190,7 +215,9 @@ def test_all_of_several_are_given_out_in_the_order_asked_for(wait: Waiter, unpod
 def test_one_failure_ends_a_wait_for_all_and_says_which(wait: Waiter, unpod_sandbox: Sandbox) -> None:
     a, b = (unpod_sandbox.create().id for _ in range(2))
 
-    with pytest.raises(AirflowFailException, match=rf"^Invoice {b}: .*; invoice {a}: .*\(0 of 2 reached 'paid'\)"):
+    with pytest.raises(
+        AirflowFailException, match=rf"failed: invoice {b}: .*; invoice {a}: .*\(0 of 2 reached 'paid'\)"
+    ):
         wait(nothing, lambda: unpod_sandbox.fail(b), invoice_id=[a, b])
 
 
@@ -242,7 +269,8 @@ def test_time_up_is_a_sensor_timeout_that_says_what_was_seen(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int
 ) -> None:
     with pytest.raises(
-        AirflowSensorTimeout, match=rf"nvoice {invoice}: 299.00 USD, 'pending', .*; seen \d{{4}}-.* look"
+        AirflowSensorTimeout,
+        match=rf"Waiting for 'paid': invoice {invoice}: 299.00 USD, 'pending', .*; seen \d{{4}}-.* look",
     ):
         wait(invoice_id=invoice, timeout=0)
 
@@ -285,7 +313,7 @@ def test_an_api_that_is_down_from_the_start_is_waited_for_until_time_is_up(
 ) -> None:
     unpod_sandbox.faults("503")
 
-    with pytest.raises(AirflowSensorTimeout, match=f"never seen: {invoice}"):
+    with pytest.raises(AirflowSensorTimeout, match=rf"Waiting for 'paid': .*never seen: {invoice}.*look failed: .*503"):
         wait(invoice_id=invoice, timeout=0)
 
 
