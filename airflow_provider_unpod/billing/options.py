@@ -54,26 +54,26 @@ def org_handle(value: str | None) -> str:
     """The organisation handle, the ``domain_handle`` of the organisations endpoint."""
     if value is None or not str(value).strip():
         raise UnpodConfigError(
-            "The connection's `login` is empty: enter the organisation handle there, for example `unpod.tv`, "
-            "or give `org_handle`."
+            "There is no organisation handle: enter it in the connection's `login`, for example `unpod.tv`, or give "
+            "`org_handle`."
         )
-    return header_value(value, "login")
+    return header_value(value, "The organisation handle (`org_handle`, or the connection's `login`)")
 
 
-def header_value(value: Any, field: str) -> str:
-    """A text that can stand in an HTTP header."""
+def header_value(value: Any, subject: str) -> str:
+    """A text that can stand in an HTTP header; ``subject`` is what an error is about."""
     text = value.strip() if isinstance(value, str) else str(value)
     if not text.isascii() or not text.isprintable():
         raise UnpodConfigError(
-            f"The connection's `{field}` holds a line break or a character that no HTTP header can carry: "
-            "enter plain letters, digits and signs."
+            f"{subject} holds a line break or a character that no HTTP header can carry: enter plain letters, digits "
+            "and signs."
         )
     return text
 
 
 def product_id(value: Any) -> str:
     """The ``Product-Id`` header."""
-    return header_value(value, "product_id")
+    return header_value(value, "The connection's extra `product_id`")
 
 
 def auth_scheme(value: Any) -> str:

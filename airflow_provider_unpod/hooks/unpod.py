@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
-from airflow_provider_unpod.billing.arguments import invoice_ids_of
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
@@ -75,7 +75,8 @@ class UnpodHook(BaseHook):
     """Reads billing data of an Unpod organisation.
 
     :param unpod_conn_id: id of a connection of type ``unpod``.
-    :param org_handle: organisation handle (``Org-Handle`` header) in place of the connection's ``login``.
+    :param org_handle: organisation handle (``Org-Handle`` header) in place of the connection's ``login``; ``None``, and
+        nothing else, means that one.
     """
 
     conn_name_attr = "unpod_conn_id"
@@ -114,15 +115,16 @@ class UnpodHook(BaseHook):
 
         Neither asks Airflow nor the network for anything, so that it may run on an event loop.
 
-        :param org_handle: organisation handle in place of the connection's ``login``.
+        :param org_handle: organisation handle; ``None``, and nothing else, means the connection's ``login``.
         :param retry: how often and how long passing faults are retried.
-        :raises UnpodConfigError: naming the connection, the field that is wrong and what to enter.
+        :raises UnpodConfigError: naming the argument, or the connection and the field, and what to enter.
         """
+        handle = org_handle_of(org_handle)
         try:
             return UnpodClient(
                 base_url_of(connection.host, connection.port, connection.schema),
                 connection.password or "",
-                org_handle or connection.login or "",
+                (connection.login or "") if handle is None else handle,
                 **options_from_extra(extra_of(connection)),
                 retry=retry,
             )

@@ -157,7 +157,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 wait_for=condition.wait_for,
                 on_missing=condition.on_missing,
                 unpod_conn_id=self.unpod_conn_id,
-                org_handle=self.org_handle or None,
+                org_handle=self.org_handle,
                 poke_interval=self.poke_interval,
                 deadline=deadline.isoformat(),
                 max_failures=self.max_failures,
@@ -264,7 +264,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             from airflow_provider_unpod.hooks.unpod import UnpodHook
             from airflow_provider_unpod.sensors.looking import Looker
 
-            self._looker = Looker(UnpodHook(self.unpod_conn_id, self.org_handle or None).get_conn(), condition)
+            self._looker = Looker(UnpodHook(self.unpod_conn_id, self.org_handle).get_conn(), condition)
         return self._looker.look()
 
     def _report(self, condition: Condition) -> str:

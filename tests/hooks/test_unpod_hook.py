@@ -133,6 +133,15 @@ class TestOrganisation:
         define()
         assert UnpodHook(org_handle="globex").get_conn().org_handle == "globex"
 
+    @pytest.mark.parametrize("handle", ["", "   ", "None", 7, b"acme"])
+    def test_an_argument_that_is_no_handle_never_means_the_login(
+        self, define: Callable[..., UnpodHook], handle: Any
+    ) -> None:
+        define()
+        with pytest.raises(errors.UnpodConfigError, match=r"^`org_handle`") as caught:
+            UnpodHook(org_handle=handle).get_conn()
+        assert "login" not in str(caught.value)
+
     def test_one_hook_has_one_client(self, define: Callable[..., UnpodHook]) -> None:
         hook = define()
         assert hook.get_conn() is hook.get_conn()

@@ -144,6 +144,8 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
         ({"output_path": "exports/2026-02"}, "path of an export"),
         ({"output_path": "/tmp/invoices", "storage_conn_id": "missing"}, "'missing'"),
         ({"output_path": "file://missing@/tmp/invoices"}, "'missing'"),
+        ({"org_handle": ""}, "org_handle"),
+        ({"org_handle": "None"}, "org_handle"),
         ({"statuses": "['paid'"}, "statuses"),
         ({"statuses": "None"}, "statuses"),
         ({"invoice_date_from": ""}, "invoice_date_from"),

@@ -416,6 +416,18 @@ def test_nonsense_that_a_template_renders_to_fails_the_task_without_retries() ->
         sensor.execute({})
 
 
+def test_an_organisation_that_a_template_renders_to_nothing_is_not_the_connection_s(
+    unpod_sandbox: Sandbox, invoice: int
+) -> None:
+    unpod_sandbox.pay(invoice)
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, org_handle="{{ org }}", deferrable=True)
+    sensor.org_handle = ""
+
+    with pytest.raises(AirflowFailException, match="`org_handle`"):
+        sensor.execute({"ti": TaskInstance()})
+    assert unpod_sandbox.stats["requests"] == 0
+
+
 def test_the_connection_s_proxy_is_used_in_every_mode(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
