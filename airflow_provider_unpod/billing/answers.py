@@ -94,18 +94,23 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def refusal(answer: Answer, page: int | None) -> UnpodError:
-    """The error that an answer other than 200 is. ``page`` is the page asked for, ``None`` where there are no pages."""
+def refusal(answer: Answer, page: int | None, org_handle: str) -> UnpodError:
+    """The error that an answer other than 200 is.
+
+    :param page: the page asked for, ``None`` where there are no pages.
+    :param org_handle: the organisation asked for.
+    """
     status = answer.status
     said = told(answer)
     if status in (401, 403):
         return UnpodAuthError(
-            f"Unpod refuses the connection's token (`password`) or organisation handle (`login`): {said}"
+            f"Unpod refuses the token (the connection's `password`), or it is not one of organisation {org_handle!r} "
+            f"(`org_handle`, or the connection's `login`): {said}"
         )
     if status == 404 and page is not None:
         return UnpodOrganizationNotFound(
-            f"Unpod knows no organisation of the handle in the connection's `login`, or no billing at the address in "
-            f"`host`: {said}"
+            f"Unpod knows no organisation {org_handle!r} (`org_handle`, or the connection's `login`), or there is no "
+            f"billing at the address in `host`: {said}"
         )
     if status == 407:
         return UnpodConfigError(

@@ -153,7 +153,7 @@ class UnpodClient:
                 # A proxy's page: this list was there a moment ago, and its end is not what is reported here.
                 raise answers.Unreadable("HTTP 404 without an answer of the API.")
             if answer.status != 200:
-                raise answers.refusal(answer, page)
+                raise answers.refusal(answer, page, self.org_handle)
             rows, count = answers.rows_of(answer)
             return Page([Invoice(row) for row in rows], count)
 
@@ -165,12 +165,12 @@ class UnpodClient:
         :raises UnpodBadAnswer: also if ``count`` names more than can be read.
         :raises UnpodError: as :meth:`get_page`; a 404 is :class:`UnpodBadRequest` here.
         """
-        found, count = self._get(ORGANIZATIONS_PATH, _read_organizations, None, None)
+        found, count = self._get(ORGANIZATIONS_PATH, self._read_organizations, None, None)
         # The pages of the API show one answer with all of them, but the views of its backend are all paginated.
         for page in range(2, _MOST_ORGANIZATION_PAGES):
             if count is None or len(found) >= count:
                 return found
-            more, _ = self._get(f"{ORGANIZATIONS_PATH}?page={page}", _read_organizations, page, None)
+            more, _ = self._get(f"{ORGANIZATIONS_PATH}?page={page}", self._read_organizations, page, None)
             known = len(found)
             found += [organization for organization in more if organization not in found]
             if len(found) == known:
@@ -198,6 +198,11 @@ class UnpodClient:
         """What ``read`` makes of the answer, tried as often as the policy allows."""
         tries = Tries(self.retry, self._pacing, cancellation)
         return tries.run(lambda: self._try(self.base_url + path, read, page, cancellation, tries.patience))
+
+    def _read_organizations(self, answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
+        if answer.status != 200:
+            raise answers.refusal(answer, None, self.org_handle)
+        return answers.rows_of(answer)
 
     def _try(
         self,
@@ -260,12 +265,6 @@ class UnpodClient:
     def _discreet(self, text: str) -> str:
         """``text`` without the token, which an error page may repeat."""
         return text.replace(self._secret, "***") if len(self._secret) >= 6 else text
-
-
-def _read_organizations(answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
-    if answer.status != 200:
-        raise answers.refusal(answer, None)
-    return answers.rows_of(answer)
 
 
 def _check_transport_security(base_url: str, allow_insecure_http: bool) -> None:

@@ -146,6 +146,27 @@ class TestOrganisation:
         hook = define()
         assert hook.get_conn() is hook.get_conn()
 
+    @pytest.mark.parametrize("from_argument", [False, True])
+    @pytest.mark.parametrize("fault", ["401", "403", "404"])
+    def test_what_is_refused_names_the_handle_that_was_sent_and_never_the_token(
+        self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, fault: str, from_argument: bool
+    ) -> None:
+        unpod_sandbox.faults(fault)
+        if not from_argument:
+            _redefine(monkeypatch, unpod_sandbox, login="nobody")
+        with pytest.raises(errors.UnpodError, match=r"'nobody' .*`org_handle`.*`login`") as caught:
+            next(UnpodHook(org_handle="nobody" if from_argument else None).iter_invoices())
+        assert type(caught.value) is (errors.UnpodOrganizationNotFound if fault == "404" else errors.UnpodAuthError)
+        assert unpod_sandbox.token not in str(caught.value)
+
+    def test_a_token_that_was_entered_as_the_handle_is_not_shown(
+        self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _redefine(monkeypatch, unpod_sandbox, login=unpod_sandbox.token)
+        with pytest.raises(errors.UnpodOrganizationNotFound) as caught:
+            next(UnpodHook().iter_invoices())
+        assert unpod_sandbox.token not in str(caught.value)
+
 
 class TestSecrets:
     def test_token_and_proxy_password_are_masked_in_task_logs(self, define: Callable[..., UnpodHook]) -> None:
