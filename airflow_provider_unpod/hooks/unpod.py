@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of
@@ -102,7 +102,14 @@ class UnpodHook(BaseHook):
         return self._connect(DEFAULT_RETRY)
 
     def _connect(self, retry: RetryPolicy) -> UnpodClient:
-        connection = self.get_connection(self.unpod_conn_id)
+        try:
+            connection = self.get_connection(self.unpod_conn_id)
+        except AirflowNotFoundException as error:
+            # The same type, which is retried: a secrets backend that cannot be reached looks just the same.
+            raise AirflowNotFoundException(
+                f"There is no connection {self.unpod_conn_id!r}: create it (type {HOOK_NAME}), or correct "
+                "`unpod_conn_id`."
+            ) from error
         client = self.client_from(connection, self.org_handle, retry)
         mask_secrets_of(connection)
         return client
@@ -144,7 +151,7 @@ class UnpodHook(BaseHook):
             # One try: somebody sits there and waits, and wants to know how it is now.
             with self._connect(RetryPolicy(attempts=1)) as client:
                 handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
-        except UnpodError as error:
+        except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
             return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}."

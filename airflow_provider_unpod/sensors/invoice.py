@@ -48,8 +48,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     One id: its record. Several: a list of records in the order given; with ``wait_for="any"`` of those that have
     reached the target. All modes (``mode="poke"``, ``mode="reschedule"``, ``deferrable=True``) give the same answers.
     Outages and rate limits do not end the wait, it goes on until ``timeout``; wrong credentials, a wrong connection
-    or an unknown organisation fail the task without retries. ``soft_fail`` skips the task when time is up, and
-    only then.
+    or an unknown organisation fail the task without retries, a connection that does not exist with them.
+    ``soft_fail`` skips the task when time is up, and only then.
 
     :param invoice_id: an invoice id or number, or several; ``101`` and ``"101"`` are the same, ``"101, 102"`` and
         ``"[101, 102]"`` are two (templated).
@@ -62,8 +62,9 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     :param unpod_conn_id: connection of type ``unpod`` (templated).
     :param org_handle: organisation handle in place of the connection's ``login`` (templated).
     :param deferrable: wait in the triggerer; the default is Airflow's ``[operators] default_deferrable``.
-    :param max_failures: deferrable only: how many looks in a row may fail for a reason that does not pass by
-        itself, before the wait ends with it. More than 1, so that a token can be replaced.
+    :param max_failures: once deferred: how many looks in a row, of the poll that waits share, may fail for a reason
+        that does not pass by itself, before the wait ends with it. More than 1, so that a token can be replaced. The
+        first look, which the worker makes, fails at once.
 
     :raises UnpodConfigError: for arguments that make no sense, when the DAG is parsed, or after rendering.
     """

@@ -38,8 +38,8 @@ class UnpodInvoiceTrigger(PollingTrigger):
     ``{"state": "error", "error": <class in billing.errors>, "message": …, "status": <HTTP status>}``.
 
     :param deadline: ISO 8601; the first look after it is the last one. ``None``: never.
-    :param max_failures: looks in a row that may fail for a reason that does not pass by itself, as invalid
-        credentials do; then the wait ends with that error. Outages and rate limits never end it.
+    :param max_failures: looks in a row, of the poll that waits share, that may fail for a reason that does not pass by
+        itself, as invalid credentials do; then the wait ends with that error. Outages and rate limits never end it.
 
     The other parameters are those of :class:`~airflow_provider_unpod.sensors.invoice.UnpodInvoiceSensor`.
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, Connection, redact
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException, Connection, redact
 
 from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.failures import fail_fast
@@ -126,6 +126,18 @@ class TestConfigurationErrors:
         extra = {**dict.fromkeys(CONNECTION_FIELDS, empty), "allow_insecure_http": False}
         client = define(extra=extra).get_conn()
         assert (client.page_size, client.max_concurrency) == (100, 4)
+
+
+class TestMissingConnection:
+    def test_it_is_airflows_own_error_and_says_what_to_do(self) -> None:
+        hook = UnpodHook("typo")
+        with pytest.raises(AirflowNotFoundException, match=r"no connection 'typo': create .*`unpod_conn_id`") as caught:
+            hook.get_conn()
+        assert hook.test_connection() == (False, str(caught.value))
+
+    def test_it_is_retried_for_a_secrets_backend_that_is_down_looks_the_same(self) -> None:
+        with pytest.raises(AirflowNotFoundException, match="'typo'"), fail_fast():
+            UnpodHook("typo").get_conn()
 
 
 class TestOrganisation:

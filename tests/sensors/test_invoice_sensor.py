@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     DAG,
     AirflowException,
     AirflowFailException,
+    AirflowNotFoundException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
@@ -414,6 +415,11 @@ def test_nonsense_that_a_template_renders_to_fails_the_task_without_retries() ->
 
     with pytest.raises(AirflowFailException, match="failure_statuses"):
         sensor.execute({})
+
+
+def test_a_connection_that_does_not_exist_is_said_and_left_to_the_task_s_retries(wait: Waiter) -> None:
+    with pytest.raises(AirflowNotFoundException, match="no connection 'typo'"):
+        wait(invoice_id=1, unpod_conn_id="typo", soft_fail=True)
 
 
 def test_an_organisation_that_a_template_renders_to_nothing_is_not_the_connection_s(
