@@ -40,6 +40,8 @@ class RetryPolicy:
 
 
 DEFAULT_RETRY = RetryPolicy()
+#: For whoever looks again and again: a look that fails is soon made again, and nobody shall wait long to hear of it.
+LOOK_RETRY = RetryPolicy(attempts=3)
 
 
 class Passing(Exception):

@@ -99,9 +99,13 @@ class UnpodHook(BaseHook):
 
     @cached_property
     def _client(self) -> UnpodClient:
-        return self._connect(DEFAULT_RETRY)
+        return self.connect(DEFAULT_RETRY)
 
-    def _connect(self, retry: RetryPolicy) -> UnpodClient:
+    def connect(self, retry: RetryPolicy) -> UnpodClient:
+        """A client of its own, which the caller closes; it raises what :meth:`get_conn` does.
+
+        :param retry: how often and how long passing faults are retried.
+        """
         try:
             connection = self.get_connection(self.unpod_conn_id)
         except AirflowNotFoundException as error:
@@ -149,7 +153,7 @@ class UnpodHook(BaseHook):
         """Whether host, token and organisation handle are right, and in words what is not; reads no billing data."""
         try:
             # One try: somebody sits there and waits, and wants to know how it is now.
-            with self._connect(RetryPolicy(attempts=1)) as client:
+            with self.connect(RetryPolicy(attempts=1)) as client:
                 handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)

@@ -262,10 +262,12 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _read(self, condition: Condition) -> Mapping[InvoiceId, Invoice]:
         if self._looker is None:
+            from airflow_provider_unpod.billing.retrying import LOOK_RETRY
             from airflow_provider_unpod.hooks.unpod import UnpodHook
             from airflow_provider_unpod.sensors.looking import Looker
 
-            self._looker = Looker(UnpodHook(self.unpod_conn_id, self.org_handle).get_conn(), condition)
+            client = UnpodHook(self.unpod_conn_id, self.org_handle).connect(LOOK_RETRY)
+            self._looker = Looker(client, condition)
         return self._looker.look()
 
     def _report(self, condition: Condition) -> str:

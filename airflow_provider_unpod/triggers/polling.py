@@ -21,7 +21,7 @@ from airflow.providers.common.compat.triggers import BaseEventTrigger
 
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
-from airflow_provider_unpod.billing.retrying import RetryPolicy
+from airflow_provider_unpod.billing.retrying import LOOK_RETRY
 from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
 from airflow_provider_unpod.triggers.rounds import Waits
 
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds, and multiples of the interval: looks that fail get rarer up to the smaller of the two.
 _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
-#: A look that fails is soon made again, and whoever waits shall not wait long to hear of it.
-_RETRY = RetryPolicy(attempts=3)
 #: Seconds. An interval of 0 must not keep a processor and the API busy.
 _SHORTEST_INTERVAL = 0.05
 
@@ -201,4 +199,4 @@ def _client_from(connection: Any, org_handle: str | None) -> UnpodClient:
     from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
 
     mask_secrets_of(connection)
-    return UnpodHook.client_from(connection, org_handle, _RETRY)
+    return UnpodHook.client_from(connection, org_handle, LOOK_RETRY)

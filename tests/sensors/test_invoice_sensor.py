@@ -318,6 +318,17 @@ def test_an_api_that_is_down_from_the_start_is_waited_for_until_time_is_up(
         wait(invoice_id=invoice, timeout=0)
 
 
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_look_that_fails_in_the_worker_is_given_up_soon_for_it_is_made_again(
+    unpod_sandbox: Sandbox, invoice: int, deferrable: bool
+) -> None:
+    unpod_sandbox.__exit__(None, None, None)  # its port refuses connections now
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=deferrable, timeout=0)
+
+    with pytest.raises(AirflowSensorTimeout, match="given up after 3 tries"):
+        sensor.execute({"ti": TaskInstance()})
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
