@@ -38,6 +38,11 @@ def options_from_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def unknown_fields(extra: Mapping[str, Any]) -> list[str]:
+    """The keys of an ``extra`` that mean nothing here; Airflow 2's own spelling of a form's field is not reported."""
+    return sorted(name for name in extra if name not in EXTRA_FIELDS and not name.startswith("extra__"))
+
+
 def token(value: str | None) -> str:
     """The API token; never shown, not even its wrong character."""
     if not value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
-from airflow_provider_unpod.billing.options import options_from_extra
+from airflow_provider_unpod.billing.options import EXTRA_FIELDS, options_from_extra, unknown_fields
 from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, RetryPolicy
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.listing import Reading
     from airflow_provider_unpod.billing.search import InvoiceFinder
     from airflow_provider_unpod.billing.selection import Selection
+
+log = logging.getLogger(__name__)
 
 
 class InvoiceReading(Iterator[Invoice]):
@@ -106,17 +109,20 @@ class UnpodHook(BaseHook):
 
         :param retry: how often and how long passing faults are retried.
         """
+        connection = self._connection()
+        client = self.client_from(connection, self.org_handle, retry)
+        mask_secrets_of(connection)
+        return client
+
+    def _connection(self) -> Connection:
         try:
-            connection = self.get_connection(self.unpod_conn_id)
+            return self.get_connection(self.unpod_conn_id)
         except AirflowNotFoundException as error:
             # The same type, which is retried: a secrets backend that cannot be reached looks just the same.
             raise AirflowNotFoundException(
                 f"There is no connection {self.unpod_conn_id!r}: create it (type {HOOK_NAME}), or correct "
                 "`unpod_conn_id`."
             ) from error
-        client = self.client_from(connection, self.org_handle, retry)
-        mask_secrets_of(connection)
-        return client
 
     @staticmethod
     def client_from(
@@ -132,11 +138,14 @@ class UnpodHook(BaseHook):
         """
         handle = org_handle_of(org_handle)
         try:
+            extra = extra_of(connection)
+            if said := _about_unknown_fields(extra):
+                log.warning("Connection %r: its %s", connection.conn_id, said)
             return UnpodClient(
                 base_url_of(connection.host, connection.port, connection.schema),
                 connection.password or "",
                 (connection.login or "") if handle is None else handle,
-                **options_from_extra(extra_of(connection)),
+                **options_from_extra(extra),
                 retry=retry,
             )
         except UnpodConfigError as error:
@@ -158,7 +167,8 @@ class UnpodHook(BaseHook):
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
-            return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}."
+            said = _about_unknown_fields(extra_of(self._connection()))
+            return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}. {said}".rstrip()
         known = ", ".join(sorted(handles)) or "none"
         return False, (
             f"{client.base_url} accepts the API token, but it gives no access to an organisation "
@@ -273,6 +283,12 @@ def extra_of(connection: Connection) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise UnpodConfigError('The connection\'s `extra` is no JSON object: enter for example {"timeout": 30}.')
     return extra
+
+
+def _about_unknown_fields(extra: dict[str, Any]) -> str:
+    """A misspelt field has no effect, which nothing else would show. Names only: values may be secret."""
+    unknown = ", ".join(map(repr, unknown_fields(extra)))
+    return f"`extra` has keys that do nothing: {unknown}; those known are {', '.join(EXTRA_FIELDS)}." if unknown else ""
 
 
 def mask_secrets_of(connection: Connection) -> None:

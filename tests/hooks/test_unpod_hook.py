@@ -128,6 +128,35 @@ class TestConfigurationErrors:
         assert (client.page_size, client.max_concurrency) == (100, 4)
 
 
+class TestUnknownFields:
+    SECRET = "valu3-of-a-field"
+
+    def test_a_misspelt_field_is_one_warning_that_names_it_and_the_known_ones(
+        self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        define(extra={"time_out": self.SECRET, "timeout": 5, "Verify": self.SECRET}).get_conn()
+        (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        said = warning.getMessage()
+        assert "'unpod_default'" in said
+        assert "'Verify', 'time_out'" in said
+        assert all(field in said for field in CONNECTION_FIELDS)
+        assert self.SECRET not in said
+
+    def test_the_fields_of_airflows_forms_are_no_warning(
+        self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fields = dict.fromkeys(CONNECTION_FIELDS)
+        define(extra={**fields, **{f"extra__unpod__{name}": "" for name in fields}}).get_conn()
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+    def test_the_connection_check_says_it_too(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        _redefine(monkeypatch, unpod_sandbox, extra={"time_out": self.SECRET})
+        ok, message = UnpodHook().test_connection()
+        assert ok
+        assert "'time_out'" in message
+        assert self.SECRET not in message
+
+
 class TestMissingConnection:
     def test_it_is_airflows_own_error_and_says_what_to_do(self) -> None:
         hook = UnpodHook("typo")
@@ -226,7 +255,7 @@ class TestConnectionCheck:
         assert "organisation/billing" not in caplog.text
 
 
-def _redefine(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **fields: str) -> None:
+def _redefine(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **fields: Any) -> None:
     connection = {**json.loads(sandbox.connection_json()), **fields}
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
 
