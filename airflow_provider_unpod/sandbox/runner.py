@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -43,11 +44,15 @@ class Sandbox:
     one). Everything may be called from any thread. Changes are made to the first organisation; the others are in
     ``ledgers``. It can be entered again after it was left, for an outage: same port, same invoices.
 
+    :raises TypeError: if there is no such setting.
     :raises ValueError: if an argument makes no sense.
     :raises OSError: on entering, if the port is in use.
     """
 
     def __init__(self, *, port: int = 0, **settings: Any) -> None:
+        known = [field.name for field in fields(Settings)]
+        if unknown := settings.keys() - set(known):
+            raise TypeError(f"A sandbox has no setting {', '.join(sorted(unknown))}; it has port, {', '.join(known)}.")
         for name in ("orgs", "faults", "drift"):
             if name in settings:
                 settings[name] = tuple(settings[name])

@@ -88,6 +88,14 @@ def test_the_plugin_loads_nothing_heavy_until_the_fixture_is_used(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_a_marker_with_a_setting_that_there_is_not_names_those_that_there_are(tmp_path):
+    run = run_pytest(
+        tmp_path, "import pytest\n@pytest.mark.unpod_sandbox(invoice=5)\ndef test_dag(unpod_sandbox): pass\n"
+    )
+    assert run.returncode == 1
+    assert "no setting invoice; it has port, invoices, orgs," in run.stdout
+
+
 def test_without_aiohttp_the_fixture_says_what_to_install(tmp_path):
     run = run_pytest(
         tmp_path, "def test_dag(unpod_sandbox): pass\n", prelude="import sys\nsys.modules['aiohttp'] = None\n"
