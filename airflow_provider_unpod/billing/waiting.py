@@ -17,8 +17,8 @@ from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFU
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-#: Given by itself, and not as a tuple that is equal, it is the default: who waits for one of these need not say so.
-DEFAULT_FAILURE_STATUSES = (FAILED, CANCELLED, REFUNDED)
+#: Without the target: who waits for one of these need not say that it is no failure. In the order of `statuses_of`.
+DEFAULT_FAILURE_STATUSES = (CANCELLED, FAILED, REFUNDED)
 
 #: As many invoices are described one by one in a message; the rest is counted.
 _DESCRIBED = 5
@@ -152,7 +152,7 @@ def _target_and_failures(target_status: str, failure_statuses: str | Iterable[st
         raise UnpodConfigError(f"`target_status` must be one status such as 'paid', not {shown(target_status)}.")
     failures = statuses_of(failure_statuses, "failure_statuses", may_be_empty=True)
     others = tuple(one for one in failures if one != targets[0])
-    if others != failures and failure_statuses is not DEFAULT_FAILURE_STATUSES:
+    if others != failures and failures != DEFAULT_FAILURE_STATUSES:
         raise UnpodConfigError(
             f"`target_status` {targets[0]!r} is also one of the `failure_statuses`: leave it out of them, "
             f"failure_statuses={list(others)}."

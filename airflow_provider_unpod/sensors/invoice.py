@@ -103,8 +103,6 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self.invoice_id = invoice_id
         self.target_status = target_status
         self.failure_statuses = failure_statuses
-        # Rendering templates makes another tuple of it.
-        self._default_failures = failure_statuses is DEFAULT_FAILURE_STATUSES
         self.wait_for = wait_for
         self.on_missing = on_missing
         self.unpod_conn_id = unpod_conn_id
@@ -235,9 +233,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _condition(self) -> Condition:
         with fail_fast():
-            failures = DEFAULT_FAILURE_STATUSES if self._default_failures else self.failure_statuses
             return Condition.from_arguments(
-                self.invoice_id, self.target_status, failures, self.wait_for, self.on_missing
+                self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )
 
     def _look(self, condition: Condition) -> Decision | None:
