@@ -33,7 +33,7 @@ def unrendered(value: Any, name: str) -> Any:
     if text[:1] in ("[", "(", "{"):
         try:
             items = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             items = None
         if isinstance(items, (list, tuple, set)):
             return list(items)
