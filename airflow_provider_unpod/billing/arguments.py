@@ -49,8 +49,9 @@ def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[s
     given = _several(unrendered(value, name))
     good = all(isinstance(one, str) and not is_nothing(one) for one in given)
     if not good or not (given or may_be_empty):
+        or_empty = ", or be []" if may_be_empty else ""
         raise UnpodConfigError(
-            f"`{name}` must be a status such as 'paid', or several, not {shown(value)}. {_GAVE_NOTHING}"
+            f"`{name}` must name a status such as 'paid'{or_empty}, not {shown(value)}. {_GAVE_NOTHING}"
         )
     return tuple(sorted({one.strip().lower() for one in given}))
 
@@ -81,7 +82,7 @@ def text_of(value: Any, name: str) -> str:
     :raises UnpodConfigError: if it is none, or empty.
     """
     if not isinstance(value, str) or is_nothing(value):
-        raise UnpodConfigError(f"`{name}` must be a text, not {shown(value)}. {_GAVE_NOTHING}")
+        raise UnpodConfigError(f"`{name}` must be a text that names something, not {shown(value)}. {_GAVE_NOTHING}")
     return value
 
 
