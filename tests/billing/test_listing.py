@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
@@ -675,10 +674,11 @@ class Interrupted(MovingList):
 
     def __init__(self) -> None:
         super().__init__(300)
-        self.begun, self.over = threading.Event(), threading.Event()
+        self.ahead, self.begun, self.over = threading.Event(), threading.Event(), threading.Event()
 
     def get_page(self, page: int, page_size: int, cancellation: Any = None) -> Page:
         if page == 2:
+            self.ahead.set()
             assert self.begun.wait(10)
             self.over.set()
             raise UnpodUnavailable("down")
@@ -709,11 +709,11 @@ def test_an_outage_is_called_by_its_name_whichever_request_it_meets_first() -> N
 
 @pytest.mark.usefixtures("real_threads")
 def test_a_request_that_nobody_needs_any_more_cannot_fail_a_read() -> None:
-    fetcher = Fetcher(Interrupted(), 2)
+    source = Interrupted()
+    fetcher = Fetcher(source, 2)
     fetcher.limit = 2
     fetcher.ask(Window(100, 100))
-    while fetcher._ahead[0].running() is False:  # type: ignore[union-attr]  # a request ahead has a thread
-        time.sleep(0.001)
+    assert source.ahead.wait(10)
     fetcher.drop()
     try:
         assert fetcher.now(Window(0, 100)).count == 300
