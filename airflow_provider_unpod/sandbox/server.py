@@ -177,6 +177,8 @@ class Server:
                 answer, fault = self._outcome(request, endpoint)
                 entry["status"] = fault.kind if fault and fault.kind in BREAKS else answer.status
                 return await _send_badly(request, answer, fault) if fault else _response(answer)
+            except ConnectionResetError:  # a client that gives up on a drip is what a drip is there for
+                return web.Response()
             finally:
                 self.stats.end(entry)
 

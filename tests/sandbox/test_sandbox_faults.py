@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import requests
 
@@ -90,6 +92,17 @@ def test_a_drip_sends_the_right_body_in_small_pieces(unpod_sandbox, session, get
         pieces = list(iter(lambda: response.raw.read1(), b""))
     assert b"".join(pieces) == whole
     assert len(pieces) >= 3
+
+
+def test_a_client_that_gives_up_on_a_drip_is_no_error_of_the_sandbox(unpod_sandbox, session, get, caplog):
+    unpod_sandbox.faults("drip:seconds=0.5")
+    with session.get(unpod_sandbox.url + BILLING, timeout=10, stream=True) as response:
+        response.raw.read(1)
+    deadline = time.monotonic() + 10
+    while unpod_sandbox.stats["in_flight"]:
+        assert time.monotonic() < deadline
+    assert get().status_code == 200  # whatever there was to say of the other request has been said
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_delay_comes_before_the_answer(unpod_sandbox, get):
