@@ -56,7 +56,7 @@ class Fetcher:
         self._ahead: deque[Future[Answer] | Window] = deque()
         self._latest: tuple[float, ...] = ()  # seconds that answers took
         self._failure: BaseException | None = None
-        self._drops = 0
+        self._drops = 0  # what was asked for before the last one is wanted by nobody
         self.requests = 0
         self.limit = 0  # the reader raises it as it learns how long the list is
 

@@ -15,7 +15,7 @@ from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigErr
 from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 #: Without the target: who waits for one of these need not say that it is no failure. In the order of `statuses_of`.
 DEFAULT_FAILURE_STATUSES = (CANCELLED, FAILED, REFUNDED)
@@ -65,28 +65,29 @@ class Condition:
         on_missing: str = "wait",
     ) -> Condition:
         """:raises UnpodConfigError: naming the argument that cannot work and what to give instead."""
-        single = isinstance(unrendered(invoice_id, "invoice_id"), (int, str))
-        by_key = invoice_ids_of(invoice_id, "invoice_id")
+        given = unrendered(invoice_id, "invoice_id")
+        single = isinstance(given, (int, str))
+        by_key = invoice_ids_of(given, "invoice_id")
         target, failures = _target_and_failures(target_status, failure_statuses)
         check_choice("wait_for", wait_for, ("all", "any"))
         check_choice("on_missing", on_missing, ("wait", "fail"))
         return cls(tuple(by_key.values()), target, failures, wait_for, on_missing, single, tuple(by_key))
 
-    def decide(self, find: Callable[[InvoiceId], Invoice | None], *, complete: bool) -> Decision:
-        """What the invoices as they were seen mean for this wait.
+    def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
+        """What a look means for this wait.
 
-        :param find: gives the invoice of a key, as it was seen, or ``None``.
-        :param complete: whether ``None`` is a proof, from a complete reading of the list, that it isn't there.
+        :param rows: the invoices that it saw, by key. With ``on_missing="fail"`` one that is not among them must be
+            proved, by a complete reading of the list, not to be there.
         """
-        seen = [find(key) for key in self.keys]
-        state = self._state(seen, complete)
+        seen = [rows.get(key) for key in self.keys]
+        state = self._state(seen)
         if state != "done":
             return Decision(state)
         records = [one.as_record() for one in seen if one is not None and self._reached(one)]
         return Decision("done", records[0] if self.single else records)
 
-    def _state(self, seen: list[Invoice | None], complete: bool) -> State:
-        missing_fails = complete and self.on_missing == "fail"
+    def _state(self, seen: list[Invoice | None]) -> State:
+        missing_fails = self.on_missing == "fail"
         reached = sum(one is not None and self._reached(one) for one in seen)
         lost = sum(missing_fails if one is None else self._failed(one) for one in seen)
         if self.wait_for == "any":
@@ -126,22 +127,21 @@ class Condition:
 
     def _describe(self, rows: Mapping[InvoiceId, Invoice]) -> str:
         """The invoices that stand in the way, failures first; all of them where none does."""
-        complete = self.on_missing == "fail"
         seen = [(name, rows.get(key)) for name, key in zip(self.invoice_ids, self.keys, strict=True)]
         open_ = [(name, one) for name, one in seen if one is None or not self._reached(one)]
         told = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
-        text = _LEADS[self._state([one for _, one in seen], complete)].format(repr(self.target_status))
-        text += "; ".join(self._describe_one(name, one, complete) for name, one in told[:_DESCRIBED])
+        text = _LEADS[self._state([one for _, one in seen])].format(repr(self.target_status))
+        text += "; ".join(self._describe_one(name, one) for name, one in told[:_DESCRIBED])
         if len(told) > _DESCRIBED:
             text += f"; and {len(told) - _DESCRIBED} more"
         if len(seen) > 1:
             text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
         return text
 
-    def _describe_one(self, name: InvoiceId, invoice: Invoice | None, complete: bool) -> str:
+    def _describe_one(self, name: InvoiceId, invoice: Invoice | None) -> str:
         """One invoice in half a line of an alert: amount, status, dates."""
         if invoice is None:
-            return f"invoice {name} " + ("is not in the list" if complete else "was not found yet")
+            return f"invoice {name} " + ("is not in the list" if self.on_missing == "fail" else "was not found yet")
         status = f"{invoice.status!r}" + (" (a failure status)" if self._failed(invoice) else "")
         return f"invoice {name}: {invoice.amount:f} {invoice.currency}, {status}{_age(invoice)}"
 

@@ -109,11 +109,12 @@ class UnpodHook(BaseHook):
 
         :param retry: how often and how long passing faults are retried.
         """
-        connection = self._connection()
+        connection = self._connection
         client = self.client_from(connection, self.org_handle, retry)
         mask_secrets_of(connection)
         return client
 
+    @cached_property
     def _connection(self) -> Connection:
         try:
             return self.get_connection(self.unpod_conn_id)
@@ -167,7 +168,7 @@ class UnpodHook(BaseHook):
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
-            said = _about_unknown_fields(extra_of(self._connection()))
+            said = _about_unknown_fields(extra_of(self._connection))
             return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}. {said}".rstrip()
         known = ", ".join(sorted(handles)) or "none"
         return False, (

@@ -251,7 +251,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             self._trouble = error
             return None
         self._rows, self._seen_at, self._trouble = rows, datetime.now(timezone.utc), None
-        decision = condition.decide(rows.get, complete=condition.on_missing == "fail")
+        decision = condition.decide(rows)
         if decision.state == "failed":
             raise AirflowFailException(self._report(condition))
         self.log.info("%s", self._report(condition))

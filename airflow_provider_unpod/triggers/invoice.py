@@ -152,7 +152,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
         """The event, if this look ends the wait; ``last`` is the one before it that succeeded."""
         if isinstance(seen, Look):
             last = seen
-            decision = self.condition.decide(seen.rows.get, complete=self.condition.on_missing == "fail")
+            decision = self.condition.decide(seen.rows)
             if decision.state == "done":
                 return {"state": "done", "result": decision.result}
             if decision.state == "failed":
