@@ -107,6 +107,17 @@ def test_hook_client_and_reading_do_not_show_the_token_when_printed(unpod_sandbo
     client = hook.get_conn()
     reading = hook.iter_invoices()
     invoices = list(reading)
+    hook.get_invoice(101)
+    hook.test_connection()
 
-    shown = f"{hook!r} {client!r} {reading!r} {reading.evidence!r} {invoices[0]!r}"
+    shown = f"{hook!r} {vars(hook)!r} {client!r} {reading!r} {vars(reading)!r} {reading.evidence!r} {invoices[0]!r}"
     assert unpod_sandbox.token not in shown
+
+
+def test_an_operator_and_a_sensor_hold_nothing_that_shows_the_token(unpod_sandbox: Sandbox) -> None:
+    operator = UnpodBillingOperator(task_id="export")
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id="101")
+    operator.execute({})
+    sensor.poke({})
+
+    assert unpod_sandbox.token not in f"{operator!r} {vars(operator)!r} {sensor!r} {vars(sensor)!r}"

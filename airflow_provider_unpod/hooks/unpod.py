@@ -109,13 +109,15 @@ class UnpodHook(BaseHook):
 
         :param retry: how often and how long passing faults are retried.
         """
-        connection = self._connection
+        return self._client_of(self._connection(), retry)
+
+    def _client_of(self, connection: Connection, retry: RetryPolicy) -> UnpodClient:
         client = self.client_from(connection, self.org_handle, retry)
         mask_secrets_of(connection)
         return client
 
-    @cached_property
     def _connection(self) -> Connection:
+        # Not kept: a connection shows its password in its repr, so that the hook would, too.
         try:
             return self.get_connection(self.unpod_conn_id)
         except AirflowNotFoundException as error:
@@ -163,12 +165,13 @@ class UnpodHook(BaseHook):
         """Whether host, token and organisation handle are right, and in words what is not; reads no billing data."""
         try:
             # One try: somebody sits there and waits, and wants to know how it is now.
-            with self.connect(RetryPolicy(attempts=1)) as client:
+            connection = self._connection()
+            with self._client_of(connection, RetryPolicy(attempts=1)) as client:
                 handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
-            said = _about_unknown_fields(extra_of(self._connection))
+            said = _about_unknown_fields(extra_of(connection))
             return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}. {said}".rstrip()
         known = ", ".join(sorted(handles)) or "none"
         return False, (
