@@ -139,7 +139,7 @@ class UnpodBillingOperator(BaseOperator):
         send_asset_events(self.outlets, context, written)
         return summary
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
         """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""
         from airflow_provider_unpod.operators.lineage import openlineage_facets
 

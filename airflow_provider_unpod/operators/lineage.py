@@ -24,7 +24,7 @@ def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> 
         collector.add_output_asset(context=hook, uri=_without_connection(written.address))
 
 
-def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage:
+def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:
     """The facets of a finished task; only called where the OpenLineage provider is installed."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
