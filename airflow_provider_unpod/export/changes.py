@@ -20,6 +20,7 @@ from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.formats import compressed, decompressed
 from airflow_provider_unpod.export.options import CHANGES
+from airflow_provider_unpod.export.publication import current_manifest
 from airflow_provider_unpod.export.reader import open_export
 from airflow_provider_unpod.export.spool import encode_record
 
@@ -104,13 +105,13 @@ class Comparison:
         yield _joined(lines)
 
 
-def compare_with_last(folder: Folder, manifest: Manifest | None, about: Mapping[str, Any]) -> Comparison:
-    """A comparison with the certified export that stands in a folder.
+def compare_with_last(folder: Folder, about: Mapping[str, Any]) -> Comparison:
+    """A comparison with the certified export that stands in a folder, if there is one.
 
-    :param manifest: that of the export; ``None`` where there is none.
     :param about: what the new manifest will say of itself; the same ``run`` means that a task runs again.
     :raises ExportError: if what stands there cannot be believed.
     """
+    manifest = current_manifest(folder)
     if manifest is None:
         return Comparison({}, None)
     if manifest.state is None:

@@ -5,7 +5,8 @@ manifest has a fixed name, and writing it is the commit. What the current manife
 nobody is about to list it. That is what a claim is for, a small file ``_exporting-<export id>`` that stands from
 before an export's first file until after its last act:
 
-1. list the folder; remember the claims that stand (``_before``); write one's own
+1. list the folder; remember the claims that stand (``_before``); write one's own; give up if another organisation
+   has a claim or the manifest
 2. write the data files
 3. write the manifest: from now on it is this export that is certified
 4. is the own claim still there? If not, somebody took this export for dead, and its files may vanish: publish
@@ -23,6 +24,9 @@ is left that none lists, as long as both live. (One that is taken for dead, comm
 leave a manifest without files: no export then, until the next.) This asks of a store that a read that starts after a
 write has ended sees it, which S3, GCS, Azure and file systems promise. A task that dies between any two steps leaves
 files which the next one removes.
+
+Claims say whose they are, because a path belongs to one organisation. Of two organisations that meet in step 1 one at
+least sees the other's claim, or else its manifest, which came before the claim went.
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 
@@ -81,11 +87,16 @@ def current_manifest(folder: Folder) -> Manifest | None:
 
 
 class Publication:
-    """One export on its way into a folder. Leaving the ``with`` block by an error removes what it has written."""
+    """One export on its way into a folder. Leaving the ``with`` block by an error removes what it has written.
 
-    def __init__(self, folder: Folder) -> None:
+    :param organization: the handle of whom it is an export; never takes the place of another's.
+    :raises UnpodConfigError: on entering it, if another organisation's export is here.
+    """
+
+    def __init__(self, folder: Folder, organization: str | None) -> None:
         self.export_id = new_export_id()
         self._folder = folder
+        self._organization = organization
         self._own = [self.export_id]
         self._before: _Contents
 
@@ -94,6 +105,7 @@ class Publication:
         self._before = _Contents.of(self._folder)
         try:
             self._claim()
+            self._refuse_other_organizations()
         except BaseException as error:
             # After any other error, a time-out say, the claim may stand all the same.
             if not isinstance(error.__cause__, _REFUSALS):
@@ -133,7 +145,32 @@ class Publication:
         raise ExportError(f"Other tasks keep exporting to {self._folder.address} at the same time.")
 
     def _claim(self) -> None:
-        self._folder.put(claim_name(self.export_id), b"An export is being written; this file goes when it is done.\n")
+        self._folder.put(claim_name(self.export_id), self._claim_text)
+
+    @property
+    def _claim_text(self) -> bytes:
+        whose = f"An export of organisation {self._organization!r} is being written; this file goes when it is done.\n"
+        return whose.encode()
+
+    def _refuse_other_organizations(self) -> None:
+        # First the claims: one that goes in between leaves its manifest.
+        for export_id in sorted(_Contents.of(self._folder).claimed - set(self._own)):
+            claim = self._folder.read(claim_name(export_id))
+            if claim not in (None, self._claim_text):
+                raise UnpodConfigError(
+                    f"Another organisation's export is being written to {self._folder.address}: give each a path of "
+                    f"its own. If no such task runs, a killed one has left {claim_name(export_id)} there: delete it."
+                )
+        text = self._folder.read(MANIFEST_NAME)
+        manifest = None
+        if text is not None:
+            with suppress(ExportError):  # one that cannot be believed is nobody's
+                manifest = Manifest.from_bytes(text, MANIFEST_NAME)
+        if manifest and (whose := manifest.content.get("organization")) != self._organization:
+            raise UnpodConfigError(
+                f"{self._folder.address} holds an export of organisation {whose!r}, not of {self._organization!r}: "
+                f"give each a path of its own or, if this one is to be given over, delete {MANIFEST_NAME} there."
+            )
 
     def _is_claimed(self) -> bool:
         return self._folder.read(claim_name(self.export_id)) is not None

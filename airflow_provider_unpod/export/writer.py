@@ -8,10 +8,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod import __version__
-from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import formats, partitions
 from airflow_provider_unpod.export.changes import Comparison, compare_with_last
-from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
 from airflow_provider_unpod.export.options import CHANGES, ExportOptions
 from airflow_provider_unpod.export.publication import Publication, state_name
@@ -66,16 +64,16 @@ def write_export(
     :raises ExportError: if a store or a library does not do what is needed. Then, and after any other exception,
         the export that stood before still stands.
     :raises UnpodConfigError: if the address names no place, a library for its store is not installed, the storage
-        connection does not exist, or another organisation's export stands there. Both before anything is read, if
+        connection does not exist, or another organisation's export is there. Both before anything is read, if
         possible.
     """
     options = options or ExportOptions()
     about = about or {}
     formats.require_libraries(options)
     started = _now()
-    with Folder(address, conn_id) as folder, Publication(folder) as publication, Spool() as spool:
-        last = _last_export(folder, options, about)
-        comparison = compare_with_last(folder, last, about) if options.mode == CHANGES else None
+    whose = about.get("organization")
+    with Folder(address, conn_id) as folder, Publication(folder, whose) as publication, Spool() as spool:
+        comparison = compare_with_last(folder, about) if options.mode == CHANGES else None
         totals, fields = _read(comparison.changes(invoices) if comparison else invoices, spool, options)
         evidence = invoices.evidence.as_dict()
         if comparison and not totals.count:
@@ -110,32 +108,6 @@ def write_export(
             )
 
         return Written(folder.address, publication.publish(write_files))
-
-
-def _last_export(folder: Folder, options: ExportOptions, about: Mapping[str, Any]) -> Manifest | None:
-    """The manifest of the export to be replaced, ``None`` where there is none.
-
-    Asked once, at the start: of two exports that run at the same time, ``Publication`` lets one stand.
-
-    :raises UnpodConfigError: if it is another organisation's.
-    :raises ExportError: if it cannot be believed, but must be, to find what has changed.
-    """
-    text = folder.read(MANIFEST_NAME)
-    if text is None:
-        return None
-    try:
-        manifest = Manifest.from_bytes(text, folder.address_of(MANIFEST_NAME))
-    except ExportError:
-        if options.mode == CHANGES:
-            raise
-        return None  # a full export puts right whatever was there
-    organization = manifest.content.get("organization")
-    if organization != about.get("organization"):
-        raise UnpodConfigError(
-            f"{folder.address} holds an export of organisation {organization!r}, not of {about.get('organization')!r}: "
-            f"give each a path of its own or, if this one is to be given over, delete {MANIFEST_NAME} there."
-        )
-    return manifest
 
 
 def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> tuple[Totals, list[str]]:

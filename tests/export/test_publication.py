@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
 from airflow_provider_unpod.export.publication import Publication
@@ -54,9 +55,9 @@ class MemoryFolder:
         return sorted(self.files)
 
 
-def publish(folder: Any) -> Manifest:
+def publish(folder: Any, organization: str = "acme") -> Manifest:
     """An export of two files, by the steps that the writer takes."""
-    with Publication(folder) as publication:
+    with Publication(folder, organization) as publication:
 
         def write_files(export_id: str) -> Manifest:
             files = []
@@ -70,6 +71,7 @@ def publish(folder: Any) -> Manifest:
                     "format": FORMAT,
                     "version": VERSION,
                     "export_id": export_id,
+                    "organization": organization,
                     "file_format": "jsonl",
                     "compression": None,
                     "fields": [],
@@ -98,7 +100,8 @@ def assert_nothing_else(files: dict[str, bytes], manifest: Manifest) -> None:
 class Scheduler:
     """Lets tasks that run in threads take turns, one store operation at a time, in the order it is told."""
 
-    def __init__(self, files: dict[str, bytes], tasks: int) -> None:
+    def __init__(self, files: dict[str, bytes], tasks: int, organizations: tuple[str, ...] = ("acme",)) -> None:
+        self._organizations = organizations
         self._turns = [threading.Semaphore(0) for _ in range(tasks)]
         self._rested = threading.Semaphore(0)
         self.killed = [False] * tasks
@@ -116,8 +119,9 @@ class Scheduler:
 
     def _run(self, task: int, files: dict[str, bytes]) -> None:
         try:
-            self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)))
-        except (ExportError, Killed) as error:
+            organization = self._organizations[task % len(self._organizations)]
+            self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)), organization)
+        except (ExportError, UnpodConfigError, Killed) as error:
             self.outcomes[task] = error
         finally:
             self._rested.release()
@@ -176,6 +180,41 @@ def test_a_task_that_dies_while_another_exports_does_no_harm(first: list[int], s
     else:
         assert_certified(files)
     assert_nothing_else(files, publish(MemoryFolder(files)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(2, 3), st.none() | st.integers(0, 2))
+def test_of_two_organisations_that_meet_only_one_is_certified_and_its_export_stands(
+    turns: list[int], tasks: int, killed: int | None
+) -> None:
+    files: dict[str, bytes] = {}
+    scheduler = Scheduler(files, tasks, ("acme", "other"))
+    for turn in turns:
+        scheduler.step(turn % tasks)
+    if killed is not None:
+        scheduler.kill(killed % tasks)
+    scheduler.finish()
+
+    certified = {outcome.content["organization"] for outcome in scheduler.outcomes if isinstance(outcome, Manifest)}
+    assert len(certified) < 2
+    if certified:
+        assert assert_certified(files).content["organization"] in certified
+    elif killed is None:
+        assert files == {}
+
+
+def test_what_a_killed_task_of_another_organisation_has_left_is_named() -> None:
+    files: dict[str, bytes] = {}
+    scheduler = Scheduler(files, 1)
+    for _ in range(5):
+        scheduler.step(0)
+    scheduler.kill(0)
+    (claim,) = (name for name in files if name.startswith("_exporting-"))
+
+    with pytest.raises(UnpodConfigError, match=f"Another organisation's .* killed one has left {claim} there"):
+        publish(MemoryFolder(files), "other")
+    del files[claim]
+    assert publish(MemoryFolder(files), "other").paths <= set(files)
 
 
 class InterruptedOnce(MemoryFolder):
