@@ -19,7 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export.address import EXTRA_OF, normalised
 from airflow_provider_unpod.export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -30,13 +32,8 @@ if TYPE_CHECKING:
 #: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
 _BLOCK = 8 * 2**20
 
-_LOCAL = ("file", "local")
-#: By scheme: our extra, and the library that the Airflow provider which knows the scheme can be without.
-_EXTRAS = {
-    **dict.fromkeys(("s3", "s3a", "s3n"), ("s3", "s3fs")),
-    **dict.fromkeys(("gs", "gcs"), ("gcs", "gcsfs")),
-    **dict.fromkeys(("abfs", "abfss", "adl"), ("azure", "adlfs")),
-}
+#: By extra: the library that the Airflow provider which knows the scheme can be without.
+_LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs"}
 
 T = TypeVar("T")
 
@@ -55,7 +52,7 @@ class Folder:
 
     def __init__(self, address: str | Path, conn_id: str | None = None) -> None:
         self.address = normalised(address)
-        self.conn_id = conn_id
+        self.conn_id = None if conn_id is None else text_of(conn_id, "storage_conn_id")
         with self._explained("reached"):
             _require_filesystem(self.address)
             path = _object_storage_path(self.address, conn_id)
@@ -213,33 +210,11 @@ def _abandon(file: Any) -> None:
     file.closed = True
 
 
-def normalised(address: object) -> str:
-    """The address of a folder, with its scheme and without a slash at its end.
-
-    :raises UnpodConfigError: if it is neither on a store nor an absolute path. A relative one would be below whatever
-        folder the worker runs in, and is most often a mistyped address.
-    """
-    text = str(address).strip().rstrip("/")
-    if text.startswith("/"):
-        return f"file://{Path(text)}"
-    scheme, _, rest = text.partition("://")
-    scheme = scheme.lower()
-    before_path = rest.partition("/")[0]
-    # Of file://tmp/x, fsspec makes ./tmp/x; only a connection may stand there.
-    if rest and scheme and not (scheme in _LOCAL and before_path and not before_path.endswith("@")):
-        return f"{scheme}://{rest}"
-    reason = ": ~ would be the home of whoever runs the worker" if text.startswith("~") else ""
-    raise UnpodConfigError(
-        "The path of an export must be on a store, like s3://bucket/invoices, or an absolute local one, like "
-        f"/data/invoices or file:///data/invoices; got {str(address)!r}{reason}."
-    )
-
-
 def _require_filesystem(address: str) -> None:
     """Airflow's own word for a store whose library is missing is an error like any other, and would be retried."""
     scheme = address.partition("://")[0]
-    extra, library = _EXTRAS.get(scheme, (None, None))
-    if _has_filesystem(scheme) and (library is None or find_spec(library)):
+    extra = EXTRA_OF.get(scheme)
+    if _has_filesystem(scheme) and (extra is None or find_spec(_LIBRARIES[extra])):
         return
     if extra is None:
         raise UnpodConfigError(

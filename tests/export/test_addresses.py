@@ -30,6 +30,7 @@ WAYS: list[Callable[..., Any]] = [write, read_export]
 
 MISTYPED: list[Any] = [None, "", " ", "None", 5, "5", "/", "out", "relative/dir", "./out", Path("out"), "C:\\out"]
 MISTYPED += ["s3:/b/k", "s3://", "://b/k", "file:/tmp/x", "file://tmp/x", "file://localhost/tmp/x", "FILE://tmp/x"]
+MISTYPED += ["s3:///k", "gs://a_connection@/k", "/data/a::b", "s3://bucket/a::b", "/data/a\nb", "/data/a\x00b"]
 
 
 @pytest.mark.parametrize("use", WAYS)
@@ -51,7 +52,9 @@ def test_no_home_is_guessed(use: Callable[..., Any], address: str) -> None:
         use(address)
 
 
-@pytest.mark.parametrize("form", ["{}", "{}/", " {} ", "file://{}", "FILE://{}", "file://a_connection@{}", Path])
+@pytest.mark.parametrize(
+    "form", ["{}", "{}/", " {} ", "/{}", "file:///{}", "file://{}", "FILE://{}", "file://a_connection@{}", Path]
+)
 def test_an_absolute_path_may_have_any_of_its_forms(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_A_CONNECTION", "fs://")
     address = form(tmp_path) if form is Path else form.format(tmp_path)
