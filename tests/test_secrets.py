@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, Connection
 
 from airflow_provider_unpod.billing.errors import UnpodError
 from airflow_provider_unpod.hooks.unpod import UnpodHook
@@ -121,3 +121,17 @@ def test_an_operator_and_a_sensor_hold_nothing_that_shows_the_token(unpod_sandbo
     sensor.poke({})
 
     assert unpod_sandbox.token not in f"{operator!r} {vars(operator)!r} {sensor!r} {vars(sensor)!r}"
+
+
+@pytest.mark.parametrize("name", ["unpod_conn_id", "org_handle", "storage_conn_id"])
+def test_a_connection_in_place_of_its_id_is_refused_without_its_password(
+    name: str, unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path), **{name: "{{ conn.c }}"})
+    # As text like this, or as it is where templates are native.
+    text = f"Connection(conn_id='c', conn_type='unpod', description=None, host=None, schema=None, password='{TOKEN}')"
+    for rendered in (text, Connection(conn_id="c", conn_type="unpod", password=TOKEN)):
+        setattr(operator, name, rendered)
+        with pytest.raises(AirflowFailException, match=f"`{name}`") as raised:
+            operator.execute({})
+        assert TOKEN not in everything_about(raised.value)

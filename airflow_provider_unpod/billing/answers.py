@@ -22,6 +22,8 @@ from airflow_provider_unpod.billing.errors import (
     UnpodOrganizationNotFound,
     UnpodRateLimited,
     UnpodUnavailable,
+    shorten,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def rows_of(answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
         raise UnpodBadAnswer(f"Unpod's answer has {_kind(strange)} in its list of rows, where an object was expected.")
     count = envelope.get("count")
     if count is not None and (type(count) is not int or count < 0):
-        raise UnpodBadAnswer(f"Unpod's answer has a `count` that is no number of rows: {_shorten(repr(count))}")
+        raise UnpodBadAnswer(f"Unpod's answer has a `count` that is no number of rows: {shown(count, _SHOWN)}")
     return rows, count
 
 
@@ -82,9 +84,9 @@ def parse(body: bytes) -> Any:
         raise UnpodBadAnswer("Unpod's answer holds half a Unicode character.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
-            raise Unreadable(f"Unpod's answer is no whole JSON document ({_shorten(str(err), 100)}).") from None
+            raise Unreadable(f"Unpod's answer is no whole JSON document ({shorten(str(err), 100)}).") from None
         raise UnpodBadAnswer(
-            f"Unpod's answer is not JSON but begins with {_shorten(repr(body[:80]))}: does the connection's `host` "
+            f"Unpod's answer is not JSON but begins with {shown(body[:80], _SHOWN)}: does the connection's `host` "
             "name an Unpod API?"
         ) from None
     except (ValueError, InvalidOperation):
@@ -148,7 +150,7 @@ def told(answer: Answer) -> str:
     except (Unreadable, UnpodBadAnswer, RecursionError):
         words = []
     text = " / ".join(dict.fromkeys(words)) or answer.reason or "no message"
-    return _shorten(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
+    return shorten(" ".join("".join(c if c.isprintable() else " " for c in text).split()), _SHOWN)
 
 
 def _words(envelope: dict[str, Any]) -> list[str]:
@@ -165,7 +167,7 @@ def _target(answer: Answer) -> str:
         where = f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if parts.hostname else parts.path
     except ValueError:
         return ""
-    return f" to {_shorten(re.sub(r'[^!-~]', '', where))}" if where else ""
+    return f" to {shorten(re.sub(r'[^!-~]', '', where), _SHOWN)}" if where else ""
 
 
 def _deeper(value: Any, levels: int) -> bool:
@@ -181,10 +183,6 @@ def _kind(value: Any) -> str:
         return "null"
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
     return names.get(type(value), "a number")
-
-
-def _shorten(text: str, most: int = _SHOWN) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _refuse(name: str) -> NoReturn:

@@ -7,11 +7,12 @@ at once, because nobody would ever see an invoice of that name.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodConfigError, shown
 from airflow_provider_unpod.billing.invoice import match_key
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 #: What templates render to where there is nothing, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
 _GAVE_NOTHING = "Did a template or an upstream task give nothing?"
+#: No status, invoice number or connection id has these, but the text of nearly everything that was meant to be another
+#: value: of a list in a list, a set, a generator (``{{ rows | map(...) }}``), a connection, JSON.
+_NO_NAME = re.compile(r"""[\[\]{}<>"']|\(\)""").search
 
 
 def unrendered(value: Any, name: str) -> Any:
@@ -47,8 +51,7 @@ def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[s
     :raises UnpodConfigError: if it is anything else, or none where there must be one.
     """
     given = _several(unrendered(value, name))
-    good = all(isinstance(one, str) and not is_nothing(one) for one in given)
-    if not good or not (given or may_be_empty):
+    if not all(map(_is_name, given)) or not (given or may_be_empty):
         or_empty = ", or be []" if may_be_empty else ""
         raise UnpodConfigError(
             f"`{name}` must name a status such as 'paid'{or_empty}, not {shown(value)}. {_GAVE_NOTHING}"
@@ -67,23 +70,14 @@ def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
     return by_key
 
 
-def sorted_invoice_ids_of(value: Any, name: str) -> tuple[InvoiceId, ...]:
-    """The same in an order that depends on the ids alone, where theirs means nothing.
-
-    :raises UnpodConfigError: as :func:`invoice_ids_of`.
-    """
-    # Sorted before equal ones are dropped: of 101 and "101" the same one stays each time.
-    return tuple(invoice_ids_of(sorted(_ids(value, name), key=_canonical), name).values())
-
-
 def text_of(value: Any, name: str) -> str:
     """A text that names something.
 
-    :raises UnpodConfigError: if it is none, or empty.
+    :raises UnpodConfigError: if it is none, or empty, or the text of something else.
     """
-    if not isinstance(value, str) or is_nothing(value):
+    if not _is_name(value):
         raise UnpodConfigError(f"`{name}` must be a text that names something, not {shown(value)}. {_GAVE_NOTHING}")
-    return value
+    return str(value)
 
 
 def org_handle_of(value: Any) -> str | None:
@@ -120,15 +114,35 @@ def is_final(value: object) -> bool:
     return not hasattr(value, "resolve") and not isinstance(value, Iterator)
 
 
-def is_nothing(value: object) -> bool:
-    """Whether a text is what a template of nothing renders to."""
-    return isinstance(value, str) and value.strip().lower() in _NOTHING
+def check_connection_of(task: Any) -> None:
+    """Refuse, while a DAG is parsed, a task's connection id and organisation handle that name nothing.
+
+    :raises UnpodConfigError: naming the argument.
+    """
+    if is_final(task.unpod_conn_id):
+        text_of(task.unpod_conn_id, "unpod_conn_id")
+    if is_final(task.org_handle):
+        org_handle_of(task.org_handle)
 
 
-def shown(value: object) -> str:
-    """A value, short enough for an error's text."""
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+def given_templates(task: Any) -> tuple[str, ...]:
+    """The names of a task's template fields that are not ``None``, to be asked when it is made."""
+    return tuple(name for name in task.template_fields if getattr(task, name, None) is not None)
+
+
+def check_rendered(task: Any, names: Iterable[str]) -> None:
+    """Refuse the ``None`` of an upstream task, or of a native template: it would stand for the default.
+
+    :param names: from :func:`given_templates`.
+    :raises UnpodConfigError: naming the field.
+    """
+    for name in names:
+        if getattr(task, name) is None:
+            raise UnpodConfigError(f"`{name}` is None now that it is rendered, which was not meant. {_GAVE_NOTHING}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() not in _NOTHING and not _NO_NAME(value)
 
 
 def _several(value: Any) -> list[Any]:
@@ -139,15 +153,10 @@ def _several(value: Any) -> list[Any]:
 def _ids(value: Any, name: str) -> list[InvoiceId]:
     ids = _several(unrendered(value, name))
     for one in ids:
-        if isinstance(one, bool) or not isinstance(one, (int, str)) or is_nothing(one):
+        if not _is_name(one) and (not isinstance(one, int) or isinstance(one, bool)):
             raise UnpodConfigError(
                 f"`{name}` must be an invoice id or number, or several; {shown(one)} is none. {_GAVE_NOTHING}"
             )
     if not ids:
         raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {_GAVE_NOTHING}")
     return ids
-
-
-def _canonical(invoice_id: InvoiceId) -> tuple[str, InvoiceId, str]:
-    key = match_key(invoice_id)
-    return type(key).__name__, key, repr(invoice_id)

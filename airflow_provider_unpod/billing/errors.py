@@ -8,6 +8,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def shorten(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value, short enough for an error's text, and for nothing secret: a connection shows its password further on."""
+    try:
+        return shorten(repr(value), most)
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return "a huge number"
+
+
 class UnpodError(Exception):
     """Base of all errors of this package's API client.
 

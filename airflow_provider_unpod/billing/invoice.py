@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import pendulum
 
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,14 +177,14 @@ def _string_key(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
         return match_key(invoice_id)
     raise UnpodBadAnswer(
         f"A billing row has no usable id: expected an integer `id` or a text `invoice_number`, "
-        f"got {_shown(invoice_id)} in a row with the fields {_shown(sorted(map(str, raw)))}."
+        f"got {shown(invoice_id)} in a row with the fields {shown(sorted(map(str, raw)), 200)}."
     )
 
 
 def _no_text(raw: Mapping[str, Any], name: str) -> NoReturn:
     raise UnpodBadAnswer(
-        f"Invoice {_shown(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
-        f"expected a text, got {_shown(raw.get(name))}."
+        f"Invoice {shown(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
+        f"expected a text, got {shown(raw.get(name))}."
     )
 
 
@@ -201,7 +201,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
             raise InvalidOperation
     except (InvalidOperation, ValueError):
         raise UnpodBadAnswer(
-            f"Invoice {_shown(invoice.invoice_id)} has an `{name}` that is no decimal amount: {_shown(value)}."
+            f"Invoice {shown(invoice.invoice_id)} has an `{name}` that is no decimal amount: {shown(value)}."
         ) from None
     return amount
 
@@ -216,11 +216,5 @@ def _moment(invoice: Invoice, name: str) -> datetime | None:
     except (ValueError, OverflowError):
         pass
     raise UnpodBadAnswer(
-        f"Invoice {_shown(invoice.invoice_id)} has a `{name}` that is no ISO 8601 date: {_shown(value)}."
+        f"Invoice {shown(invoice.invoice_id)} has a `{name}` that is no ISO 8601 date: {shown(value)}."
     )
-
-
-def _shown(value: Any) -> str:
-    """A value from the wire, short enough for an error's text."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a huge number"
-    return text if len(text) <= 120 else text[:117] + "..."

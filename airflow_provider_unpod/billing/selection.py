@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pendulum
 
-from airflow_provider_unpod.billing.arguments import shown, statuses_of
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.billing.arguments import statuses_of
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

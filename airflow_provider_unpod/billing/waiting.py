@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, shown, statuses_of, unrendered
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of, unrendered
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, shown
 from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_unpod.billing.address import base_url_of
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
 from airflow_provider_unpod.billing.invoice import Invoice
@@ -118,13 +118,13 @@ class UnpodHook(BaseHook):
 
     def _connection(self) -> Connection:
         # Not kept: a connection shows its password in its repr, so that the hook would, too.
+        conn_id = text_of(self.unpod_conn_id, "unpod_conn_id")
         try:
-            return self.get_connection(self.unpod_conn_id)
+            return self.get_connection(conn_id)
         except AirflowNotFoundException as error:
             # The same type, which is retried: a secrets backend that cannot be reached looks just the same.
             raise AirflowNotFoundException(
-                f"There is no connection {self.unpod_conn_id!r}: create it (type {HOOK_NAME}), or correct "
-                "`unpod_conn_id`."
+                f"There is no connection {conn_id!r}: create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
             ) from error
 
     @staticmethod

@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_unpod.billing.arguments import is_final, org_handle_of, text_of
+from airflow_provider_unpod.billing.arguments import (
+    check_connection_of,
+    check_rendered,
+    given_templates,
+    is_final,
+    text_of,
+)
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.evidence import check_consistency
 from airflow_provider_unpod.billing.options import argument_of_reading
+from airflow_provider_unpod.export.address import normalised
 from airflow_provider_unpod.export.options import ExportOptions, partition_keys
 
 if TYPE_CHECKING:
@@ -54,7 +61,8 @@ class UnpodBillingOperator(BaseOperator):
         each record with ``old_status`` and ``new_status`` besides.
     :param on_no_change: what becomes of the task when ``mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
         either way nothing is written and no asset event sent.
-    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work; for templates when they are rendered.
+    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work. What shows only when templates are
+        rendered fails the task, without retries; so does a template, or another task's result, that gives ``None``.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
     ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
@@ -109,10 +117,11 @@ class UnpodBillingOperator(BaseOperator):
         self.max_concurrency = max_concurrency
         self.consistency = consistency
         self.max_xcom_bytes = max_xcom_bytes
-        self.partition_by = partition_by
+        self.partition_by = partition_keys(partition_by)
         self.business_timezone = business_timezone
         self.mode = mode
         self.on_no_change = on_no_change
+        self._given = given_templates(self)
         self._lineage: tuple[str, Written | None] | None = None
         self._check_arguments()
 
@@ -122,6 +131,7 @@ class UnpodBillingOperator(BaseOperator):
         from airflow_provider_unpod.hooks.unpod import UnpodHook
 
         with fail_fast():
+            check_rendered(self, self._given)
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = self._selection()
             if self.output_path is None:
@@ -220,7 +230,7 @@ class UnpodBillingOperator(BaseOperator):
         return ExportOptions(
             file_format=self.file_format,
             compression=self.compression,
-            partition_by=partition_keys(self.partition_by),
+            partition_by=self.partition_by,
             business_timezone=self.business_timezone,
             mode=self.mode,
         )
@@ -260,10 +270,11 @@ class UnpodBillingOperator(BaseOperator):
     def _check_what_is_final(self) -> None:
         from airflow_provider_unpod.billing.selection import Selection
 
-        if is_final(self.unpod_conn_id):
-            text_of(self.unpod_conn_id, "unpod_conn_id")
-        if is_final(self.org_handle):
-            org_handle_of(self.org_handle)
+        check_connection_of(self)
+        if self.output_path is not None and is_final(self.output_path):
+            normalised(self.output_path)
+        if self.storage_conn_id is not None and is_final(self.storage_conn_id):
+            text_of(self.storage_conn_id, "storage_conn_id")
         names = ("statuses", "invoice_date_from", "invoice_date_to")
         final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
         Selection.from_arguments(**final, timezone=self.business_timezone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing import errors
-from airflow_provider_unpod.billing.arguments import is_final, org_handle_of, text_of
+from airflow_provider_unpod.billing.arguments import check_connection_of, check_rendered, given_templates, is_final
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.invoice import KNOWN_STATUSES, PAID, InvoiceId
 from airflow_provider_unpod.billing.waiting import (
@@ -66,7 +67,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         that does not pass by itself, before the wait ends with it. More than 1, so that a token can be replaced. The
         first look, which the worker makes, fails at once.
 
-    :raises UnpodConfigError: for arguments that make no sense, when the DAG is parsed, or after rendering.
+    :raises UnpodConfigError: when the DAG is parsed, for arguments that make no sense. What shows only when templates
+        are rendered fails the task, without retries; so does a template, or another task's result, that gives ``None``.
     """
 
     template_fields: Sequence[str] = (
@@ -109,16 +111,14 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self.org_handle = org_handle
         self.deferrable = deferrable
         self.max_failures = max_failures
+        self._given = given_templates(self)
         self._refuse_nonsense()
 
     def _refuse_nonsense(self) -> None:
         """What can be seen to be wrong before templates are rendered and other tasks' results are known."""
         if not isinstance(self.max_failures, int) or self.max_failures < 1:
             raise UnpodConfigError(f"`max_failures` must be a whole number from 1 on, not {self.max_failures!r}.")
-        if is_final(self.unpod_conn_id):
-            text_of(self.unpod_conn_id, "unpod_conn_id")
-        if is_final(self.org_handle):
-            org_handle_of(self.org_handle)
+        check_connection_of(self)
         final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
         Condition.from_arguments(**{**_STAND_INS, **final}, wait_for=self.wait_for, on_missing=self.on_missing)
 
@@ -134,13 +134,16 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         if condition.target_status not in KNOWN_STATUSES:
             known = ", ".join(sorted(KNOWN_STATUSES))
             self.log.warning("Unpod is not known to have a status %r: it has %s.", condition.target_status, known)
-        if not self.deferrable:
-            return self._wait_in_worker(context, condition)
-        deadline = deadline_of(self, context)
-        decision = self._look(condition)
-        if decision is None or decision.state != "done":
-            self._defer(condition, deadline)
-        return decision.result
+        try:
+            if not self.deferrable:
+                return self._wait_in_worker(context, condition)
+            deadline = deadline_of(self, context)
+            decision = self._look(condition)
+            if decision is None or decision.state != "done":
+                self._defer(condition, deadline)
+            return decision.result
+        finally:
+            self._stop_looking()
 
     def _defer(self, condition: Condition, deadline: datetime) -> NoReturn:
         now = datetime.now(timezone.utc)
@@ -218,7 +221,10 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     def _last_look(self) -> Any:
         """Airflow gave the wait up, not its trigger: no triggerer has run for a while."""
         condition = self._condition()
-        decision = self._look(condition)
+        try:
+            decision = self._look(condition)
+        finally:
+            self._stop_looking()
         if decision is None or decision.state != "done":
             self._time_out(f"{self._report(condition)} No triggerer took care of it in time.")
         return decision.result
@@ -232,7 +238,12 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     # --- looking
 
     def _condition(self) -> Condition:
+        for name in _STAND_INS:
+            # What can be gone through only once is asked for at every look.
+            if isinstance(value := getattr(self, name), Iterator):
+                setattr(self, name, list(value))
         with fail_fast():
+            check_rendered(self, self._given)
             return Condition.from_arguments(
                 self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )
@@ -266,6 +277,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             client = UnpodHook(self.unpod_conn_id, self.org_handle).connect(LOOK_RETRY)
             self._looker = Looker(client, condition)
         return self._looker.look()
+
+    def _stop_looking(self) -> None:
+        if self._looker is not None:
+            self._looker.close()
+            self._looker = None
 
     def _report(self, condition: Condition) -> str:
         return condition.report(self._rows, self._seen_at, self._looks, trouble=self._trouble)

@@ -19,21 +19,28 @@ _FEW = 4
 
 
 class Looker:
-    """Sees the invoices of one wait, again and again."""
+    """Sees the invoices of one wait, again and again.
+
+    :param client: the looker's own: :meth:`close` closes it.
+    """
 
     def __init__(self, client: UnpodClient, condition: Condition) -> None:
-        self._condition = condition
+        self._client = client
+        self._keys = condition.keys
         self._certain = condition.on_missing == "fail"
-        self._finder = InvoiceFinder(client) if len(condition.keys) <= _FEW else None
-        self._tracker = Tracker(client)
+        self._reader = InvoiceFinder(client) if len(self._keys) <= _FEW else Tracker(client)
 
     def look(self) -> Mapping[InvoiceId, Invoice]:
         """The invoices that are there, by key.
 
         :raises UnpodError: if the list could not be looked at.
         """
-        keys = self._condition.keys
-        if self._finder is None:
-            return self._tracker.look(Wanted(keys, dict.fromkeys(keys, 0) if self._certain else {})).rows
-        found = ((key, self._finder.find(key, conclusive=self._certain)) for key in keys)
+        keys, reader = self._keys, self._reader
+        if isinstance(reader, Tracker):
+            return reader.look(Wanted(keys, dict.fromkeys(keys, 0) if self._certain else {})).rows
+        found = ((key, reader.find(key, conclusive=self._certain)) for key in keys)
         return {key: invoice for key, invoice in found if invoice is not None}
+
+    def close(self) -> None:
+        """Close the connections that are kept open between looks."""
+        self._client.close()

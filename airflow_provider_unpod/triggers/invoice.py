@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.arguments import sorted_invoice_ids_of, statuses_of
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer
-from airflow_provider_unpod.billing.invoice import PAID, InvoiceId, match_key
+from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.tracking import Interest, Look
 from airflow_provider_unpod.billing.transitions import History, Transition
 from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition, check_choice
@@ -174,6 +174,10 @@ def _waits_on(connection: Connecting) -> Hashable:
     return ("airflow_provider_unpod: wait", *connection)
 
 
+def _sorted_keys(invoice_ids: InvoiceId | Iterable[InvoiceId]) -> tuple[InvoiceId, ...]:
+    return tuple(sorted(invoice_ids_of(invoice_ids, "invoice_ids"), key=lambda key: (type(key).__name__, key)))
+
+
 def _event(payload: dict[str, Any]) -> TriggerEvent:
     return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's own constructor has no types
 
@@ -209,11 +213,10 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         check_choice("on_first_start", on_first_start, ("nothing", "all"))
-        # In one order each, whatever the process: to Airflow another order is another trigger, and what this one has
-        # told is kept under both.
+        # In one order and one spelling each, whatever the process: to Airflow another one is another trigger, and what
+        # this one has told is kept under both.
         self.to_statuses = None if to_statuses is None else statuses_of(to_statuses, "to_statuses")
-        self.invoice_ids = None if invoice_ids is None else sorted_invoice_ids_of(invoice_ids, "invoice_ids")
-        self.keys = tuple(map(match_key, self.invoice_ids or ()))
+        self.invoice_ids = None if invoice_ids is None else _sorted_keys(invoice_ids)
         self.on_first_start = on_first_start
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -255,8 +258,9 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
 
     async def _watch(self, stream: AsyncIterator[Glance], interest: Interest) -> AsyncGenerator[TriggerEvent, None]:
         everything = self.invoice_ids is None
+        keys = self.invoice_ids or ()
         joined = asked = interest.looks
-        interest.add(self.keys, everything=everything)
+        interest.add(keys, everything=everything)
         journal = Journal(
             getattr(self, "asset_state_store", None),
             [self.unpod_conn_id, self.org_handle, self.to_statuses, self.invoice_ids],
@@ -280,13 +284,14 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
                     asked = interest.looks
                     begun = True
                     continue
-                found = self._observe(look, {*self.keys, *news, *(look.changed if everything else ())}, journal.history)
+                found = self._observe(look, {*keys, *news, *(look.changed if everything else ())}, journal.history)
                 told = [one.as_dict() for one in found if self._tells_of(one)]
                 if found:
                     await journal.tell(told)
                 if look.number > asked:
                     # One that was not found has moved far; the next look reads everything.
-                    left = {key for key in news if key not in look.rows and key in look.statuses()} if news else news
+                    missing = news - look.rows.keys()
+                    left = missing & look.statuses().keys() if missing else missing
                     interest.remove(news - left)
                     news = left
                     # What must be told again goes out with the news: of two events in a row Airflow starts a run with
@@ -297,7 +302,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
                     yield _event({"transitions": told})
         finally:
             interest.remove(news)
-            interest.remove(self.keys, everything=everything)
+            interest.remove(keys, everything=everything)
 
     def _tells_of(self, transition: Transition) -> bool:
         return self.to_statuses is None or transition.invoice.status.lower() in self.to_statuses
@@ -306,7 +311,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         """The statuses of all invoices that this trigger is about."""
         if self.invoice_ids is None:
             return look.statuses()
-        return {look.rows[key].key: look.rows[key].status for key in self.keys if key in look.rows}
+        return {look.rows[key].key: look.rows[key].status for key in self.invoice_ids if key in look.rows}
 
     async def _begin(self, journal: Journal, statuses: dict[InvoiceId, str]) -> list[dict[str, Any]]:
         """Take up what was told before; what must be told again."""

@@ -114,7 +114,7 @@ async def poll(interest: Interest, connection: Connecting) -> AsyncGenerator[Loo
                 pause = min(longest, interval * 2 ** min(in_a_row - 1, 16)) * random.uniform(0.9, 1.1)  # noqa: S311
             await _pause(max(0.0, began + pause - time.monotonic()))
     finally:
-        await poller.close()
+        poller.close()
 
 
 async def _pause(seconds: float) -> None:
@@ -138,21 +138,22 @@ class _Poller:
                 await self._connect()
             look = await self._look(wanted, number)
         except UnpodError as error:
-            return await self._trouble(number, error)
+            return self._trouble(number, error)
         except Exception as error:
             # An exception would end every wait that shares this poll, and Airflow would start it again and again.
             log.debug("A look at the invoices failed unexpectedly.", exc_info=True)
-            return await self._trouble(number, UnpodError(f"{type(error).__name__}: {error}"))
+            return self._trouble(number, UnpodError(f"{type(error).__name__}: {error}"))
         if self._said is not None:
             log.info("Looking at the invoices of connection %r works again.", self._unpod_conn_id)
         self._said, self._failures = None, 0
         return look
 
-    async def close(self) -> None:
+    def close(self) -> None:
+        """Close the idle connections, at once: what is awaited here a second cancellation would skip."""
         self._tracker = None
         if self._client is not None:
             client, self._client = self._client, None
-            await asyncio.to_thread(client.close)
+            client.close()
 
     async def _connect(self) -> None:
         from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -178,7 +179,7 @@ class _Poller:
                 thread.exception()
             raise
 
-    async def _trouble(self, number: int, error: UnpodError) -> Trouble:
+    def _trouble(self, number: int, error: UnpodError) -> Trouble:
         if isinstance(error, PASSING):
             self._failures = 0
         else:
@@ -190,7 +191,7 @@ class _Poller:
             )
             self._said = said
         if error.permanent:
-            await self.close()  # the next look reads the connection anew: somebody may have mended it
+            self.close()  # the next look reads the connection anew: somebody may have mended it
         return Trouble(number, datetime.now(timezone.utc), error, self._failures)
 
 

@@ -8,12 +8,13 @@ event loop, and only those that it ends wake up. So the stream itself stays sile
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_unpod.billing.tracking import Interest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from airflow_provider_unpod.billing.tracking import Look
     from airflow_provider_unpod.triggers.polling import Trouble
@@ -48,15 +49,16 @@ class Waits(Interest):
         finally:
             self._waiting.pop(end, None)
 
-    async def hand_round(self, looks: AsyncIterator[Look | Trouble]) -> None:
-        """Show all looks to all waits, for ever. What is raised is raised to the waits as well."""
+    async def hand_round(self, looks: AsyncGenerator[Look | Trouble, None]) -> None:
+        """Show all looks to all waits, for ever, and end them. What is raised is raised to the waits as well."""
         try:
-            async for seen in looks:
-                for number, (end, judge) in enumerate(list(self._waiting.items()), 1):
-                    if not end.done():
-                        _settle(end, judge, seen)
-                    if not number % _AT_A_TIME:
-                        await asyncio.sleep(0)
+            async with aclosing(looks):
+                async for seen in looks:
+                    for number, (end, judge) in enumerate(list(self._waiting.items()), 1):
+                        if not end.done():
+                            _settle(end, judge, seen)
+                        if not number % _AT_A_TIME:
+                            await asyncio.sleep(0)
         except Exception as error:
             for end in self._waiting:
                 if not end.done():

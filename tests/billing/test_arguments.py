@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, is_final, statuses_of, unrendered
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 
-IDS = st.one_of(st.integers(-5, 10**12), st.text("AB-,019 [(", min_size=1).filter(str.strip))
+IDS = st.one_of(st.integers(-5, 10**12), st.text("AB-,019 (/", min_size=1).filter(str.strip))
 
 
 @given(st.lists(IDS, min_size=1))
@@ -27,8 +27,20 @@ def test_a_text_that_begins_like_a_list_and_is_none_is_refused_by_the_name_of_it
 
 
 def test_elements_of_a_list_are_not_divided() -> None:
-    assert list(invoice_ids_of(["A,1", "[2]"], "x").values()) == ["A,1", "[2]"]
+    assert list(invoice_ids_of(["A,1", "(2)"], "x").values()) == ["A,1", "(2)"]
     assert list(invoice_ids_of("A, 1", "x").values()) == ["A", "1"]
+
+
+@pytest.mark.parametrize(
+    "other", ["<generator object f at 0x1>", "dict_keys([1])", "set()", "frozenset({1})", '"1"', "['1']", "[2]", "{}"]
+)
+def test_the_text_of_something_else_is_no_name_in_a_list_or_alone(other: str) -> None:
+    for value in (other, [other], ["1", other]):
+        for read in (invoice_ids_of, statuses_of):
+            if value == "['1']" or (value == "[2]" and read is invoice_ids_of):
+                continue  # alone it is a list of one
+            with pytest.raises(UnpodConfigError, match="`some_name`"):
+                read(value, "some_name")
 
 
 @given(st.lists(st.sampled_from(["paid", "Paid ", "FAILED", "odd one"])))

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import read_export
@@ -123,6 +123,8 @@ def test_statuses_may_come_as_any_template_renders_them(unpod_sandbox: Sandbox, 
         ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-02-01"}, "before"),
         *[({"org_handle": one}, "`org_handle`") for one in ("", "  ", 7, "None")],
         *[({"unpod_conn_id": one}, "`unpod_conn_id`") for one in ("", None)],
+        *[({"output_path": one}, "path of an export") for one in ("data/exports", "~/x", "None", "s3:///x", "/a::b")],
+        ({"output_path": "/data/x", "storage_conn_id": ""}, "`storage_conn_id`"),
         ({"consistency": "repeated"}, "consistency"),
         ({"partition_by": "month"}, "output_path"),
         ({"compression": "gzip"}, "output_path"),
@@ -148,8 +150,22 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
         ({"org_handle": "None"}, "org_handle"),
         ({"statuses": "['paid'"}, "statuses"),
         ({"statuses": "None"}, "statuses"),
+        # What Jinja makes of other values: each of these would be a status that no invoice has.
+        ({"statuses": "<generator object sync_do_map at 0x7f0000000000>"}, "statuses"),
+        ({"statuses": "dict_keys(['paid'])"}, "statuses"),
+        ({"statuses": "set()"}, "statuses"),
+        ({"statuses": "LazySelectSequence([2 items])"}, "statuses"),
+        ({"statuses": '"paid"'}, "statuses"),
+        ({"statuses": ["['paid', 'pending']"]}, "statuses"),
         ({"invoice_date_from": ""}, "invoice_date_from"),
         ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-01-01"}, "before"),
+        # None, of a native template or of another task, is not the default either.
+        *[
+            ({name: None}, f"`{name}` is None")
+            for name in UnpodBillingOperator.template_fields
+            if name != "storage_conn_id"
+        ],
+        ({"output_path": "/tmp/invoices", "storage_conn_id": None}, "`storage_conn_id` is None"),
     ],
 )
 def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read(
@@ -162,3 +178,23 @@ def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read
         operator.execute({})
 
     assert unpod_sandbox.stats["requests"] == 0
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+@pytest.mark.parametrize("name", ["org_handle", "statuses", "invoice_date_from", "output_path"])
+def test_a_native_template_of_nothing_is_not_the_default(unpod_sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
+        operator = UnpodBillingOperator(
+            task_id="export", **{"output_path": str(tmp_path), name: "{{ params.nothing }}"}
+        )
+    operator.render_template_fields({"params": {"nothing": None}}, dag.get_template_env())
+
+    with pytest.raises(AirflowFailException, match=f"`{name}` is None"):
+        operator.execute({})
+    assert unpod_sandbox.stats["requests"] == 0
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_partition_keys_may_come_as_anything_that_can_be_gone_through(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    for keys in (["currency", "status"], map(str.lower, ["CURRENCY", "STATUS"])):
+        assert "/currency=" in run(output_path=str(tmp_path), partition_by=keys)["files"][0]

@@ -22,6 +22,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
@@ -398,6 +399,9 @@ NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b
         ({"invoice_id": 1, "max_failures": 0}, "max_failures"),
         ({"invoice_id": 1, "org_handle": ""}, "org_handle"),
         ({"invoice_id": 1, "unpod_conn_id": ""}, "unpod_conn_id"),
+        ({"invoice_id": "<generator object map at 0x7f0000000000>"}, "invoice_id"),
+        ({"invoice_id": ["['101', '102']"]}, "invoice_id"),
+        ({"invoice_id": 1, "target_status": '"paid"'}, "target_status"),
     ],
 )
 def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
@@ -443,6 +447,49 @@ def test_an_organisation_that_a_template_renders_to_nothing_is_not_the_connectio
     with pytest.raises(AirflowFailException, match="`org_handle`"):
         sensor.execute({"ti": TaskInstance()})
     assert unpod_sandbox.stats["requests"] == 0
+
+
+def test_an_organisation_that_another_task_gives_as_none_is_not_the_connection_s(unpod_sandbox: Sandbox) -> None:
+    sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=1, org_handle="{{ org }}")
+    sensor.org_handle = None
+
+    with pytest.raises(AirflowFailException, match="`org_handle` is None"):
+        sensor.execute({})
+    assert unpod_sandbox.stats["requests"] == 0
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_what_can_be_gone_through_only_once_means_the_same_at_every_look(
+    unpod_sandbox: Sandbox, invoice: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with impatient_client(monkeypatch), pytest.raises(AirflowFailException, match="'failed'"):
+        Waiter(mode, monkeypatch)(
+            nothing,
+            lambda: unpod_sandbox.fail(invoice),
+            invoice_id=(one for one in [invoice]),
+            failure_statuses=(one for one in ["failed"]),
+        )
+
+
+def test_a_wait_leaves_no_connection_open(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_clients: list[UnpodClient] = []
+    connect, close = UnpodClient.__init__, UnpodClient.close
+
+    def opened(self: UnpodClient, *arguments: Any, **options: Any) -> None:
+        connect(self, *arguments, **options)
+        open_clients.append(self)
+
+    def closed(self: UnpodClient) -> None:
+        close(self)
+        open_clients.remove(self)
+
+    monkeypatch.setattr(UnpodClient, "__init__", opened)
+    monkeypatch.setattr(UnpodClient, "close", closed)
+
+    assert wait(nothing, lambda: unpod_sandbox.pay(invoice), invoice_id=invoice)["status"] == "paid"
+    assert open_clients == []
 
 
 def test_the_connection_s_proxy_is_used_in_every_mode(

@@ -244,6 +244,25 @@ def test_what_happened_while_no_triggerer_ran_is_told_however_far_the_list_moves
     assert len(told) >= 6
 
 
+def test_the_whole_list_is_gone_through_once_a_look_however_many_invoices_vanished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(300)
+    world.run([nothing] * 2)
+    for number in range(300):
+        world.set(number, "paid")
+    copies: list[int] = []
+    copied = Tracker.statuses
+    monkeypatch.setattr(Tracker, "statuses", lambda self: copies.append(1) or copied(self))
+
+    def purge() -> None:
+        for number in range(100, 200):
+            world.ledger.delete(world.ledger.ids.index(number))
+
+    assert len(world.run([nothing, purge, *[nothing] * 2])) == 200
+    assert len(copies) <= 4
+
+
 def test_an_invoice_that_no_record_may_hold_is_told_as_it_came_and_hides_no_other() -> None:
     world = World()
     make = world.ledger.make_row
@@ -307,7 +326,7 @@ def test_a_trigger_made_of_sets_is_the_same_in_every_process() -> None:
     assert stored == serialized('["refunded", "failed", "paid"]', '[30, "A", "30", "INV-3", 7, "12"]', hash_seed=3)
 
 
-@pytest.mark.parametrize("again", [{}, {"to_statuses": ["paid", "failed"], "invoice_ids": ["3", 2, 1]}])
+@pytest.mark.parametrize("again", [{}, {"to_statuses": ["paid", "failed"], "invoice_ids": ["3", 2, "1"]}])
 def test_another_order_of_a_list_is_the_same_watcher(again: dict[str, Any]) -> None:
     world = World(to_statuses=["failed", "paid"], invoice_ids=[1, 2, "3"])
     world.run([nothing, nothing])
@@ -317,11 +336,12 @@ def test_another_order_of_a_list_is_the_same_watcher(again: dict[str, Any]) -> N
     assert brief(world.run([nothing, nothing])) == [(2, "pending", "paid")]
 
 
-def test_what_was_kept_by_earlier_versions_is_found_again() -> None:
-    world = World(to_statuses="paid", invoice_ids=["1", "2"])
+@pytest.mark.parametrize("ids", [["1", "2"], [2, 1], ["2", 1, "1"], "1, 2"])
+def test_what_is_kept_is_found_by_later_versions_and_by_every_spelling_of_the_ids(ids: Any) -> None:
+    world = World(to_statuses="paid", invoice_ids=ids)
     world.run([nothing])
 
-    kept_for = ["unpod_default", None, ["paid"], ["1", "2"]]
+    kept_for = ["unpod_default", None, ["paid"], [1, 2]]
     digest = hashlib.sha256(json.dumps(kept_for).encode()).hexdigest()[:16]
     assert {key for _, key in world.database.kept} == {f"airflow_provider_unpod.history.{digest}"}
 
