@@ -274,7 +274,8 @@ class LinkedRead:
         if before is not None and (last != before.last or not link.in_place):
             raise UnpodListUnstable(
                 "Pages come short in the middle of the list, or it moves at its end, and the API gives no `count`: "
-                "so its end cannot be established. Nothing partial is given out."
+                "so its end cannot be established. Nothing partial is given out. If a quiet list does this, ask for "
+                "smaller pages (`page_size`): the server may not give as many rows as it is asked for."
             )
         self._expect_nothing(after(last, answer.window.end, self._cap), "short twice")
 

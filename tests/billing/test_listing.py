@@ -115,6 +115,17 @@ def test_rows_that_the_server_drops_after_slicing_do_not_end_the_list() -> None:
     assert evidence.end == "count"
 
 
+def test_without_a_count_a_page_size_over_the_servers_limit_may_be_refused_with_what_to_do() -> None:
+    quiet = {"cap": 100, "counts": "null"}
+    with (
+        pytest.raises(UnpodListUnstable, match="`page_size`"),
+        read_list(MovingList(101, NEWEST, **quiet), page_size=500) as reading,
+    ):
+        list(reading)
+    with read_list(MovingList(101, NEWEST, **quiet), page_size=100) as reading:
+        assert len(list(reading)) == 101
+
+
 def test_without_a_count_pages_that_come_short_in_the_middle_are_an_error_and_no_end() -> None:
     filtered = MovingList(700, counts="null", hidden_rows=lambda number: number % 7 == 0)
     with pytest.raises(UnpodListUnstable, match="no `count`"):
