@@ -182,25 +182,37 @@ def test_a_task_that_dies_while_another_exports_does_no_harm(first: list[int], s
     assert_nothing_else(files, publish(MemoryFolder(files)))
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.lists(st.integers(0, 2), max_size=120), st.integers(2, 3), st.none() | st.integers(0, 2))
-def test_of_two_organisations_that_meet_only_one_is_certified_and_its_export_stands(
-    turns: list[int], tasks: int, killed: int | None
-) -> None:
-    files: dict[str, bytes] = {}
-    scheduler = Scheduler(files, tasks, ("acme", "other"))
-    for turn in turns:
-        scheduler.step(turn % tasks)
-    if killed is not None:
-        scheduler.kill(killed % tasks)
-    scheduler.finish()
-
+def assert_one_organization_at_most(scheduler: Scheduler, files: dict[str, bytes]) -> None:
     certified = {outcome.content["organization"] for outcome in scheduler.outcomes if isinstance(outcome, Manifest)}
     assert len(certified) < 2
     if certified:
         assert assert_certified(files).content["organization"] in certified
-    elif killed is None:
-        assert files == {}
+
+
+def test_wherever_another_organisation_comes_in_between_only_one_of_them_is_certified() -> None:
+    for moment in range(30):
+        for second in (moment, 100):
+            files: dict[str, bytes] = {}
+            scheduler = Scheduler(files, 2, ("acme", "other"))
+            for task in [0] * moment + [1] * second:
+                scheduler.step(task)
+            scheduler.finish()
+
+            assert_one_organization_at_most(scheduler, files)
+            assert not any(name.startswith("_exporting-") for name in files)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(0, 2))
+def test_nor_are_both_where_one_of_three_dies(turns: list[int], killed: int) -> None:
+    files: dict[str, bytes] = {}
+    scheduler = Scheduler(files, 3, ("acme", "other"))
+    for turn in turns:
+        scheduler.step(turn)
+    scheduler.kill(killed)
+    scheduler.finish()
+
+    assert_one_organization_at_most(scheduler, files)
 
 
 def test_what_a_killed_task_of_another_organisation_has_left_is_named() -> None:
