@@ -39,34 +39,41 @@ NOT_YET = (
 )
 
 
-def import_in_a_new_process(module: str, before: str) -> dict[str, Any]:
-    """What importing ``module`` costs in CPU time after ``before``, and which modules it brings along."""
+def imported_in_new_processes() -> dict[str, dict[str, Any]]:
+    """By module what importing it costs in CPU time after Airflow's names, and which modules it brings along."""
     code = f"""
-import json, sys, time
-{before}
-known = set(sys.modules)
-begin = time.process_time()
-import {module}
-cpu_ms = (time.process_time() - begin) * 1000
-print(json.dumps({{"cpu_ms": cpu_ms, "brought": sorted(set(sys.modules) - known)}}))
+import json, os, sys, time
+import airflow.providers.common.compat.sdk
+from airflow.providers.common.compat.sdk import BaseOperator  # most of Airflow, once for all
+for module, before in {DAG_MODULES!r}.items():
+    if os.fork():
+        os.wait()
+        continue
+    exec(before)
+    known = set(sys.modules)
+    begin = time.process_time()
+    __import__(module)
+    cpu_ms = (time.process_time() - begin) * 1000
+    print(json.dumps([module, {{"cpu_ms": cpu_ms, "brought": sorted(set(sys.modules) - known)}}]), flush=True)
+    os._exit(0)
 """
     # Without compiled modules every process would compile ours again, which no deployment does.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["airflow_provider_unpod'))
 
 
-@pytest.mark.parametrize("module", DAG_MODULES)
-def test_a_dag_file_pays_at_most_25_ms_of_cpu_for_ours_and_brings_in_nothing_heavy(module: str) -> None:
-    measured = import_in_a_new_process(module, DAG_MODULES[module])
-    heavy = [name for name in measured["brought"] if f"{name}.".startswith(tuple(f"{each}." for each in NOT_YET))]
-    assert heavy == []
+def test_a_dag_file_pays_at_most_25_ms_of_cpu_for_ours_and_brings_in_nothing_heavy() -> None:
+    best = dict.fromkeys(DAG_MODULES, float("inf"))
     # The best of several: compiling ours for the first time and other processes can only add to it.
-    costs = [measured["cpu_ms"]]
-    while min(costs) > CPU_BUDGET_MS and len(costs) < 5:
-        costs.append(import_in_a_new_process(module, DAG_MODULES[module])["cpu_ms"])
-    assert min(costs) <= CPU_BUDGET_MS, f"CPU milliseconds: {costs}"
+    for _ in range(5):
+        for module, measured in imported_in_new_processes().items():
+            forbidden = tuple(f"{each}." for each in NOT_YET)
+            assert [name for name in measured["brought"] if f"{name}.".startswith(forbidden)] == [], module
+            best[module] = min(best[module], measured["cpu_ms"])
+        if max(best.values()) <= CPU_BUDGET_MS:
+            return
+    pytest.fail(f"CPU milliseconds: {best}")
 
 
 def test_the_billing_api_brings_in_no_airflow() -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,17 @@ class Killer:
         self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
         pid = int(self._process.stdout.readline())
         if not select.select([self._process.stdout], [], [], delay)[0]:
-            os.kill(pid, how)
+            self._kill(pid, how)
             # What a signal handler raises may strike anywhere, inside `logging` between taking its lock and the `try`
             # too: the process then hangs. Airflow kills a task that has not ended in time, and so does this.
             if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
-                os.kill(pid, signal.SIGKILL)
+                self._kill(pid, signal.SIGKILL)
         return int(self._process.stdout.readline())
+
+    @staticmethod
+    def _kill(pid: int, how: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has ended this very moment
+            os.kill(pid, how)
 
 
 @pytest.fixture
