@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.linked import PATIENCE
-from airflow_provider_unpod.billing.search import InvoiceFinder
-from airflow_provider_unpod.billing.windows import planned_requests
+from airflow_provider_unpod.billing.reading.linked_read import PATIENCE
+from airflow_provider_unpod.billing.reading.windows import planned_requests
+from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
 from benchmarks.running import HUNG, Contender, Run, run
 from benchmarks.server import Server
 
@@ -220,8 +220,8 @@ def finding(scale: Scale) -> Table:
             Server(invoices=scale.large, order=order) as server,
             UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
         ):
-            looks = [looks_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
-        most = [max(of_kind) for of_kind in zip(*looks, strict=True)]
+            polls = [looks_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
+        most = [max(of_kind) for of_kind in zip(*polls, strict=True)]
         table.rows.append((f"{order} first", *map(str, most)))
         for what, limit, seen in zip(("first look", "later look", "moving list"), (12, 1, 3), most, strict=True):
             table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", limit, seen))
@@ -232,14 +232,14 @@ def looks_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int
     """Requests of a first look, of a second one, and of a third after an invoice was created."""
     finder = InvoiceFinder(client)
 
-    def look() -> int:
+    def poll() -> int:
         before = client.requests_made
         assert finder.find(invoice_id) is not None
         return client.requests_made - before
 
-    quiet = look(), look()
+    quiet = poll(), poll()
     server.ask("create")
-    return *quiet, look()
+    return *quiet, poll()
 
 
 @dataclass

@@ -80,7 +80,7 @@ def test_the_billing_api_brings_in_no_airflow() -> None:
     code = """
 import importlib, pkgutil, sys
 import airflow_provider_unpod.billing as billing
-names = [name for _, name, _ in pkgutil.iter_modules(billing.__path__, "airflow_provider_unpod.billing.")]
+names = [name for _, name, _ in pkgutil.walk_packages(billing.__path__, "airflow_provider_unpod.billing.")]
 for name in names:
     importlib.import_module(name)
 assert len(names) > 5, names

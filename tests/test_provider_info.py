@@ -18,8 +18,8 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 
 import airflow_provider_unpod
-from airflow_provider_unpod.billing.address import base_url_of
-from airflow_provider_unpod.billing.options import EXTRA_FIELDS, options_from_extra
+from airflow_provider_unpod.billing.http.base_url import base_url_of
+from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR, get_provider_info
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 
@@ -70,7 +70,7 @@ class TestForm:
         placeholders = dict(FIELD_BEHAVIOUR["placeholders"])
         assert base_url_of(placeholders.pop("host"), None, placeholders.pop("schema")) == "https://unpod.dev"
         assert placeholders.pop("login")
-        assert options_from_extra(placeholders) == {
+        assert settings_from_extra(placeholders) == {
             "auth_scheme": "Token",
             "timeout": 30.0,
             "page_size": 100,
@@ -78,13 +78,13 @@ class TestForm:
             "verify": True,
         }
         for scheme in CONNECTION_FIELDS["auth_scheme"]["schema"]["enum"]:
-            assert options_from_extra({"auth_scheme": scheme}) == {"auth_scheme": scheme}
+            assert settings_from_extra({"auth_scheme": scheme}) == {"auth_scheme": scheme}
 
     def test_limits_in_the_form_are_those_of_the_client(self) -> None:
         for name, field in CONNECTION_FIELDS.items():
             for limit in ("minimum", "maximum"):
                 if limit in field["schema"]:
-                    assert options_from_extra({name: field["schema"][limit]})
+                    assert settings_from_extra({name: field["schema"][limit]})
 
     @metadata_forms
     def test_airflow_3_shows_it_from_metadata(self) -> None:
@@ -132,7 +132,7 @@ class TestForm:
         form = type("UnpodForm", (Form,), UnpodHook.get_connection_form_widgets())(MultiDict(entered))
         form.validate()
         assert set(form.errors) == wrong
-        options_from_extra({name: value for name, value in form.data.items() if name not in wrong})
+        settings_from_extra({name: value for name, value in form.data.items() if name not in wrong})
 
     def test_hook_and_metadata_say_the_same_of_the_standard_fields(self) -> None:
         from_hook = UnpodHook.get_ui_field_behaviour()

@@ -1,1 +1,70 @@
-"""The Unpod billing API, without Airflow: importable, usable and testable alone."""
+"""The Unpod billing API, without Airflow: importable, usable and testable alone.
+
+The names below are the public face of this package. They are imported when they are first used: DAG files are parsed
+every few seconds, and a trigger must not pay for the HTTP client.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.errors import (
+        UnpodAuthError,
+        UnpodBadAnswer,
+        UnpodBadRequest,
+        UnpodConfigError,
+        UnpodError,
+        UnpodInvoiceNotFound,
+        UnpodListUnstable,
+        UnpodOrganizationNotFound,
+        UnpodRateLimited,
+        UnpodUnavailable,
+    )
+    from airflow_provider_unpod.billing.http.retry import RetryPolicy
+    from airflow_provider_unpod.billing.invoice import Invoice
+    from airflow_provider_unpod.billing.reading.reading import Reading, read_list
+
+_MODULES = {
+    "Invoice": "invoice",
+    "Reading": "reading.reading",
+    "RetryPolicy": "http.retry",
+    "UnpodAuthError": "errors",
+    "UnpodBadAnswer": "errors",
+    "UnpodBadRequest": "errors",
+    "UnpodClient": "client",
+    "UnpodConfigError": "errors",
+    "UnpodError": "errors",
+    "UnpodInvoiceNotFound": "errors",
+    "UnpodListUnstable": "errors",
+    "UnpodOrganizationNotFound": "errors",
+    "UnpodRateLimited": "errors",
+    "UnpodUnavailable": "errors",
+    "read_list": "reading.reading",
+}
+
+__all__ = [
+    "Invoice",
+    "Reading",
+    "RetryPolicy",
+    "UnpodAuthError",
+    "UnpodBadAnswer",
+    "UnpodBadRequest",
+    "UnpodClient",
+    "UnpodConfigError",
+    "UnpodError",
+    "UnpodInvoiceNotFound",
+    "UnpodListUnstable",
+    "UnpodOrganizationNotFound",
+    "UnpodRateLimited",
+    "UnpodUnavailable",
+    "read_list",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError, shown
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 from airflow_provider_unpod.billing.invoice import match_key
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What templates render to where there is nothing, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
-_GAVE_NOTHING = "Did a template or an upstream task give nothing?"
+GAVE_NOTHING = "Did a template or an upstream task give nothing?"
 #: No status, invoice number or connection id has these, but the text of nearly everything that was meant to be another
 #: value: of a list in a list, a set, a generator (``{{ rows | map(...) }}``), a connection, JSON.
 _NO_NAME = re.compile(r"""[\[\]{}<>"']|\(\)""").search
@@ -41,7 +41,7 @@ def unrendered(value: Any, name: str) -> Any:
             items = None
         if isinstance(items, (list, tuple, set)):
             return list(items)
-        raise UnpodConfigError(f"`{name}` is the text of no list such as [1, 2] or ['a', 'b']: {shown(value)}.")
+        raise UnpodConfigError(f"`{name}` is the text of no list such as [1, 2] or ['a', 'b']: {short_repr(value)}.")
     return [part.strip() for part in text.split(",")] if "," in text else value
 
 
@@ -54,7 +54,7 @@ def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[s
     if not all(map(_is_name, given)) or not (given or may_be_empty):
         or_empty = ", or be []" if may_be_empty else ""
         raise UnpodConfigError(
-            f"`{name}` must name a status such as 'paid'{or_empty}, not {shown(value)}. {_GAVE_NOTHING}"
+            f"`{name}` must name a status such as 'paid'{or_empty}, not {short_repr(value)}. {GAVE_NOTHING}"
         )
     return tuple(sorted({one.strip().lower() for one in given}))
 
@@ -76,7 +76,7 @@ def text_of(value: Any, name: str) -> str:
     :raises UnpodConfigError: if it is none, or empty, or the text of something else.
     """
     if not _is_name(value):
-        raise UnpodConfigError(f"`{name}` must be a text that names something, not {shown(value)}. {_GAVE_NOTHING}")
+        raise UnpodConfigError(f"`{name}` must be a text that names something, not {short_repr(value)}. {GAVE_NOTHING}")
     return str(value)
 
 
@@ -96,49 +96,7 @@ def seconds_of(value: Any, name: str) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < float("inf"):
         return float(seconds)
-    raise UnpodConfigError(f"`{name}` must be seconds, from 0 on, or a timedelta, not {shown(value)}.")
-
-
-def is_final(value: object) -> bool:
-    """Whether an argument is what the task will get, so that it can be checked when the DAG is parsed.
-
-    A template is not, nor is another task's result (which is never iterated: it would go on for ever), nor what holds
-    one of them, nor what can be gone through only once.
-    """
-    if isinstance(value, str):
-        return "{{" not in value and "{%" not in value
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(map(is_final, value))
-    if isinstance(value, dict):
-        return all(map(is_final, value.values()))
-    return not hasattr(value, "resolve") and not isinstance(value, Iterator)
-
-
-def check_connection_of(task: Any) -> None:
-    """Refuse, while a DAG is parsed, a task's connection id and organisation handle that name nothing.
-
-    :raises UnpodConfigError: naming the argument.
-    """
-    if is_final(task.unpod_conn_id):
-        text_of(task.unpod_conn_id, "unpod_conn_id")
-    if is_final(task.org_handle):
-        org_handle_of(task.org_handle)
-
-
-def given_templates(task: Any) -> tuple[str, ...]:
-    """The names of a task's template fields that are not ``None``, to be asked when it is made."""
-    return tuple(name for name in task.template_fields if getattr(task, name, None) is not None)
-
-
-def check_rendered(task: Any, names: Iterable[str]) -> None:
-    """Refuse the ``None`` of an upstream task, or of a native template: it would stand for the default.
-
-    :param names: from :func:`given_templates`.
-    :raises UnpodConfigError: naming the field.
-    """
-    for name in names:
-        if getattr(task, name) is None:
-            raise UnpodConfigError(f"`{name}` is None now that it is rendered, which was not meant. {_GAVE_NOTHING}")
+    raise UnpodConfigError(f"`{name}` must be seconds, from 0 on, or a timedelta, not {short_repr(value)}.")
 
 
 def _is_name(value: object) -> bool:
@@ -155,8 +113,8 @@ def _ids(value: Any, name: str) -> list[InvoiceId]:
     for one in ids:
         if not _is_name(one) and (not isinstance(one, int) or isinstance(one, bool)):
             raise UnpodConfigError(
-                f"`{name}` must be an invoice id or number, or several; {shown(one)} is none. {_GAVE_NOTHING}"
+                f"`{name}` must be an invoice id or number, or several; {short_repr(one)} is none. {GAVE_NOTHING}"
             )
     if not ids:
-        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {_GAVE_NOTHING}")
+        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {GAVE_NOTHING}")
     return ids

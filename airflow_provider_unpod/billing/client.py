@@ -7,13 +7,11 @@ Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as pu
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod import __version__
-from airflow_provider_unpod.billing import answers, options
-from airflow_provider_unpod.billing.address import base_url_of, is_loopback
-from airflow_provider_unpod.billing.cancellation import Cancellation, Cancelled
 from airflow_provider_unpod.billing.errors import (
     UnpodBadAnswer,
     UnpodConfigError,
@@ -21,32 +19,24 @@ from airflow_provider_unpod.billing.errors import (
     UnpodRateLimited,
     UnpodUnavailable,
 )
-from airflow_provider_unpod.billing.invoice import Invoice
-from airflow_provider_unpod.billing.options import options_from_extra
-from airflow_provider_unpod.billing.pacing import Budget, Pacing
-from airflow_provider_unpod.billing.page import Page
-from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, Passing, RetryPolicy, Tries
-from airflow_provider_unpod.billing.transport import (
-    Answer,
-    OversizedAnswer,
+from airflow_provider_unpod.billing.http import responses, settings
+from airflow_provider_unpod.billing.http.base_url import base_url_of, is_loopback
+from airflow_provider_unpod.billing.http.rate_limit import Budget, Pacing
+from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, Retryable, RetryPolicy, Tries
+from airflow_provider_unpod.billing.http.transport import (
+    OversizedResponse,
+    Response,
     Transport,
     TransportFault,
 )
+from airflow_provider_unpod.billing.invoice import Invoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-__all__ = [
-    "Budget",
-    "Cancellation",
-    "Cancelled",
-    "Page",
-    "RetryPolicy",
-    "UnpodClient",
-    "base_url_of",
-    "options_from_extra",
-]
+    from airflow_provider_unpod.billing.http.cancellation import Cancellation
+
 
 T = TypeVar("T")
 
@@ -54,6 +44,18 @@ BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
 #: Where reading the organisations ends, should an API never stop to give new ones.
 _MOST_ORGANIZATION_PAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of the billing list."""
+
+    #: In the order of the answer.
+    invoices: list[Invoice]
+    #: The answer's ``count``; ``None`` where missing or null.
+    count: int | None
+    #: HTTP 404 on a page > 1 ("Invalid page."); ``invoices`` is then empty.
+    past_end: bool = False
 
 
 class UnpodClient:
@@ -92,28 +94,28 @@ class UnpodClient:
         retry: RetryPolicy = DEFAULT_RETRY,
     ) -> None:
         self.base_url = base_url_of(base_url, None, None)
-        self.org_handle = options.org_handle(org_handle)
-        self.page_size = options.page_size(page_size)
-        self.max_concurrency = options.max_concurrency(max_concurrency)
+        self.org_handle = settings.org_handle(org_handle)
+        self.page_size = settings.page_size(page_size)
+        self.max_concurrency = settings.max_concurrency(max_concurrency)
         self.retry = retry
-        self._secret = options.token(token)
-        insecure = options.allow_insecure_http(allow_insecure_http)
+        self._secret = settings.token(token)
+        insecure = settings.allow_insecure_http(allow_insecure_http)
         _check_transport_security(self.base_url, insecure)
         headers = {
-            "Authorization": f"{options.auth_scheme(auth_scheme)} {self._secret}",
+            "Authorization": f"{settings.auth_scheme(auth_scheme)} {self._secret}",
             "Org-Handle": self.org_handle,
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
             "User-Agent": f"airflow-provider-unpod/{__version__}",
         }
-        if product_id is not None and (product := options.product_id(product_id)):
+        if product_id is not None and (product := settings.product_id(product_id)):
             headers["Product-Id"] = product
         self._transport = Transport(
             self.base_url,
             headers,
-            timeout=options.timeout(timeout),
-            verify=options.verify(verify),
-            proxies=None if proxies is None else options.proxies(proxies),
+            timeout=settings.timeout(timeout),
+            verify=settings.verify(verify),
+            proxies=None if proxies is None else settings.proxies(proxies),
             allow_insecure_http=insecure,
         )
         self._pacing = Pacing()
@@ -146,15 +148,15 @@ class UnpodClient:
         :raises Cancelled: if ``cancellation`` is or gets cancelled.
         """
 
-        def read(answer: Answer) -> Page:
+        def read(answer: Response) -> Page:
             if answer.status == 404 and page > 1:
-                if answers.is_object(answer):
+                if responses.is_object(answer):
                     return Page([], None, past_end=True)
                 # A proxy's page: this list was there a moment ago, and its end is not what is reported here.
-                raise answers.Unreadable("HTTP 404 without an answer of the API.")
+                raise responses.Unreadable("HTTP 404 without an answer of the API.")
             if answer.status != 200:
-                raise answers.refusal(answer, page, self.org_handle)
-            rows, count = answers.rows_of(answer)
+                raise responses.refusal(answer, page, self.org_handle)
+            rows, count = responses.rows_of(answer)
             return Page([Invoice(row) for row in rows], count)
 
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, cancellation)
@@ -194,20 +196,20 @@ class UnpodClient:
     def __repr__(self) -> str:
         return f"UnpodClient({self.base_url!r}, org_handle={self.org_handle!r})"
 
-    def _get(self, path: str, read: Callable[[Answer], T], page: int | None, cancellation: Cancellation | None) -> T:
+    def _get(self, path: str, read: Callable[[Response], T], page: int | None, cancellation: Cancellation | None) -> T:
         """What ``read`` makes of the answer, tried as often as the policy allows."""
         tries = Tries(self.retry, self._pacing, cancellation)
         return tries.run(lambda: self._try(self.base_url + path, read, page, cancellation, tries.patience))
 
-    def _read_organizations(self, answer: Answer) -> tuple[list[dict[str, Any]], int | None]:
+    def _read_organizations(self, answer: Response) -> tuple[list[dict[str, Any]], int | None]:
         if answer.status != 200:
-            raise answers.refusal(answer, None, self.org_handle)
-        return answers.rows_of(answer)
+            raise responses.refusal(answer, None, self.org_handle)
+        return responses.rows_of(answer)
 
     def _try(
         self,
         url: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         page: int | None,
         cancellation: Cancellation | None,
         patience: float,
@@ -223,7 +225,7 @@ class UnpodClient:
                 url=url,
                 page=page,
             )
-        answer: Answer | None = None
+        answer: Response | None = None
         error: UnpodError
         cause: BaseException | None = None
         try:
@@ -232,22 +234,22 @@ class UnpodClient:
             answer = self._transport.send(url, cancellation)
             return read(answer)
         except TransportFault as fault:
-            error, cause, passing = UnpodUnavailable(fault.message), fault.cause, fault.passing
-        except OversizedAnswer as fault:
-            error, passing = UnpodBadAnswer(str(fault)), False
-        except answers.Unreadable as fault:
-            error, passing = UnpodBadAnswer(str(fault)), True
+            error, cause, retryable = UnpodUnavailable(fault.message), fault.cause, fault.retryable
+        except OversizedResponse as fault:
+            error, retryable = UnpodBadAnswer(str(fault)), False
+        except responses.Unreadable as fault:
+            error, retryable = UnpodBadAnswer(str(fault)), True
         except UnpodError as refused:
-            error, passing = refused, isinstance(refused, (UnpodRateLimited, UnpodUnavailable))
+            error, retryable = refused, isinstance(refused, (UnpodRateLimited, UnpodUnavailable))
         finally:
             self._pacing.leave(answer.headers if answer else None)
         # Raised here, outside of any handler, so that nothing is chained but what is meant to be.
         final = type(error)(self._discreet(error.message), status=answer.status if answer else None, url=url, page=page)
-        if passing:
-            raise Passing(final, cause, self._asked_wait(answer) if answer else None)
+        if retryable:
+            raise Retryable(final, cause, self._asked_wait(answer) if answer else None)
         raise final from cause
 
-    def _asked_wait(self, answer: Answer) -> float | None:
+    def _asked_wait(self, answer: Response) -> float | None:
         """Seconds that the answer asks to wait; ``None`` where it says nothing that makes sense."""
         if answer.status not in (429, 503):
             return None

@@ -13,7 +13,7 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def shown(value: object, most: int = 80) -> str:
+def short_repr(value: object, most: int = 80) -> str:
     """A value, short enough for an error's text, and for nothing secret: a connection shows its password further on."""
     try:
         return shorten(repr(value), most)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import pendulum
 
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, shown
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,14 +177,14 @@ def _string_key(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
         return match_key(invoice_id)
     raise UnpodBadAnswer(
         f"A billing row has no usable id: expected an integer `id` or a text `invoice_number`, "
-        f"got {shown(invoice_id)} in a row with the fields {shown(sorted(map(str, raw)), 200)}."
+        f"got {short_repr(invoice_id)} in a row with the fields {short_repr(sorted(map(str, raw)), 200)}."
     )
 
 
 def _no_text(raw: Mapping[str, Any], name: str) -> NoReturn:
     raise UnpodBadAnswer(
-        f"Invoice {shown(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
-        f"expected a text, got {shown(raw.get(name))}."
+        f"Invoice {short_repr(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
+        f"expected a text, got {short_repr(raw.get(name))}."
     )
 
 
@@ -201,7 +201,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
             raise InvalidOperation
     except (InvalidOperation, ValueError):
         raise UnpodBadAnswer(
-            f"Invoice {shown(invoice.invoice_id)} has an `{name}` that is no decimal amount: {shown(value)}."
+            f"Invoice {short_repr(invoice.invoice_id)} has an `{name}` that is no decimal amount: {short_repr(value)}."
         ) from None
     return amount
 
@@ -216,5 +216,5 @@ def _moment(invoice: Invoice, name: str) -> datetime | None:
     except (ValueError, OverflowError):
         pass
     raise UnpodBadAnswer(
-        f"Invoice {shown(invoice.invoice_id)} has a `{name}` that is no ISO 8601 date: {shown(value)}."
+        f"Invoice {short_repr(invoice.invoice_id)} has a `{name}` that is no ISO 8601 date: {short_repr(value)}."
     )

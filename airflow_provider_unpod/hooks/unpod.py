@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_unpod.billing.address import base_url_of
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
+from airflow_provider_unpod.billing.http.base_url import base_url_of
+from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, RetryPolicy
+from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra, unknown_fields
 from airflow_provider_unpod.billing.invoice import Invoice
-from airflow_provider_unpod.billing.options import EXTRA_FIELDS, options_from_extra, unknown_fields
-from airflow_provider_unpod.billing.retrying import DEFAULT_RETRY, RetryPolicy
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_unpod.billing.evidence import Evidence
-    from airflow_provider_unpod.billing.listing import Reading
-    from airflow_provider_unpod.billing.search import InvoiceFinder
-    from airflow_provider_unpod.billing.selection import Selection
+    from airflow_provider_unpod.billing.reading.evidence import Evidence
+    from airflow_provider_unpod.billing.reading.reading import Reading
+    from airflow_provider_unpod.billing.reading.selection import Selection
+    from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class UnpodHook(BaseHook):
                 base_url_of(connection.host, connection.port, connection.schema),
                 connection.password or "",
                 (connection.login or "") if handle is None else handle,
-                **options_from_extra(extra),
+                **settings_from_extra(extra),
                 retry=retry,
             )
         except UnpodConfigError as error:
@@ -199,12 +199,12 @@ class UnpodHook(BaseHook):
         :param page_size: rows per request, in place of the connection's.
         :param max_concurrency: requests in flight at once, in place of the connection's.
         :param consistency: ``linked`` (proved complete) or ``single-pass`` (fewest requests; see
-            :mod:`airflow_provider_unpod.billing.listing`).
+            :mod:`airflow_provider_unpod.billing.reading.reading`).
         :raises UnpodConfigError: at once, when an argument makes no sense.
         :raises UnpodError: while iterating, when the list cannot be read, or not be proved complete.
         """
-        from airflow_provider_unpod.billing.listing import read_list
-        from airflow_provider_unpod.billing.selection import Selection
+        from airflow_provider_unpod.billing.reading.reading import read_list
+        from airflow_provider_unpod.billing.reading.selection import Selection
 
         selection = Selection.from_arguments(
             statuses=statuses, invoice_date_from=invoice_date_from, invoice_date_to=invoice_date_to
@@ -235,7 +235,7 @@ class UnpodHook(BaseHook):
 
     @cached_property
     def _finder(self) -> InvoiceFinder:
-        from airflow_provider_unpod.billing.search import InvoiceFinder
+        from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
 
         return InvoiceFinder(self.get_conn())
 
@@ -302,7 +302,7 @@ def mask_secrets_of(connection: Connection) -> None:
     except ImportError:  # Airflow 2.11; the newest common-compat for Python 3.10 does not bridge this name
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]  # one or the other
 
-    proxies = options_from_extra(extra_of(connection)).get("proxies", {})
+    proxies = settings_from_extra(extra_of(connection)).get("proxies", {})
     passwords = (urlsplit(url if "://" in url else f"//{url}").password for url in proxies.values())
     for secret in (connection.password, *passwords):
         if secret:

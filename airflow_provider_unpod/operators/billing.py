@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_unpod.billing.arguments import (
-    check_connection_of,
-    check_rendered,
-    given_templates,
-    is_final,
-    text_of,
-)
+from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.billing.evidence import check_consistency
-from airflow_provider_unpod.billing.options import argument_of_reading
+from airflow_provider_unpod.billing.http.settings import argument_of_reading
+from airflow_provider_unpod.billing.reading.evidence import check_consistency
 from airflow_provider_unpod.export.address import normalised
 from airflow_provider_unpod.export.options import ExportOptions, partition_keys
+from airflow_provider_unpod.task_boundary import check_connection_of, check_rendered, given_templates, is_final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_unpod.billing.selection import Selection
+    from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.writer import Written
     from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
 
@@ -127,8 +122,8 @@ class UnpodBillingOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
         """Read and give on; see the class."""
-        from airflow_provider_unpod.failures import fail_fast
         from airflow_provider_unpod.hooks.unpod import UnpodHook
+        from airflow_provider_unpod.task_boundary import fail_fast
 
         with fail_fast():
             check_rendered(self, self._given)
@@ -217,7 +212,7 @@ class UnpodBillingOperator(BaseOperator):
         )
 
     def _selection(self) -> Selection:
-        from airflow_provider_unpod.billing.selection import Selection
+        from airflow_provider_unpod.billing.reading.selection import Selection
 
         return Selection.from_arguments(
             statuses=self.statuses,
@@ -268,7 +263,7 @@ class UnpodBillingOperator(BaseOperator):
             raise UnpodConfigError(f"max_xcom_bytes={most!r} is no size: enter bytes, above 0.")
 
     def _check_what_is_final(self) -> None:
-        from airflow_provider_unpod.billing.selection import Selection
+        from airflow_provider_unpod.billing.reading.selection import Selection
 
         check_connection_of(self)
         if self.output_path is not None and is_final(self.output_path):

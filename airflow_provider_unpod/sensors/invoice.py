@@ -17,16 +17,21 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing import errors
-from airflow_provider_unpod.billing.arguments import check_connection_of, check_rendered, given_templates, is_final
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 from airflow_provider_unpod.billing.invoice import KNOWN_STATUSES, PAID, InvoiceId
-from airflow_provider_unpod.billing.waiting import (
+from airflow_provider_unpod.billing.watching.condition import (
     DEFAULT_FAILURE_STATUSES,
     Condition,
     Decision,
 )
-from airflow_provider_unpod.failures import fail_fast
 from airflow_provider_unpod.sensors.deadline import deadline_of
+from airflow_provider_unpod.task_boundary import (
+    check_connection_of,
+    check_rendered,
+    fail_fast,
+    given_templates,
+    is_final,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_unpod.billing.invoice import Invoice
-    from airflow_provider_unpod.sensors.looking import Looker
+    from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
 #: How much later than the trigger Airflow itself gives up a deferred wait, for when no triggerer runs: seconds,
 #: and intervals.
@@ -81,11 +86,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     ui_color = "#d6eadf"
 
     # The state of one run of the task in poke mode; a deferred or rescheduled task starts afresh.
-    _looker: Looker | None = None
+    _poller: InvoicePoller | None = None
     _rows: Mapping[InvoiceId, Invoice] | None = None
     _seen_at: datetime | None = None
-    _looks = 0
-    _trouble: UnpodError | None = None
+    _polls = 0
+    _last_failure: UnpodError | None = None
 
     def __init__(
         self,
@@ -138,12 +143,12 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             if not self.deferrable:
                 return self._wait_in_worker(context, condition)
             deadline = deadline_of(self, context)
-            decision = self._look(condition)
+            decision = self._poll(condition)
             if decision is None or decision.state != "done":
                 self._defer(condition, deadline)
             return decision.result
         finally:
-            self._stop_looking()
+            self._stop_polling()
 
     def _defer(self, condition: Condition, deadline: datetime) -> NoReturn:
         now = datetime.now(timezone.utc)
@@ -170,7 +175,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """One look; see :meth:`execute` for what it raises."""
-        decision = self._look(self._condition())
+        decision = self._poll(self._condition())
         if decision is None or decision.state == "waiting":
             return False
         return PokeReturnValue(True, decision.result)
@@ -208,7 +213,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         """Called by Airflow when a deferred task goes on."""
         try:
             if next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error")).lower():
-                return self._last_look()
+                return self._last_poll()
             # Not the sensor base class's: with soft_fail it turns every error into a skip.
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
         except AirflowSkipException:
@@ -218,13 +223,13 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 raise AirflowSkipException("Skipping because never_fail is set.") from error
             raise
 
-    def _last_look(self) -> Any:
+    def _last_poll(self) -> Any:
         """Airflow gave the wait up, not its trigger: no triggerer has run for a while."""
         condition = self._condition()
         try:
-            decision = self._look(condition)
+            decision = self._poll(condition)
         finally:
-            self._stop_looking()
+            self._stop_polling()
         if decision is None or decision.state != "done":
             self._time_out(f"{self._report(condition)} No triggerer took care of it in time.")
         return decision.result
@@ -248,20 +253,20 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )
 
-    def _look(self, condition: Condition) -> Decision | None:
+    def _poll(self, condition: Condition) -> Decision | None:
         """What a look means, ``None`` if it could not be made because of something that passes."""
-        from airflow_provider_unpod.billing.tracking import PASSING
+        from airflow_provider_unpod.billing.watching.tracker import TRANSIENT
 
-        self._looks += 1
+        self._polls += 1
         try:
             with fail_fast():
                 rows = self._read(condition)
-        except PASSING as error:
-            if type(error) is not type(self._trouble):
+        except TRANSIENT as error:
+            if type(error) is not type(self._last_failure):
                 self.log.warning("Looking at the invoices failed, and is tried again: %s", error)
-            self._trouble = error
+            self._last_failure = error
             return None
-        self._rows, self._seen_at, self._trouble = rows, datetime.now(timezone.utc), None
+        self._rows, self._seen_at, self._last_failure = rows, datetime.now(timezone.utc), None
         decision = condition.decide(rows)
         if decision.state == "failed":
             raise AirflowFailException(self._report(condition))
@@ -269,19 +274,19 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return decision
 
     def _read(self, condition: Condition) -> Mapping[InvoiceId, Invoice]:
-        if self._looker is None:
-            from airflow_provider_unpod.billing.retrying import LOOK_RETRY
+        if self._poller is None:
+            from airflow_provider_unpod.billing.http.retry import POLL_RETRY
+            from airflow_provider_unpod.billing.watching.poller import InvoicePoller
             from airflow_provider_unpod.hooks.unpod import UnpodHook
-            from airflow_provider_unpod.sensors.looking import Looker
 
-            client = UnpodHook(self.unpod_conn_id, self.org_handle).connect(LOOK_RETRY)
-            self._looker = Looker(client, condition)
-        return self._looker.look()
+            client = UnpodHook(self.unpod_conn_id, self.org_handle).connect(POLL_RETRY)
+            self._poller = InvoicePoller(client, condition)
+        return self._poller.poll()
 
-    def _stop_looking(self) -> None:
-        if self._looker is not None:
-            self._looker.close()
-            self._looker = None
+    def _stop_polling(self) -> None:
+        if self._poller is not None:
+            self._poller.close()
+            self._poller = None
 
     def _report(self, condition: Condition) -> str:
-        return condition.report(self._rows, self._seen_at, self._looks, trouble=self._trouble)
+        return condition.report(self._rows, self._seen_at, self._polls, failure=self._last_failure)

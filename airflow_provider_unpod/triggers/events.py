@@ -9,38 +9,39 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.transitions import History
-from airflow_provider_unpod.triggers.polling import poll, shared_by
+from airflow_provider_unpod.billing.watching.history import History
+from airflow_provider_unpod.triggers.polling import poll
+from airflow_provider_unpod.triggers.waits import waits_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 
-    from airflow_provider_unpod.billing.tracking import Interest, Look
-    from airflow_provider_unpod.triggers.polling import Connecting, Trouble
+    from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions
+    from airflow_provider_unpod.triggers.polling import PollFailure, PollKey
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Glance:
+class PolledEvent:
     """A look, and what those who saw it want done when all they told of it is stored."""
 
-    seen: Look | Trouble
+    seen: Snapshot | PollFailure
     commits: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
-def events_on(connection: Connecting) -> Hashable:
+def events_on(connection: PollKey) -> Hashable:
     """What event triggers that share a poll have in common."""
     return ("airflow_provider_unpod: events", *connection)
 
 
-async def glances(interest: Interest, connection: Connecting) -> AsyncGenerator[Glance, None]:
+async def polled_events(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[PolledEvent, None]:
     """The poll of event triggers."""
-    async for seen in poll(interest, connection):
-        yield Glance(seen)
+    async for seen in poll(subscriptions, connection):
+        yield PolledEvent(seen)
 
 
-def producer(connection: Connecting) -> Any:
+def producer(connection: PollKey) -> Any:
     """The same as a ``SharedStreamProducer``: Airflow tells it when the events of a look are in its database.
 
     Only then may they be forgotten; see :class:`Journal`.
@@ -48,15 +49,15 @@ def producer(connection: Connecting) -> Any:
     from airflow.triggers.shared_stream import SharedStreamProducer
 
     class Producer(SharedStreamProducer):
-        async def open_stream(self) -> AsyncGenerator[tuple[Glance, Glance], None]:
-            async for glance in glances(shared_by(events_on(connection)), connection):
-                yield glance, glance
+        async def open_stream(self) -> AsyncGenerator[tuple[PolledEvent, PolledEvent], None]:
+            async for event in polled_events(waits_for(events_on(connection)), connection):
+                yield event, event
 
         async def advance(self, batch: Any) -> None:
-            for glance, outcome in batch:
+            for event, outcome in batch:
                 if outcome.failed:
                     continue  # whose events were not stored is not said: all tell theirs again after a restart
-                for commit in glance.commits:
+                for commit in event.commits:
                     await commit()
 
     return Producer()

@@ -12,12 +12,12 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
-from airflow_provider_unpod.billing.tracking import Interest, Look
-from airflow_provider_unpod.billing.transitions import History, Transition
-from airflow_provider_unpod.billing.waiting import DEFAULT_FAILURE_STATUSES, Condition, check_choice
-from airflow_provider_unpod.triggers.events import Glance, Journal, events_on, glances, producer
-from airflow_provider_unpod.triggers.polling import Connecting, PollingTrigger, Trouble, connecting, poll, shared_by
-from airflow_provider_unpod.triggers.rounds import Waits
+from airflow_provider_unpod.billing.watching.condition import DEFAULT_FAILURE_STATUSES, Condition, check_choice
+from airflow_provider_unpod.billing.watching.history import History, Transition
+from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions
+from airflow_provider_unpod.triggers.events import Journal, PolledEvent, events_on, polled_events, producer
+from airflow_provider_unpod.triggers.polling import PollFailure, PollingTrigger, PollKey, poll, poll_key_of
+from airflow_provider_unpod.triggers.waits import Waits, waits_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable
@@ -94,19 +94,19 @@ class UnpodInvoiceTrigger(PollingTrigger):
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[None, None]:
         """The poll of all triggers of one key; ``kwargs`` are those of any of them. It has its own way to tell them."""
-        connection = connecting(kwargs)
-        await shared_by(_waits_on(connection)).hand_round(poll(shared_by(_waits_on(connection)), connection))
+        connection = poll_key_of(kwargs)
+        await waits_for(_waits_on(connection)).deliver(poll(waits_for(_waits_on(connection)), connection))
         yield  # what makes this a stream, as Airflow wants it; the line before never ends
 
     def filter_shared_stream(self, shared_stream: AsyncIterator[None]) -> AsyncIterator[TriggerEvent]:
         """Wait on the poll that it shares with others."""
-        return self._wait(shared_by(self.shared_stream_key()))
+        return self._wait(waits_for(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait on a poll of its own: before Airflow 3.3, and where triggers run by themselves."""
         waits = Waits()
         events = self._wait(waits)
-        polling = asyncio.ensure_future(waits.hand_round(poll(waits, self.connection)))
+        polling = asyncio.ensure_future(waits.deliver(poll(waits, self.connection)))
         try:
             async for event in events:
                 yield event
@@ -117,19 +117,19 @@ class UnpodInvoiceTrigger(PollingTrigger):
     async def _wait(self, waits: Waits) -> AsyncGenerator[TriggerEvent, None]:
         began = datetime.now(timezone.utc)
         keys = self.condition.keys
-        joined, looks = waits.looks, 0
-        last: Look | None = None
+        joined, polls = waits.polls, 0
+        last: Snapshot | None = None
 
-        def judge(seen: Look | Trouble) -> dict[str, Any] | None:
-            nonlocal looks, last
+        def judge(seen: Snapshot | PollFailure) -> dict[str, Any] | None:
+            nonlocal polls, last
             if seen.number <= joined:
                 return None  # it began before this wait was known, and may not have looked for its invoices
-            looks += 1
+            polls += 1
             try:
-                payload = self._payload(seen, last, looks, began)
+                payload = self._payload(seen, last, polls, began)
             except UnpodBadAnswer as error:  # of a row that cannot become a record
                 payload = {"state": "error", "error": type(error).__name__, "status": None, "message": error.message}
-            if isinstance(seen, Look):
+            if isinstance(seen, Snapshot):
                 last = seen
             return payload
 
@@ -148,29 +148,31 @@ class UnpodInvoiceTrigger(PollingTrigger):
             return 0.0
         return max(0.0, _SETTLING - (datetime.now(timezone.utc) - began).total_seconds())
 
-    def _payload(self, seen: Look | Trouble, last: Look | None, looks: int, began: datetime) -> dict[str, Any] | None:
+    def _payload(
+        self, seen: Snapshot | PollFailure, last: Snapshot | None, polls: int, began: datetime
+    ) -> dict[str, Any] | None:
         """The event, if this look ends the wait; ``last`` is the one before it that succeeded."""
-        if isinstance(seen, Look):
+        if isinstance(seen, Snapshot):
             last = seen
             decision = self.condition.decide(seen.rows)
             if decision.state == "done":
                 return {"state": "done", "result": decision.result}
             if decision.state == "failed":
-                return {"state": "failed", "message": self._report(last, seen, looks, began)}
+                return {"state": "failed", "message": self._report(last, seen, polls, began)}
         elif seen.failures >= self.max_failures:
             error, status = type(seen.error).__name__, seen.error.status
-            message = self._report(last, seen, looks, began)
+            message = self._report(last, seen, polls, began)
             return {"state": "error", "error": error, "status": status, "message": message}
         if self.deadline is not None and seen.at >= self.deadline:
-            return {"state": "timeout", "message": self._report(last, seen, looks, began)}
+            return {"state": "timeout", "message": self._report(last, seen, polls, began)}
         return None
 
-    def _report(self, last: Look | None, seen: Look | Trouble, looks: int, began: datetime) -> str:
-        trouble = seen.error if isinstance(seen, Trouble) else None
-        return self.condition.report(last.rows if last else None, last.at if last else None, looks, began, trouble)
+    def _report(self, last: Snapshot | None, seen: Snapshot | PollFailure, polls: int, began: datetime) -> str:
+        trouble = seen.error if isinstance(seen, PollFailure) else None
+        return self.condition.report(last.rows if last else None, last.at if last else None, polls, began, trouble)
 
 
-def _waits_on(connection: Connecting) -> Hashable:
+def _waits_on(connection: PollKey) -> Hashable:
     return ("airflow_provider_unpod: wait", *connection)
 
 
@@ -240,27 +242,29 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
         """The poll of all triggers of one key; ``kwargs`` are those of any of them."""
-        return producer(connecting(kwargs))
+        return producer(poll_key_of(kwargs))
 
-    def filter_shared_stream(self, shared_stream: AsyncIterator[Glance]) -> AsyncIterator[TriggerEvent]:
+    def filter_shared_stream(self, shared_stream: AsyncIterator[PolledEvent]) -> AsyncIterator[TriggerEvent]:
         """Watch on the poll that it shares with others."""
-        return self._watch(shared_stream, shared_by(self.shared_stream_key()))
+        return self._watch(shared_stream, waits_for(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch on a poll of its own, which nobody tells what is stored: before Airflow 3.3."""
-        interest = Interest()
-        stream = glances(interest, self.connection)
+        subscriptions = Subscriptions()
+        stream = polled_events(subscriptions, self.connection)
         try:
-            async for event in self._watch(stream, interest):
+            async for event in self._watch(stream, subscriptions):
                 yield event
         finally:
             await stream.aclose()
 
-    async def _watch(self, stream: AsyncIterator[Glance], interest: Interest) -> AsyncGenerator[TriggerEvent, None]:
+    async def _watch(
+        self, stream: AsyncIterator[PolledEvent], subscriptions: Subscriptions
+    ) -> AsyncGenerator[TriggerEvent, None]:
         everything = self.invoice_ids is None
         keys = self.invoice_ids or ()
-        joined = asked = interest.looks
-        interest.add(keys, everything=everything)
+        joined = asked = subscriptions.polls
+        subscriptions.add(keys, everything=everything)
         journal = Journal(
             getattr(self, "asset_state_store", None),
             [self.unpod_conn_id, self.org_handle, self.to_statuses, self.invoice_ids],
@@ -269,49 +273,51 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         news: set[InvoiceId] = set()
         again: list[dict[str, Any]] = []
         try:
-            async for glance in stream:
-                look = glance.seen
-                if isinstance(look, Trouble) or look.number <= joined:
+            async for event in stream:
+                snapshot = event.seen
+                if isinstance(snapshot, PollFailure) or snapshot.number <= joined:
                     continue
-                if not begun or look.first:
-                    statuses = self._statuses(look)
+                if not begun or snapshot.first:
+                    statuses = self._statuses(snapshot)
                     if not begun:
                         again = await self._begin(journal, statuses)
                     # What happened while nobody looked: the next look reads these invoices, wherever they stand.
                     more = journal.history.news_in(statuses) - news
-                    interest.add(more)
+                    subscriptions.add(more)
                     news |= more
-                    asked = interest.looks
+                    asked = subscriptions.polls
                     begun = True
                     continue
-                found = self._observe(look, {*keys, *news, *(look.changed if everything else ())}, journal.history)
-                told = [one.as_dict() for one in found if self._tells_of(one)]
+                found = self._observe(
+                    snapshot, {*keys, *news, *(snapshot.changed if everything else ())}, journal.history
+                )
+                told = [one.as_dict() for one in found if self._reports(one)]
                 if found:
                     await journal.tell(told)
-                if look.number > asked:
+                if snapshot.number > asked:
                     # One that was not found has moved far; the next look reads everything.
-                    missing = news - look.rows.keys()
-                    left = missing & look.statuses().keys() if missing else missing
-                    interest.remove(news - left)
+                    missing = news - snapshot.rows.keys()
+                    left = missing & snapshot.statuses().keys() if missing else missing
+                    subscriptions.remove(news - left)
                     news = left
                     # What must be told again goes out with the news: of two events in a row Airflow starts a run with
                     # the first, and leaves the other for the next event, whenever that comes.
                     told, again = again + told, []
                 if told:
-                    glance.commits.append(functools.partial(journal.confirm, told))
+                    event.commits.append(functools.partial(journal.confirm, told))
                     yield _event({"transitions": told})
         finally:
-            interest.remove(news)
-            interest.remove(keys, everything=everything)
+            subscriptions.remove(news)
+            subscriptions.remove(keys, everything=everything)
 
-    def _tells_of(self, transition: Transition) -> bool:
+    def _reports(self, transition: Transition) -> bool:
         return self.to_statuses is None or transition.invoice.status.lower() in self.to_statuses
 
-    def _statuses(self, look: Look) -> dict[InvoiceId, str]:
+    def _statuses(self, snapshot: Snapshot) -> dict[InvoiceId, str]:
         """The statuses of all invoices that this trigger is about."""
         if self.invoice_ids is None:
-            return look.statuses()
-        return {look.rows[key].key: look.rows[key].status for key in self.invoice_ids if key in look.rows}
+            return snapshot.statuses()
+        return {snapshot.rows[key].key: snapshot.rows[key].status for key in self.invoice_ids if key in snapshot.rows}
 
     async def _begin(self, journal: Journal, statuses: dict[InvoiceId, str]) -> list[dict[str, Any]]:
         """Take up what was told before; what must be told again."""
@@ -323,6 +329,6 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         journal.history.keep_only(statuses)
         return again
 
-    def _observe(self, look: Look, keys: Iterable[InvoiceId], history: History) -> list[Transition]:
-        seen = (history.observe(look.rows[key], look.at) for key in keys if key in look.rows)
+    def _observe(self, snapshot: Snapshot, keys: Iterable[InvoiceId], history: History) -> list[Transition]:
+        seen = (history.observe(snapshot.rows[key], snapshot.at) for key in keys if key in snapshot.rows)
         return sorted((one for one in seen if one is not None), key=lambda one: str(one.invoice.key))

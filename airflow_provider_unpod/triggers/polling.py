@@ -14,19 +14,17 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakValueDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
-from airflow_provider_unpod.billing.retrying import LOOK_RETRY
-from airflow_provider_unpod.billing.tracking import PASSING, Interest, Look, Tracker, Wanted
-from airflow_provider_unpod.triggers.rounds import Waits
+from airflow_provider_unpod.billing.http.retry import POLL_RETRY
+from airflow_provider_unpod.billing.watching.tracker import TRANSIENT, Snapshot, Subscriptions, Tracker, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from datetime import timedelta
 
     from airflow_provider_unpod.billing.client import UnpodClient
@@ -40,19 +38,19 @@ _SHORTEST_INTERVAL = 0.05
 
 
 #: Connection id, organisation handle (``None``: the connection's), seconds between two looks.
-Connecting: TypeAlias = tuple[str, "str | None", float]
+PollKey: TypeAlias = tuple[str, "str | None", float]
 
 
-def connecting(kwargs: Mapping[str, Any]) -> Connecting:
+def poll_key_of(kwargs: Mapping[str, Any]) -> PollKey:
     """The same out of a trigger's serialized arguments."""
     return kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class PollFailure:
     """A look that failed.
 
-    :ivar number: of the look, as in :class:`~airflow_provider_unpod.billing.tracking.Look`.
+    :ivar number: of the look, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
     :ivar failures: looks that failed in a row for a reason that does not pass by itself, this one included;
         0 where this one's does.
     """
@@ -79,24 +77,12 @@ class PollingTrigger(BaseEventTrigger):
         self.poke_interval = seconds_of(poke_interval, "poke_interval")
 
     @property
-    def connection(self) -> Connecting:
+    def connection(self) -> PollKey:
         """What the poll depends on."""
         return self.unpod_conn_id, self.org_handle, self.poke_interval
 
 
-# Whoever waits registers before the first look, so the poll needs no word from Airflow about who shares it.
-_shared: WeakValueDictionary[Hashable, Waits] = WeakValueDictionary()
-
-
-def shared_by(key: Hashable) -> Waits:
-    """What the triggers of this key want; one object for all of them, while there are any."""
-    waits = _shared.get(key)
-    if waits is None:
-        waits = _shared[key] = Waits()
-    return waits
-
-
-async def poll(interest: Interest, connection: Connecting) -> AsyncGenerator[Look | Trouble, None]:
+async def poll(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[Snapshot | PollFailure, None]:
     """Look at the list again and again, for ever; failures are looks, too, and never raise."""
     unpod_conn_id, org_handle, poke_interval = connection
     poller = _Poller(unpod_conn_id, org_handle)
@@ -105,8 +91,8 @@ async def poll(interest: Interest, connection: Connecting) -> AsyncGenerator[Loo
     try:
         while True:
             began = time.monotonic()
-            seen = await poller.look(interest.begin(), interest.looks)
-            in_a_row = in_a_row + 1 if isinstance(seen, Trouble) else 0
+            seen = await poller.poll(subscriptions.begin(), subscriptions.polls)
+            in_a_row = in_a_row + 1 if isinstance(seen, PollFailure) else 0
             yield seen
             pause = interval
             if in_a_row > 1:
@@ -132,21 +118,21 @@ class _Poller:
         self._said: str | None = None
         self._failures = 0
 
-    async def look(self, wanted: Wanted, number: int) -> Look | Trouble:
+    async def poll(self, wanted: Wanted, number: int) -> Snapshot | PollFailure:
         try:
             if self._tracker is None:
                 await self._connect()
-            look = await self._look(wanted, number)
+            poll = await self._poll(wanted, number)
         except UnpodError as error:
-            return self._trouble(number, error)
+            return self._failure(number, error)
         except Exception as error:
             # An exception would end every wait that shares this poll, and Airflow would start it again and again.
             log.debug("A look at the invoices failed unexpectedly.", exc_info=True)
-            return self._trouble(number, UnpodError(f"{type(error).__name__}: {error}"))
+            return self._failure(number, UnpodError(f"{type(error).__name__}: {error}"))
         if self._said is not None:
             log.info("Looking at the invoices of connection %r works again.", self._unpod_conn_id)
         self._said, self._failures = None, 0
-        return look
+        return poll
 
     def close(self) -> None:
         """Close the idle connections, at once: what is awaited here a second cancellation would skip."""
@@ -165,10 +151,10 @@ class _Poller:
         self._client = await asyncio.to_thread(_client_from, connection, self._org_handle)
         self._tracker = Tracker(self._client)
 
-    async def _look(self, wanted: Wanted, number: int) -> Look:
+    async def _poll(self, wanted: Wanted, number: int) -> Snapshot:
         tracker = self._tracker
         assert tracker is not None
-        thread = asyncio.ensure_future(asyncio.to_thread(tracker.look, wanted, number=number))
+        thread = asyncio.ensure_future(asyncio.to_thread(tracker.poll, wanted, number=number))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -179,8 +165,8 @@ class _Poller:
                 thread.exception()
             raise
 
-    def _trouble(self, number: int, error: UnpodError) -> Trouble:
-        if isinstance(error, PASSING):
+    def _failure(self, number: int, error: UnpodError) -> PollFailure:
+        if isinstance(error, TRANSIENT):
             self._failures = 0
         else:
             self._failures += 1
@@ -192,7 +178,7 @@ class _Poller:
             self._said = said
         if error.permanent:
             self.close()  # the next look reads the connection anew: somebody may have mended it
-        return Trouble(number, datetime.now(timezone.utc), error, self._failures)
+        return PollFailure(number, datetime.now(timezone.utc), error, self._failures)
 
 
 def _client_from(connection: Any, org_handle: str | None) -> UnpodClient:
@@ -200,4 +186,4 @@ def _client_from(connection: Any, org_handle: str | None) -> UnpodClient:
     from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
 
     mask_secrets_of(connection)
-    return UnpodHook.client_from(connection, org_handle, LOOK_RETRY)
+    return UnpodHook.client_from(connection, org_handle, POLL_RETRY)

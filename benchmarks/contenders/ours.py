@@ -7,7 +7,7 @@ from pathlib import Path
 import measure
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.listing import read_list
+from airflow_provider_unpod.billing.reading.reading import read_list
 
 if "export" in sys.argv:  # not a cost of reading, and not part of what is measured either: both run inside Airflow
     from airflow.providers.common.compat.sdk import ObjectStoragePath

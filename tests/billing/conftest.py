@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.pacing import Clock, Pacing
+from airflow_provider_unpod.billing.http.rate_limit import Clock, Pacing
 from tests.billing.faulty_server import TOKEN, FaultyServer
 
 if TYPE_CHECKING:

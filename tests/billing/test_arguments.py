@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, is_final, statuses_of, unrendered
+from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of, unrendered
 from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.task_boundary import is_final
 
 IDS = st.one_of(st.integers(-5, 10**12), st.text("AB-,019 (/", min_size=1).filter(str.strip))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_unpod import __version__
-from airflow_provider_unpod.billing.client import RetryPolicy, UnpodClient
+from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import (
     UnpodAuthError,
     UnpodBadAnswer,
@@ -21,6 +21,7 @@ from airflow_provider_unpod.billing.errors import (
     UnpodRateLimited,
     UnpodUnavailable,
 )
+from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.faulty_server import TOKEN, Close, FaultyServer, answer, page, row
 
 Connect = Callable[..., UnpodClient]

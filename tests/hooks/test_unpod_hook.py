@@ -11,9 +11,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException, Connection, redact
 
 from airflow_provider_unpod.billing import errors
-from airflow_provider_unpod.failures import fail_fast
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
 from airflow_provider_unpod.hooks.unpod import UnpodHook
+from airflow_provider_unpod.task_boundary import fail_fast
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -136,7 +136,8 @@ async def shared_events(trigger: Any, manager: Any = None, trigger_id: int = 1) 
 @contextmanager
 def impatient_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A client that gives up at once: the waits between the tries of one request are tested with the client."""
-    from airflow_provider_unpod.billing.client import RetryPolicy, UnpodClient
+    from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.http.retry import RetryPolicy
 
     connect = UnpodClient.__init__
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.billing.tracking import Tracker
-from airflow_provider_unpod.billing.transitions import History
+from airflow_provider_unpod.billing.watching.history import History
+from airflow_provider_unpod.billing.watching.tracker import Tracker
 from airflow_provider_unpod.transitions import transitions_of
 from airflow_provider_unpod.triggers import events, polling
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
-from tests.billing.moving_list import MovingList, row
+from tests.billing.reading.moving_list import MovingList, row
 
 STATUSES = ["pending", "paid", "failed", "refunded"]
 
@@ -73,7 +73,7 @@ class World:
             self.statuses[number] = status
             self.truth[number].append(status)
 
-    def run(self, looks: list[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
+    def run(self, polls: list[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
         """Run a triggerer for some looks, with a step before each; the transitions told.
 
         :param crash: when the triggerer is killed: ``"before storing"`` the last event, before ``"confirming"`` that
@@ -82,21 +82,21 @@ class World:
         trigger = UnpodInvoiceEventTrigger(**self.arguments)
         trigger = UnpodInvoiceEventTrigger(**trigger.serialize()[1])
         trigger.asset_state_store = self.database.accessors("a", "b")
-        interest = polling.Interest()
+        subscriptions = polling.Subscriptions()
         tracker = Tracker(self.ledger)
         before = len(self.database.told)
 
         async def live() -> None:
-            for number, step in enumerate(looks, 1):
+            for number, step in enumerate(polls, 1):
                 step()
-                look = tracker.look(interest.begin(), number=interest.looks)
-                glance = events.Glance(look)
+                poll = tracker.poll(subscriptions.begin(), number=subscriptions.polls)
+                glance = events.PolledEvent(poll)
                 fed.put_nowait(glance)
                 told: list[dict[str, Any]] = []
                 # The trigger takes the look, tells what it will, and asks for the next.
                 while (event := await next_event()) is not None:
                     told += event.payload["transitions"]
-                last = number == len(looks)
+                last = number == len(polls)
                 if last and crash == "before storing":
                     return
                 self.database.told += told
@@ -128,7 +128,7 @@ class World:
         async def main() -> None:
             nonlocal fed, idle, stream, pending
             fed, idle, pending = asyncio.Queue(), asyncio.Event(), None
-            stream = trigger._watch(feed(), interest)
+            stream = trigger._watch(feed(), subscriptions)
             pending = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)  # it registers what it wants
             try:
@@ -360,8 +360,8 @@ def test_whenever_the_triggerer_dies_no_change_is_lost_and_none_is_told_under_tw
 
         return happen
 
-    for looks, crash in life:
-        world.run([step(changes) for changes in looks], crash)
+    for polls, crash in life:
+        world.run([step(changes) for changes in polls], crash)
     world.run([nothing, nothing, nothing])
 
     told: dict[int, dict[str, dict[str, Any]]] = {}
@@ -408,8 +408,8 @@ def test_however_far_a_list_of_many_pages_moves_while_nobody_looks_every_invoice
         return happen
 
     world.run([nothing])
-    for looks in lives:  # a triggerer each, and what happens before its first look happened while nobody looked
-        world.run([step(moves) for moves in looks], "confirming")
+    for polls in lives:  # a triggerer each, and what happens before its first look happened while nobody looked
+        world.run([step(moves) for moves in polls], "confirming")
     world.run([nothing] * 12)
 
     told = {one["invoice_id"]: one["to"] for one in world.database.told}

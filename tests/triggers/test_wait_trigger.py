@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.billing.tracking import Look, Tracker
+from airflow_provider_unpod.billing.watching.tracker import Snapshot, Tracker
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.triggers import polling
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger, UnpodInvoiceTrigger
-from airflow_provider_unpod.triggers.rounds import Waits
-from tests.billing.moving_list import MovingList, row
+from airflow_provider_unpod.triggers.waits import Waits
+from tests.billing.reading.moving_list import MovingList, row
 from tests.sensors.modes import SharedStreamManager, impatient_client, shared_events
 
 needs_shared_streams = [pytest.param(True, id="shared")] if SharedStreamManager else []
@@ -184,16 +184,16 @@ def test_an_outage_is_one_warning_and_its_end_one_line(
 def test_invalid_credentials_end_a_wait_only_after_so_many_looks_in_a_row(
     unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
+    polls = 0
 
     async def pause(seconds: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
+        nonlocal polls
+        polls += 1
+        if polls == 2:
             unpod_sandbox.faults("401")
-        elif looks == 4:
+        elif polls == 4:
             unpod_sandbox.faults()
-        elif looks == 6:
+        elif polls == 6:
             unpod_sandbox.faults("401")
 
     monkeypatch.setattr(polling, "_pause", pause)
@@ -202,7 +202,7 @@ def test_invalid_credentials_end_a_wait_only_after_so_many_looks_in_a_row(
 
     assert (event["state"], event["error"], event["status"]) == ("error", "UnpodAuthError", 401)
     assert f"nvoice {invoice}: 299.00 USD, 'pending'" in event["message"]
-    assert 8 <= looks <= 10  # the poll may be a pause ahead of the wait that it ended
+    assert 8 <= polls <= 10  # the poll may be a pause ahead of the wait that it ended
 
 
 def test_a_token_that_was_replaced_is_taken_up(unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,14 +268,14 @@ def test_an_invoice_that_no_record_may_hold_fails_its_own_wait_and_no_other() ->
     async def main() -> list[Any]:
         waits, tracker = Waits(), Tracker(listed)
 
-        async def looks() -> AsyncIterator[Look]:
+        async def polls() -> AsyncIterator[Snapshot]:
             while True:
-                yield tracker.look(waits.begin(), number=waits.looks)
+                yield tracker.poll(waits.begin(), number=waits.polls)
                 await asyncio.sleep(0)
 
         ends = [asyncio.ensure_future(first(trigger(number)._wait(waits))) for number in (7, 3)]
         await asyncio.sleep(0)
-        polling = asyncio.ensure_future(waits.hand_round(looks()))
+        polling = asyncio.ensure_future(waits.deliver(polls()))
         try:
             return await asyncio.wait_for(asyncio.gather(*ends), 10)
         finally:
@@ -296,10 +296,10 @@ def test_a_wait_that_goes_wrong_leaves_the_others_waiting() -> None:
         joined = [asyncio.ensure_future(waits.join(judge)) for judge in (breaks, lambda seen: {"state": "done"})]
         await asyncio.sleep(0)
 
-        async def looks() -> AsyncIterator[Any]:
+        async def polls() -> AsyncIterator[Any]:
             yield "a look"
 
-        await waits.hand_round(looks())
+        await waits.deliver(polls())
         return await asyncio.gather(*joined, return_exceptions=True)
 
     broken, good = asyncio.run(main())

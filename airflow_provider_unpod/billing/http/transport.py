@@ -1,0 +1,411 @@
+"""One HTTP exchange: a request goes out, a whole answer comes back before the deadline, or a fault says why not.
+
+``requests`` bounds each wait for the network, not their sum: a server that sends one byte every few seconds holds a
+task for ever. So the connections made here read through :class:`_TimedReader`, which allows each read what is left
+of the whole request's time. The same place knows which socket a request is using, which lets another thread cut it.
+"""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import io
+import socket
+import threading
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import DecodeError, HTTPError
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.http import settings
+from airflow_provider_unpod.billing.http.base_url import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from urllib3.poolmanager import PoolManager
+
+    from airflow_provider_unpod.billing.http.cancellation import Cancellation
+
+#: Far above any page (100 invoices are some 30 KB), far below what hurts a worker. Counted after decompression.
+MAX_BODY = 32 * 1024 * 1024
+_BLOCK = 1024 * 1024
+_READ_BUFFER = 64 * 1024
+
+
+class TransportFault(Exception):
+    """No whole answer came. ``cause`` is the innermost error: its outer layers carry the request and so the token."""
+
+    def __init__(self, message: str, cause: BaseException | None = None, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        #: Whether the same request may succeed when it is sent again.
+        self.retryable = retryable
+
+
+class OversizedResponse(Exception):
+    """The answer is larger than any page can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer, decompressed."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+#: What can go wrong while an answer is on its way. The standard library also raises the last two when a socket is
+#: cut under it, or when headers are garbage.
+_FAULTS = (
+    requests.RequestException,
+    HTTPError,
+    http.client.HTTPException,
+    OSError,
+    zlib.error,
+    OversizedResponse,
+    ValueError,
+    AttributeError,
+)
+
+
+class Transport:
+    """Sends GET requests with fixed headers to one address. Thread-safe; connections are kept open and shared."""
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        verify: bool | str,
+        proxies: Mapping[str, str] | None,
+        allow_insecure_http: bool,
+    ) -> None:
+        self._timeout = timeout
+        # Prepared without a Session: that would let a netrc entry replace the Authorization header.
+        self._template = requests.PreparedRequest()
+        self._template.prepare(method="GET", url=base_url, headers=dict(headers))
+        with requests.Session() as session:
+            settings = session.merge_environment_settings(base_url, {}, True, verify, None)
+        self._verify: Any = settings["verify"]
+        self._proxies = _proxies(base_url, proxies, dict(settings["proxies"]), allow_insecure_http)
+        self._adapter = _OneHostAdapter()
+
+    def send(self, url: str, cancellation: Cancellation | None) -> Response:
+        """The answer to GET ``url``, an address below the base URL. Redirects are answers, not followed.
+
+        :raises TransportFault: if no whole answer came before the deadline.
+        :raises OversizedAnswer: if it is larger than ``MAX_BODY``.
+        :raises Cancelled: if ``cancellation`` is or gets cancelled.
+        """
+        request = copy.copy(self._template)
+        request.url = url
+        flight = _Flight(time.monotonic() + self._timeout, cancellation)
+        if cancellation is None:
+            outcome = self._exchange(request, flight)
+        else:
+            with cancellation.calling(flight.cut):
+                outcome = self._exchange(request, flight)
+            cancellation.check()
+        if isinstance(outcome, Response):
+            return outcome
+        # Raised here, where no handler is active: a handled error would be chained, request and token included.
+        raise self._fault(outcome)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def _exchange(self, request: requests.PreparedRequest, flight: _Flight) -> Response | Exception:
+        """The answer, or the error that came instead of it."""
+        _current.flight = flight
+        try:
+            response = self._adapter.send(
+                request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies
+            )
+            try:
+                return Response(response.status_code, response.reason or "", response.headers, _body(response.raw))
+            except BaseException:
+                # The rest of the answer is still on its way: this connection cannot serve another request.
+                response.raw.close()
+                raise
+            finally:
+                response.raw.release_conn()
+        except _FAULTS as err:
+            return err
+        finally:
+            _current.flight = None
+            flight.land()
+
+    def _fault(self, error: Exception) -> Exception:
+        if isinstance(error, OversizedResponse):
+            return OversizedResponse(str(error))
+        chain = list(_chain(error))
+        # Without its traceback, whose frames hold the headers.
+        cause = chain[-1].with_traceback(None)
+        name = type(cause).__name__
+        through = (
+            " through the proxy" if any(isinstance(link, requests.exceptions.ProxyError) for link in chain) else ""
+        )
+        if isinstance(cause, TimeoutError):
+            return TransportFault(f"No whole answer{through} within {self._timeout:g} s.", cause)
+        if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            return TransportFault(
+                "The server's certificate is not trusted: if it is signed by a CA of your own, enter the path of "
+                f"the CA file in the connection's extra `verify`. ({name}: {cause})",
+                cause,
+                retryable=False,
+            )
+        if "407" in str(cause) and through:
+            return TransportFault(
+                "The proxy asks for credentials: enter them in the URL in the connection's extra `proxies`.",
+                cause,
+                retryable=False,
+            )
+        return TransportFault(f"No whole answer{through}: {name}: {str(cause)[:300]}", cause)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what lies under it, the innermost last."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _body(raw: Any) -> bytes:
+    """The whole body of an answer, decompressed; bounded, whatever its headers say.
+
+    Not left to urllib3: releases of it that Airflow still allows decompress a bomb in one go, and none of them
+    notices that a compressed body ends too early.
+    """
+    encoding = (raw.headers.get("Content-Encoding") or "identity").strip().lower()
+    blocks, size = [], 0
+    while block := raw.read(_BLOCK, decode_content=False):
+        size += len(block)
+        if size > MAX_BODY:
+            raise OversizedResponse(f"The answer is larger than {MAX_BODY // 1024 // 1024} MiB.")
+        blocks.append(block)
+    body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+    if encoding == "identity" or not body:
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise DecodeError(f"the answer has an unknown Content-Encoding {encoding[:40]!r}")
+    # 32 + 15: the header tells gzip from zlib.
+    decompressor = zlib.decompressobj(47)
+    plain = decompressor.decompress(body, MAX_BODY + 1)
+    if len(plain) > MAX_BODY:
+        raise OversizedResponse(f"The answer is larger than {MAX_BODY // 1024 // 1024} MiB, decompressed.")
+    if not decompressor.eof:
+        raise DecodeError("the compressed answer ends too early")
+    return plain
+
+
+def _proxies(
+    base_url: str, given: Mapping[str, str] | None, environment: dict[str, str], allow_insecure_http: bool
+) -> dict[str, str]:
+    """The proxies to use: the connection's own before those of the environment.
+
+    A request over plain http to this very machine is allowed because nobody else can read it. Through a proxy
+    elsewhere everybody on the way could, so it goes there only with ``allow_insecure_http``.
+    """
+    own = dict(given or {})
+    chosen = {**environment, **own}
+    proxy = select_proxy(base_url, chosen)
+    if proxy is None:
+        return {}
+    settings.proxy_url(proxy)
+    if base_url.startswith("http://") and not allow_insecure_http:
+        host = urlsplit(proxy if "://" in proxy else f"http://{proxy}").hostname
+        if not is_loopback(host):
+            if select_proxy(base_url, own) is not None:
+                raise UnpodConfigError(
+                    "The connection's extra `proxies` would carry the API token over plain http: use an https "
+                    "address in `host`, or set `allow_insecure_http`."
+                )
+            return {}
+    return {base_url.partition(":")[0]: proxy}
+
+
+class _Flight:
+    """What one request in flight needs to be bounded in time and to be cut: its deadline and its socket."""
+
+    __slots__ = ("_cancellation", "_own", "_socket", "deadline")
+
+    def __init__(self, deadline: float, cancellation: Cancellation | None) -> None:
+        self.deadline = deadline
+        self._cancellation = cancellation
+        self._socket: Any = None
+        self._own: socket.socket | None = None
+
+    def remaining(self) -> float:
+        """Seconds left, never zero: that would mean "non-blocking" to a socket.
+
+        :raises TimeoutError: if there are none.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    def watch(self, sock: Any) -> None:
+        """``sock`` is what the request waits for from now on."""
+        self._socket = sock
+        if self._cancellation is not None:
+            self._cancellation.check()
+
+    def watch_copy(self, sock: socket.socket) -> None:
+        """As :meth:`watch`, for a new connection: a TLS handshake takes the socket object away, not its copy."""
+        self._own = sock.dup()
+        self.watch(self._own)
+
+    def cut(self) -> None:
+        """End the connection under the thread that waits for it, which then sees the end of the stream."""
+        sock = self._socket
+        while sock is not None and not isinstance(sock, socket.socket):
+            sock = getattr(sock, "socket", None)
+        if sock is not None:
+            with suppress(OSError):  # not connected, or closed already
+                # Not SSLSocket's own shutdown: it also takes the TLS object from under the reader.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def land(self) -> None:
+        self._socket = None
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+
+class _Current(threading.local):
+    """The flight of the calling thread: urllib3 has no way to hand it down to the socket."""
+
+    flight: _Flight | None = None
+
+
+_current = _Current()
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket, each time no longer than the deadline of the calling thread's request allows."""
+
+    def __init__(self, sock: Any, raw: Any) -> None:
+        self._sock = sock
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if (flight := _current.flight) is not None:
+            self._sock.settimeout(flight.remaining())
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach()), _READ_BUFFER)
+
+
+class _TimedConnection(HTTPConnection):
+    """A connection whose every wait ends by the deadline of the request that it serves."""
+
+    response_class = _TimedResponse
+    #: http.client's global switch prints every header, the token included.
+    debuglevel = 0
+
+    def _new_conn(self) -> socket.socket:
+        flight = _current.flight
+        if flight is None:
+            raise RuntimeError("a connection was asked for outside of a request")
+        host = self._dns_host.strip("[]")
+        addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        for left in range(len(addresses), 0, -1):
+            family, kind, protocol, _, address = addresses[-left]
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                # An address that swallows packets must leave time for the next one.
+                sock.settimeout(flight.remaining() / left)
+                flight.watch(sock)
+                sock.connect(address)
+                sock.settimeout(flight.remaining())
+                flight.watch_copy(sock)
+                return sock
+            except OSError:
+                sock.close()
+                if left == 1:
+                    raise
+            except BaseException:
+                sock.close()
+                raise
+        raise OSError(f"{host} has no address")
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None and _current.flight is not None:
+            _current.flight.watch(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _TimedTLSConnection(_TimedConnection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _TimedConnection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedTLSConnection
+
+
+class _OneHostAdapter(HTTPAdapter):
+    """The adapter of one address with fixed settings, whose connection pool is looked up once."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+        # One connection for each request that may be in flight; none is opened before it is needed.
+        super().__init__(pool_connections=1, pool_maxsize=settings.MAX_CONCURRENCY)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _use_timed_pools(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        _use_timed_pools(manager)
+        return manager
+
+    def close(self) -> None:
+        super().close()
+        self._pool = None
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+        return self._pool
+
+
+def _use_timed_pools(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}

@@ -1,0 +1,132 @@
+"""One complete list out of many pages: the entry to reading, at each level of consistency.
+
+``linked`` (the default) proves that nothing was lost while the list moved, and falls back to ``repeated`` whole passes
+where the server does not allow the proof. ``single-pass`` reads every page once and notices what ``count`` and repeated
+ids show. See `docs/completeness.md`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+from airflow_provider_unpod.billing.http.settings import argument_of_reading
+from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.billing.reading.evidence import (
+    LINKED,
+    REPEATED,
+    SINGLE_PASS,
+    Evidence,
+    Tally,
+    check_consistency,
+)
+from airflow_provider_unpod.billing.reading.fetcher import Fetcher, PageSource, Progress
+from airflow_provider_unpod.billing.reading.linked_read import LinkedRead, Unlinkable
+from airflow_provider_unpod.billing.reading.passes import repeated_passes, single_pass
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+log = logging.getLogger(__name__)
+
+
+def read_list(
+    source: PageSource,
+    *,
+    consistency: str = LINKED,
+    page_size: int | None = None,
+    max_concurrency: int | None = None,
+) -> Reading:
+    """Begin to read the whole billing list; no request is made before the first invoice is asked for.
+
+    :param consistency: ``"linked"`` or ``"single-pass"``.
+    :param page_size: rows asked for at a time, at most; the source's own by default.
+    :param max_concurrency: requests in flight, at most; the source's own by default.
+    :raises UnpodConfigError: if an argument is out of range.
+    """
+    check_consistency(consistency)
+    size = source.page_size if page_size is None else argument_of_reading("page_size", page_size)
+    concurrency = source.max_concurrency
+    if max_concurrency is not None:
+        concurrency = argument_of_reading("max_concurrency", max_concurrency)
+    return Reading(source, consistency, size, concurrency)
+
+
+class Reading(Iterator[Invoice]):
+    """The invoices of one read, each once, as they come.
+
+    Only a reading that ended without an error is complete: what it gave out before an error must not be taken for the
+    whole. Close it (or use it in a ``with``) to stop early; requests in flight are then cut.
+
+    Iteration raises :class:`~airflow_provider_unpod.billing.errors.UnpodListUnstable` where completeness cannot be
+    proved, and whatever a request raises.
+    """
+
+    def __init__(self, source: PageSource, consistency: str, page_size: int, max_concurrency: int) -> None:
+        self._fetcher = Fetcher(source, max_concurrency)
+        self._progress = Progress(source)
+        self._tally = Tally(self._log_progress)
+        self._evidence: Evidence | None = None
+        read = self._linked if consistency == LINKED else self._single_pass
+        self._invoices = read(page_size)
+
+    @property
+    def evidence(self) -> Evidence:
+        """How completeness was established.
+
+        :raises RuntimeError: before the last invoice was taken.
+        """
+        if self._evidence is None:
+            raise RuntimeError("The list has not been read to its end, so nothing is known about its completeness.")
+        return self._evidence
+
+    def __next__(self) -> Invoice:
+        return next(self._invoices)
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+        self._invoices.close()
+        self._fetcher.close()
+
+    def _single_pass(self, page_size: int) -> Generator[Invoice, None, None]:
+        try:
+            yield from single_pass(self._fetcher, self._tally, page_size)
+            self._evidence = self._tally.close(SINGLE_PASS, self._fetcher.requests)
+        finally:
+            self._fetcher.close()
+
+    def _linked(self, page_size: int) -> Generator[Invoice, None, None]:
+        read = LinkedRead(self._fetcher, self._tally, page_size)
+        level = LINKED
+        try:
+            try:
+                yield from read.invoices()
+                self._tally.invoices = read.links.invoices
+            except Unlinkable as reason:
+                level = REPEATED
+                self._tally.fallback = str(reason)
+                self._fetcher.drop()
+                log.info("Reading the list by whole passes, until two agree: %s.", reason)
+                yield from repeated_passes(self._fetcher, self._tally, page_size, read.links)
+            self._evidence = self._tally.close(level, self._fetcher.requests)
+        finally:
+            self._fetcher.close()
+
+    def _log_progress(self, tally: Tally) -> None:
+        known = tally.count_last
+        invoices = tally.invoices
+        self._progress.report(
+            pages=tally.windows,
+            invoices=invoices,
+            requests=self._fetcher.requests,
+            rows_to_go=max(0, known - invoices) if known is not None else None,
+        )

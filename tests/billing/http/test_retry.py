@@ -1,0 +1,245 @@
+"""A request that fails on its way is repeated, and ends in time whatever the server does."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodError, UnpodUnavailable
+from airflow_provider_unpod.billing.http.rate_limit import Pacing
+from airflow_provider_unpod.billing.http.retry import RetryPolicy
+from tests.billing.conftest import FastClock
+from tests.billing.faulty_server import TOKEN, Close, Drip, FaultyServer, Hang, Reset, Script, answer, page, row
+
+Connect = Callable[..., UnpodClient]
+
+GOOD = page([1, 2, 3])
+WIRE = b"".join(step for step in GOOD if isinstance(step, bytes))
+HEAD, BODY = WIRE[: WIRE.index(b"\r\n\r\n") + 4], WIRE[WIRE.index(b"\r\n\r\n") + 4 :]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+PACKED = gzip.compress(BODY)
+
+#: Faults that may pass: each is retried.
+TRANSIENT: dict[str, Script] = {
+    "reset at once": [Reset],
+    "closed without an answer": [Close],
+    "reset inside the headers": [HEAD[:20], Reset],
+    "closed inside the headers": [HEAD[:20], Close],
+    "reset inside the body": [HEAD + BODY[:40], Reset],
+    "content length not reached": [HEAD + BODY[:40], Close],
+    "body missing": [HEAD, Close],
+    "chunk cut": [CHUNKED + b"%x\r\n" % len(BODY) + BODY[:40], Close],
+    "last chunk missing": [CHUNKED + b"%x\r\n" % len(BODY) + BODY + b"\r\n", Close],
+    "chunk size is none": [CHUNKED + b"zz\r\n" + BODY, Close],
+    "unframed body cut": [UNFRAMED + BODY[:-10], Close],
+    "whole answer of half a document": answer(BODY[:-10]),
+    "empty 200": answer(b""),
+    "half a character at the end": answer('{"message": "ü'.encode()[:-1]),
+    "gzip cut": answer(PACKED[:-12], headers={"Content-Encoding": "gzip"}),
+    "gzip without its checksum": answer(PACKED[:-8], headers={"Content-Encoding": "gzip"}),
+    "gzip broken": answer(PACKED[:30] + b"\x00\xff" + PACKED[32:], headers={"Content-Encoding": "gzip"}),
+    "gzip that is none": answer(BODY, headers={"Content-Encoding": "gzip"}),
+    "garbage instead of a status line": [b"\x00\x01\x02 garbage\r\n\r\n", Close],
+    "a header line without end": [b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, Close],
+    "500": answer({"message": "oops"}, 500),
+    "500 whose body is cut": [b"HTTP/1.1 500 X\r\nContent-Length: 99\r\n\r\nx", Close],
+    "502 with HTML": answer("<html><h1>502 Bad Gateway</h1></html>", 502),
+    "503": answer("", 503),
+    "429": answer({"error": {"code": "rate_limit_exceeded", "message": "slow"}}, 429),
+    "429 with a time": answer("", 429, {"Retry-After": "7"}),
+    "408": answer("", 408),
+}
+PERMANENT: dict[str, Script] = {
+    "400": answer({"message": "no"}, 400),
+    "401": answer({"message": "no"}, 401),
+    "403": answer({"message": "no"}, 403),
+    "404": answer({"message": "no"}, 404),
+    "206": answer({"message": "no"}, 206),
+    "302": answer("", 302, {"Location": "https://elsewhere.example/"}),
+    "HTML": answer("<html>"),
+    "no rows": answer({"message": "no"}),
+}
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_fault_that_may_pass_is_retried(server: FaultyServer, connect: Connect, fault: str) -> None:
+    server.scripts = [TRANSIENT[fault], GOOD]
+    client = connect(server)
+    assert [invoice.invoice_id for invoice in client.get_page(1, 100).invoices] == [1, 2, 3]
+    assert client.requests_made == 2
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_fault_that_does_not_pass_becomes_an_error_after_the_last_try(
+    server: FaultyServer, connect: Connect, fault: str
+) -> None:
+    server.otherwise = TRANSIENT[fault]
+    client = connect(server, retry=RetryPolicy(attempts=3))
+    with pytest.raises(UnpodError, match="given up after 3 tries") as caught:
+        client.get_page(1, 100)
+    assert not caught.value.permanent
+    assert client.requests_made == 3
+    assert TOKEN not in repr(caught.value.__cause__)
+
+
+def test_nobody_listening_is_unavailable_with_its_cause(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = connect(f"http://127.0.0.1:{port}", retry=RetryPolicy(attempts=2))
+    with pytest.raises(UnpodUnavailable, match="refused") as caught:
+        client.get_page(1, 100)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert caught.value.status is None
+
+
+def test_a_name_that_does_not_exist_is_unavailable(connect: Connect) -> None:
+    client = connect("https://no-such-host.invalid", retry=RetryPolicy(attempts=2))
+    with pytest.raises(UnpodUnavailable) as caught:
+        client.get_page(1, 100)
+    assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+SLOW: dict[str, Script] = {
+    "no answer": [Hang],
+    "stops inside the headers": [HEAD[:20], Hang],
+    "stops before the body": [HEAD, Hang],
+    "stops inside the body": [HEAD + BODY[:40], Hang],
+    "drips from the first byte": [Drip(WIRE, 0.05)],
+    "drips the body": [HEAD, Drip(BODY, 0.05)],
+    "drips chunks": [CHUNKED, Drip(b"1\r\n{\r\n" * 50, 0.05)],
+    "drips an unframed body": [UNFRAMED, Drip(BODY, 0.05)],
+    "drips headers": [b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n" * 90, 0.03)],
+    "drips interim answers": [Drip(b"HTTP/1.1 100 Continue\r\n\r\n" * 90, 0.03)],
+    "drips the body of an error": [b"HTTP/1.1 500 X\r\nContent-Length: 9999\r\n\r\n", Drip(b"x" * 9999, 0.05)],
+}
+
+
+@pytest.mark.parametrize("how", SLOW)
+def test_the_timeout_is_the_deadline_of_the_whole_request(server: FaultyServer, connect: Connect, how: str) -> None:
+    server.otherwise = SLOW[how]
+    client = connect(server, timeout=0.3, retry=RetryPolicy(attempts=1))
+    began = time.monotonic()
+    with pytest.raises(UnpodUnavailable, match=r"within 0\.3 s") as caught:
+        client.get_page(1, 100)
+    assert 0.2 < time.monotonic() - began < 2
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_a_server_that_never_accepts_ends_in_time_too(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        fillers = []
+        for _ in range(4):  # a full queue: the next connection gets no answer at all
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        client = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3, retry=RetryPolicy(attempts=1))
+        began = time.monotonic()
+        with pytest.raises(UnpodUnavailable, match=r"within 0\.3 s"):
+            client.get_page(1, 100)
+        assert time.monotonic() - began < 2
+        for filler in fillers:
+            filler.close()
+
+
+def test_a_slow_answer_that_is_whole_in_time_is_an_answer(server: FaultyServer, connect: Connect) -> None:
+    server.otherwise = [Drip(WIRE[:30], 0.005), WIRE[30:-20], Drip(WIRE[-20:], 0.005)]
+    assert len(connect(server, timeout=5, retry=RetryPolicy(attempts=1)).get_page(1, 100).invoices) == 3
+
+
+def test_the_deadline_of_one_request_is_not_that_of_the_next_on_the_same_connection(
+    server: FaultyServer, connect: Connect
+) -> None:
+    server.otherwise = [Drip(WIRE[:30], 0.006), WIRE[30:]]
+    client = connect(server, timeout=0.4, retry=RetryPolicy(attempts=1))
+    for _ in range(4):
+        client.get_page(1, 100)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP"])
+def test_compressed_answers_are_read(server: FaultyServer, connect: Connect, encoding: str) -> None:
+    body = {"gzip": PACKED, "x-gzip": PACKED, "deflate": zlib.compress(BODY), "identity": BODY}[encoding.lower()]
+    server.scripts = [answer(body, headers={"Content-Encoding": encoding})]
+    client = connect(server)
+    assert len(client.get_page(1, 100).invoices) == 3
+    assert client.requests_made == 1
+
+
+def test_chunked_answers_are_read(server: FaultyServer, connect: Connect) -> None:
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
+    server.otherwise = [CHUNKED + pieces + b"0\r\n\r\n"]
+    client = connect(server)
+    for _ in range(3):
+        assert len(client.get_page(1, 100).invoices) == 3
+    assert server.connections == 1
+
+
+def test_a_gzip_bomb_is_refused_without_unpacking_it(server: FaultyServer, connect: Connect) -> None:
+    packer = zlib.compressobj(1, wbits=31)
+    block = bytes(1_000_000)
+    bomb = b"".join(packer.compress(block) for _ in range(150)) + packer.flush()
+    assert len(bomb) < 1_000_000
+    server.otherwise = answer(bomb, headers={"Content-Encoding": "gzip"})
+    client = connect(server)
+    tracemalloc.start()
+    with pytest.raises(UnpodBadAnswer, match="MiB"):
+        client.get_page(1, 100)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80 * 1024 * 1024
+    assert client.requests_made == 1
+
+
+@pytest.mark.parametrize("framing", ["declared", "endless"])
+def test_an_answer_larger_than_any_page_is_refused(server: FaultyServer, connect: Connect, framing: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" if framing == "declared" else UNFRAMED
+    server.otherwise = [head, *[b" " * 1_000_000] * 40, Hang]
+    with pytest.raises(UnpodBadAnswer, match="MiB"):
+        connect(server, timeout=20).get_page(1, 100)
+
+
+def test_a_body_of_ten_megabytes_is_read(server: FaultyServer, connect: Connect) -> None:
+    server.otherwise = page(results=[row(1, note="x" * 10_000_000)])
+    assert connect(server).get_page(1, 100).invoices[0].invoice_id == 1
+
+
+@pytest.mark.parametrize("fault", PERMANENT)
+def test_what_cannot_pass_is_not_tried_again_even_after_faults_that_did(
+    server: FaultyServer, connect: Connect, fault: str
+) -> None:
+    server.scripts = [TRANSIENT["500"], TRANSIENT["reset at once"], PERMANENT[fault]]
+    client = connect(server)
+    with pytest.raises(UnpodError):
+        client.get_page(1, 100)
+    assert client.requests_made == 3
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    faults=st.lists(st.sampled_from(sorted(TRANSIENT)), max_size=7), then=st.sampled_from(["good", *sorted(PERMANENT)])
+)
+def test_any_sequence_of_passing_faults_within_the_budget_ends_as_its_last_answer_does(
+    faults: list[str], then: str
+) -> None:
+    with FaultyServer([*(TRANSIENT[fault] for fault in faults), PERMANENT.get(then, GOOD)]) as server:
+        server.otherwise = PERMANENT["401"]  # must never be asked for
+        with UnpodClient(server.url, TOKEN, "acme", timeout=5) as client:
+            client._pacing = Pacing(FastClock())
+            if then == "good":
+                assert [invoice.invoice_id for invoice in client.get_page(1, 100).invoices] == [1, 2, 3]
+            else:
+                with pytest.raises(UnpodError) as caught:
+                    client.get_page(1, 100)
+                assert caught.value.status is not None
+            assert client.requests_made == len(server.requests) == len(faults) + 1

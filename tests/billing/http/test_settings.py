@@ -1,0 +1,200 @@
+"""The fields of a connection: what may be entered, what it means, and an error that names the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.http.base_url import base_url_of
+from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "schema", "url"),
+    [
+        (None, None, None, "https://unpod.dev"),
+        ("", None, "", "https://unpod.dev"),
+        (" ", 0, " ", "https://unpod.dev"),
+        ("https://unpod.dev", None, None, "https://unpod.dev"),
+        ("https://unpod.dev/", None, None, "https://unpod.dev"),
+        ("http://localhost:3001", None, None, "http://localhost:3001"),
+        ("unpod.ai", None, None, "https://unpod.ai"),
+        ("UNPOD.ai.", None, None, "https://unpod.ai."),
+        ("unpod.ai", 8443, "https", "https://unpod.ai:8443"),
+        ("unpod.ai:8443", None, None, "https://unpod.ai:8443"),
+        ("unpod.ai:8443", 8443, "HTTPS", "https://unpod.ai:8443"),
+        ("unpod.ai", "8443", None, "https://unpod.ai:8443"),
+        ("https://unpod.ai", 8443, "https", "https://unpod.ai:8443"),
+        ("localhost", 3001, "http", "http://localhost:3001"),
+        ("localhost", 3001, None, "http://localhost:3001"),
+        ("localhost:3001", None, None, "http://localhost:3001"),
+        ("127.0.0.1", 3001, None, "http://127.0.0.1:3001"),
+        ("localhost", 3001, "https", "https://localhost:3001"),
+        ("10.0.0.7", None, None, "https://10.0.0.7"),
+        ("::1", 3001, None, "http://[::1]:3001"),
+        ("[::1]", 3001, "http", "http://[::1]:3001"),
+        ("[::1]:3001", None, None, "http://[::1]:3001"),
+        ("2001:db8::7", None, None, "https://[2001:db8::7]"),
+        ("https://[2001:db8::7]:8443", None, None, "https://[2001:db8::7]:8443"),
+        (None, 8443, "https", "https://unpod.dev:8443"),
+        ("bücher.example", None, None, "https://xn--bcher-kva.example"),
+        ("unpod_api", 80, "http", "http://unpod_api:80"),
+    ],
+)
+def test_host_port_and_schema_make_one_address(host: str | None, port: Any, schema: str | None, url: str) -> None:
+    assert base_url_of(host, port, schema) == url
+    assert base_url_of(url, None, None) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "schema", "field", "said"),
+    [
+        ("https://unpod.dev/api/v2", None, None, "host", "a path"),
+        ("unpod.dev/api", None, None, "host", "a path"),
+        ("https://unpod.dev?x=secret-value", None, None, "host", "a query"),
+        ("https://unpod.dev/?", None, None, "host", "a query"),
+        ("https://unpod.dev#secret-value", None, None, "host", "a fragment"),
+        ("https://acme:secret-value@unpod.dev", None, None, "host", "credentials"),
+        ("acme:secret-value@unpod.dev", None, None, "host", "credentials"),
+        ("secret-value@unpod.dev", None, None, "host", "credentials"),
+        ("ftp://unpod.dev", None, None, "host", "https"),
+        ("https://", None, None, "host", "host name"),
+        ("https:///", None, None, "host", "host name"),
+        ("un pod.dev", None, None, "host", "host name"),
+        ("unpod..dev", None, None, "host", "host name"),
+        ("-unpod.dev", None, None, "host", "host name"),
+        ("unpod.dev\nX: y", None, None, "host", "host name"),
+        ("http://[::1", None, None, "host", "address"),
+        ("[::zz]", None, None, "host", ""),
+        ("unpod.dev", 70000, None, "port", "65535"),
+        ("unpod.dev", -1, None, "port", "65535"),
+        ("unpod.dev", "http", None, "port", "65535"),
+        ("unpod.dev:0", None, None, "port", "65535"),
+        ("unpod.dev:99999", None, None, "port", "65535"),
+        ("unpod.dev:80", 81, None, "port", "two"),
+        ("unpod.dev", None, "gopher", "schema", "https"),
+        ("http://localhost", None, "https", "schema", "two"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_by_its_field(
+    host: str, port: Any, schema: str | None, field: str, said: str
+) -> None:
+    with pytest.raises(UnpodConfigError, match=f"`{field}`.*{said}") as caught:
+        base_url_of(host, port, schema)
+    assert "secret-value" not in str(caught.value)
+
+
+@given(
+    host=st.text(max_size=60),
+    port=st.one_of(st.none(), st.integers()),
+    schema=st.one_of(st.none(), st.text(max_size=6)),
+)
+def test_any_text_is_an_address_or_refused(host: str, port: int | None, schema: str | None) -> None:
+    try:
+        url = base_url_of(host, port, schema)
+    except UnpodConfigError:
+        return
+    assert base_url_of(url, None, None) == url
+    UnpodClient(url, "token", "acme", allow_insecure_http=True).close()
+
+
+def test_options_as_a_form_or_a_uri_gives_them_are_texts(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text("")
+    texts = {
+        "auth_scheme": "BEARER",
+        "product_id": " unpod.ai ",
+        "timeout": "12.5",
+        "page_size": "50",
+        "max_concurrency": "8",
+        "verify": str(ca_file),
+        "proxies": '{"https": "http://proxy.example:3128"}',
+        "allow_insecure_http": "True",
+        "something_else": "is not ours",
+    }
+    options = settings_from_extra(texts)
+    assert options == {
+        "auth_scheme": "Bearer",
+        "product_id": "unpod.ai",
+        "timeout": 12.5,
+        "page_size": 50,
+        "max_concurrency": 8,
+        "verify": str(ca_file),
+        "proxies": {"https": "http://proxy.example:3128"},
+        "allow_insecure_http": True,
+    }
+    assert settings_from_extra(options) == options
+    assert set(options) == set(EXTRA_FIELDS)
+
+
+def test_empty_fields_of_a_form_mean_the_default() -> None:
+    assert settings_from_extra(dict.fromkeys(EXTRA_FIELDS)) == {}
+    assert settings_from_extra(dict.fromkeys(EXTRA_FIELDS, " ")) == {}
+    assert settings_from_extra({}) == {}
+
+
+GOOD: dict[str, list[tuple[Any, Any]]] = {
+    "auth_scheme": [("token", "Token"), ("JWT", "jwt"), ("Bearer", "Bearer"), (" jwt ", "jwt")],
+    "timeout": [(30, 30.0), ("30", 30.0), (0.5, 0.5), ("1e2", 100.0)],
+    "page_size": [(1, 1), ("100", 100), (20.0, 20)],
+    "max_concurrency": [(1, 1), ("64", 64)],
+    "verify": [(True, True), (False, False), ("false", False), ("TRUE", True), ("0", False), (1, True)],
+    "allow_insecure_http": [(False, False), ("yes", True), ("off", False)],
+    "proxies": [({}, {}), ("{}", {}), ({"http": "proxy:3128"}, {"http": "proxy:3128"})],
+}
+BAD: dict[str, list[Any]] = {
+    "auth_scheme": ["Basic", "Token x", 7, True],
+    "product_id": ["a\nb", "ü", "x\r\nY: z"],
+    "timeout": [0, -1, "soon", "nan", float("inf"), True, [30], 1e9],
+    "page_size": [0, -5, "many", 1.5, True, 10**9, "1.5"],
+    "max_concurrency": [0, 65, "65", -1, 2.5, False],
+    "verify": ["/no/such/file.pem", "maybe", 2, [], 0.5],
+    "allow_insecure_http": ["maybe", 2, []],
+    "proxies": [
+        *("http://proxy:3128", "[]", [], 7, "[" * 100_000, {"https": 7}, {"https": ""}, {1: "http://p"}),
+        *({"https": "socks5://p:1"}, {"https": "http://p:99999"}, {"https": "http://"}),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "value", "means"), [(name, *case) for name, cases in GOOD.items() for case in cases])
+def test_an_option_means_the_same_as_text_and_as_value(name: str, value: Any, means: Any) -> None:
+    assert settings_from_extra({name: value}) == {name: means}
+    UnpodClient("https://unpod.dev", "token", "acme", **{name: value}).close()
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_an_option_that_makes_no_sense_is_refused_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match=f"`{name}`"):
+        settings_from_extra({name: value})
+    with pytest.raises(UnpodConfigError, match=f"`{name}`"):
+        UnpodClient("https://unpod.dev", "token", "acme", **{name: value})
+
+
+def test_no_secret_of_a_wrong_field_is_shown() -> None:
+    for extra in (
+        {"auth_scheme": "tok-secret"},
+        {"proxies": {"https": "socks5://carl:pr0xy-pw@proxy:1"}},
+        {"proxies": json.dumps({"https": "http://carl:pr0xy-pw@proxy:99999"})},
+    ):
+        with pytest.raises(UnpodConfigError) as caught:
+            settings_from_extra(extra)
+        assert "secret" not in str(caught.value)
+        assert "pr0xy-pw" not in str(caught.value)
+
+
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
+    connect: Callable[..., UnpodClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://carl:pr0xy-pw@proxy:1080")
+    with pytest.raises(UnpodConfigError, match="environment") as caught:
+        connect("https://unpod.dev")
+    assert "pr0xy-pw" not in str(caught.value)

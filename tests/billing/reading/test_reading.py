@@ -1,0 +1,732 @@
+"""A list that is read completely while it moves, or not at all."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.client import Page, UnpodClient
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodListUnstable, UnpodUnavailable
+from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.billing.reading import fetcher as fetcher_module
+from airflow_provider_unpod.billing.reading.evidence import Evidence
+from airflow_provider_unpod.billing.reading.fetcher import Fetcher
+from airflow_provider_unpod.billing.reading.linked_read import PATIENCE
+from airflow_provider_unpod.billing.reading.passes import MAX_PASSES
+from airflow_provider_unpod.billing.reading.reading import read_list
+from airflow_provider_unpod.billing.reading.windows import Window, chain_length
+from airflow_provider_unpod.sandbox import Sandbox
+from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, ScramblingPool, row
+
+ORDERS = (NEWEST, OLDEST, SHUFFLED)
+#: For `fetcher_module.SWIFT`: which answers count as being there at once.
+NEVER, BY_DEFAULT, ALWAYS = 0.0, fetcher_module.SWIFT, 3_600.0
+
+
+@pytest.fixture(autouse=True)
+def requests_in_any_order() -> Iterator[None]:
+    """Run requests that are under way together in an arbitrary but repeatable order, whatever time they take."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(fetcher_module, "ThreadPoolExecutor", ScramblingPool)
+    patch.setattr(fetcher_module, "SWIFT", NEVER)
+    ScramblingPool.chooser = random.Random(7)
+    yield
+    patch.undo()
+
+
+def read(source: Any, **options: Any) -> tuple[list[int], Evidence]:
+    with read_list(source, **options) as reading:
+        ids = [invoice.key for invoice in reading]
+        return ids, reading.evidence  # type: ignore[return-value]  # these lists have integer ids
+
+
+# -- a list that stands still
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("count", [0, 1, 2, 11, 12, 13, 18, 24, 36, 60, 72, 99, 100, 101, 200, 201, 1_234])
+@pytest.mark.parametrize("past_end", ["404", "200"])
+@pytest.mark.parametrize("counts", ["right", "null"])
+def test_every_invoice_once_whatever_the_length_the_order_and_the_kind_of_end(
+    order: str, count: int, past_end: str, counts: str
+) -> None:
+    for consistency, page_size in [("linked", 100), ("linked", 12), ("single-pass", 100), ("single-pass", 12)]:
+        quiet = MovingList(count, order, past_end=past_end, counts=counts, page_size=page_size)
+        ids, evidence = read(quiet, consistency=consistency)
+        assert ids == quiet.ids
+        assert evidence.consistency == consistency
+        assert evidence.invoices == count
+        assert evidence.requests == len(quiet.requests)
+
+
+@pytest.mark.parametrize("count", [1, 50, 99, 100, 101, 450, 499, 501, 2_000, 5_000, 5_001, 20_000])
+def test_a_quiet_list_costs_a_seventh_more_with_the_proof_and_nothing_more_without(count: int) -> None:
+    plain = ceil(count / 100)
+    linked, single = MovingList(count), MovingList(count)
+    read(linked)
+    read(single, consistency="single-pass")
+    limit = 1 if count <= 99 else plain + 1 if count <= 500 else plain * (1.2 if count <= 5_000 else 1.16)
+    assert len(linked.requests) <= limit
+    assert len(single.requests) == plain
+
+
+@pytest.mark.parametrize("cap", [10, 15, 20, 50, 100])
+@pytest.mark.parametrize("count", [9, 10, 60, 333])
+@pytest.mark.parametrize("consistency", ["linked", "single-pass"])
+def test_a_server_that_quietly_limits_the_page_size_is_believed_by_the_rows_that_came(
+    cap: int, count: int, consistency: str
+) -> None:
+    clamped = MovingList(count, cap=cap, page_size=100)
+    assert read(clamped, consistency=consistency)[0] == clamped.ids
+
+
+@pytest.mark.parametrize("fixed", [7, 20, 100, 250])
+@pytest.mark.parametrize("count", [0, 5, 20, 100, 150, 333])
+@pytest.mark.parametrize("past_end", ["404", "200"])
+def test_a_server_that_ignores_page_size_is_read_by_whole_passes(fixed: int, count: int, past_end: str) -> None:
+    stubborn = MovingList(count, cap=fixed, ignore_page_size=True, past_end=past_end)
+    ids, evidence = read(stubborn)
+    assert sorted(ids) == sorted(stubborn.ids)
+    if count > fixed or count > 100:
+        assert evidence.consistency == "repeated"
+        assert "page_size" in (evidence.fallback or "") or "short" in (evidence.fallback or "")
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 5, 9])
+def test_pages_too_small_to_overlap_are_read_by_whole_passes(page_size: int) -> None:
+    small = MovingList(120, page_size=page_size)
+    ids, evidence = read(small)
+    assert sorted(ids) == sorted(small.ids)
+    assert evidence.consistency in ("linked", "repeated")
+
+
+def test_rows_that_the_server_drops_after_slicing_do_not_end_the_list() -> None:
+    filtered = MovingList(700, hidden_rows=lambda number: number % 7 == 0)
+    ids, evidence = read(filtered)
+    assert set(ids) == filtered.stable
+    assert evidence.end == "count"
+
+
+def test_without_a_count_a_page_size_over_the_servers_limit_may_be_refused_with_what_to_do() -> None:
+    quiet = {"cap": 100, "counts": "null"}
+    with (
+        pytest.raises(UnpodListUnstable, match="`page_size`"),
+        read_list(MovingList(101, NEWEST, **quiet), page_size=500) as reading,
+    ):
+        list(reading)
+    with read_list(MovingList(101, NEWEST, **quiet), page_size=100) as reading:
+        assert len(list(reading)) == 101
+
+
+def test_without_a_count_pages_that_come_short_in_the_middle_are_an_error_and_no_end() -> None:
+    filtered = MovingList(700, counts="null", hidden_rows=lambda number: number % 7 == 0)
+    with pytest.raises(UnpodListUnstable, match="no `count`"):
+        read(filtered)
+
+
+def test_equal_dates_in_no_order_of_ids_are_not_trusted_to_windows() -> None:
+    """Databases break such ties differently for different LIMIT and OFFSET."""
+
+    def same_day(number: int) -> dict[str, Any]:
+        return row(number, date="2026-02-01") | {"invoice_date": "2026-02-01T00:00:00Z"}
+
+    tied = MovingList(350, SHUFFLED, make_row=same_day)
+    ids, evidence = read(tied)
+    assert sorted(ids) == sorted(tied.ids)
+    assert evidence.consistency == "repeated"
+    assert "equal date" in (evidence.fallback or "")
+
+
+@pytest.mark.parametrize(("order", "named"), [(NEWEST, "by id"), (OLDEST, "by id"), (SHUFFLED, "assumed")])
+def test_the_evidence_says_what_the_order_rests_on(order: str, named: str) -> None:
+    assert read(MovingList(400, order))[1].order == named
+
+
+def test_dates_in_order_are_named_as_the_order_where_ids_have_none() -> None:
+    def backwards(number: int) -> dict[str, Any]:
+        return row(number) | {
+            "id": (number * 7_919) % 100_003,
+            "invoice_date": f"2026-01-01T{number // 60:02}:{number % 60:02}:00Z",
+        }
+
+    assert read(MovingList(400, NEWEST, make_row=backwards))[1].order == "by date"
+
+
+def test_an_invoice_listed_twice_is_an_error_and_not_a_silent_drop() -> None:
+    twice = MovingList(250)
+    twice.ids[120] = twice.ids[20]
+    for consistency in ("linked", "single-pass"):
+        with pytest.raises(UnpodListUnstable):
+            read(twice, consistency=consistency)
+
+
+@pytest.mark.parametrize("counted", [251, 249, 400, 10])
+def test_a_count_that_never_agrees_with_the_rows_is_an_error(counted: int) -> None:
+    class Miscounting(MovingList):
+        def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
+            answer = super().get_page(page, page_size)
+            return answer if answer.past_end else Page(answer.invoices, counted)
+
+    for consistency in ("single-pass",) if counted > 250 else ("linked", "single-pass"):
+        with pytest.raises(UnpodListUnstable):
+            read(Miscounting(250), consistency=consistency)
+
+
+class RepeatedPage(MovingList):
+    """Gives page 1 whatever page is asked for."""
+
+    def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
+        super().get_page(page, page_size)
+        return Page([Invoice(row(number)) for number in self.ids[:page_size]], len(self.ids) if self.counts else None)
+
+
+@pytest.mark.parametrize("counts", ["right", None])
+@pytest.mark.parametrize("consistency", ["linked", "single-pass"])
+def test_a_server_that_repeats_a_page_for_ever_is_left(counts: str | None, consistency: str) -> None:
+    endless = RepeatedPage(1_000, counts=counts)  # type: ignore[arg-type]
+    with pytest.raises(UnpodListUnstable):
+        read(endless, consistency=consistency)
+    assert len(endless.requests) <= 150
+
+
+# -- a list that moves
+
+
+def every_seventh(*steps: Callable[[MovingList], None]) -> Callable[[MovingList], None]:
+    return lambda moving: [step(moving) for step in steps if len(moving.requests) % 7 == 0].clear()
+
+
+def at_once(step: Callable[[MovingList], None]) -> Callable[[MovingList], None]:
+    return lambda moving: [step(moving) for _ in range(500 if len(moving.requests) == 50 else 0)].clear()
+
+
+drift: dict[str, Callable[[MovingList], None]] = {
+    "an insertion every 7 requests": every_seventh(MovingList.insert),
+    "a deletion every 7 requests": every_seventh(MovingList.delete),
+    "a deletion at the front every 7 requests": every_seventh(lambda moving: moving.delete(0)),
+    "a deletion hidden by an insertion": every_seventh(MovingList.delete, MovingList.insert),
+    "500 insertions at once": at_once(MovingList.insert),
+    "500 deletions at once": at_once(lambda moving: moving.delete(0)),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("how", drift)
+def test_nothing_is_missed_or_doubled_under_drift_and_the_price_stays_low(order: str, how: str) -> None:
+    moving = MovingList(20_000, order, world=drift[how])
+    ids, evidence = read(moving)
+    assert moving.stable <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert evidence.consistency == "linked"
+    assert len(moving.requests) <= 260
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_single_pass_over_a_moving_list_fails_where_count_or_ids_show_it(order: str) -> None:
+    for how in ("an insertion every 7 requests", "a deletion every 7 requests"):
+        with pytest.raises(UnpodListUnstable, match="linked"):
+            read(MovingList(20_000, order, world=drift[how]), consistency="single-pass")
+
+
+@pytest.mark.parametrize("counts", ["right", "null"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_list_that_moves_faster_than_it_can_be_read_is_given_up_after_four_times_the_planned_requests(
+    order: str, counts: str
+) -> None:
+    def flood(moving: MovingList) -> None:
+        for _ in range(900):
+            moving.delete()
+        for _ in range(900):
+            moving.insert()
+
+    moving = MovingList(2_000, order, world=flood, counts=counts)
+    if order == SHUFFLED:  # of which so little stays that it may well be read
+        assert_complete_or_refused(moving)
+    else:
+        with pytest.raises(UnpodListUnstable):
+            read(moving)
+    assert len(moving.requests) <= PATIENCE * (chain_length(2_100, 100) or 0) + MAX_PASSES * 25
+
+
+STEPS = st.lists(st.sampled_from("......idflpqQs"), max_size=3)
+
+
+class Script:
+    """What happens before each request, and between its rows and its ``count``: drawn by hypothesis, so it shrinks."""
+
+    def __init__(self, before: list[list[str]], between: list[list[str]]) -> None:
+        self.before, self.between = iter(before), iter(between)
+        self.statuses: dict[int, str] = {}
+
+    def world(self, moving: MovingList) -> None:
+        self._do(moving, next(self.before, []))
+
+    def gap(self, moving: MovingList) -> None:
+        self._do(moving, next(self.between, []))
+
+    def row(self, number: int) -> dict[str, Any]:
+        return row(number, self.statuses.get(number, "pending"))
+
+    def _do(self, moving: MovingList, steps: list[str]) -> None:
+        for step in steps:
+            if step == "i":
+                moving.insert()
+            elif step == "d":
+                moving.delete()
+            elif step == "f":
+                moving.delete(0)
+            elif step == "l" and moving.ids:
+                moving.delete(len(moving.ids) - 1)
+            elif step == "p":
+                moving.delete()
+                moving.insert()
+            elif step == "q":
+                for _ in range(25):
+                    moving.insert()
+            elif step == "Q":
+                for _ in range(25):
+                    moving.delete(0)
+            elif step == "s" and moving.ids:
+                self.statuses[moving.random.choice(moving.ids)] = "paid"
+            elif step == "m":
+                moving.move()
+            elif step in "0123456789":
+                moving.cap = 10 + 5 * int(step)
+
+
+def moving_lists(steps: st.SearchStrategy[list[str]], between: bool, **options: Any) -> st.SearchStrategy[MovingList]:
+    def build(
+        rows: int, order: str, seed: int, script: list[list[str]], gaps: list[list[str]], **drawn: Any
+    ) -> MovingList:
+        happens = Script(script, gaps)
+        return MovingList(
+            rows, order, seed=seed, world=happens.world, between=happens.gap, make_row=happens.row, **drawn, **options
+        )
+
+    return st.builds(
+        build,
+        rows=st.one_of(st.sampled_from([0, 1, 10, 20, 21, 40]), st.integers(0, 300)),
+        order=st.sampled_from(ORDERS),
+        seed=st.integers(0, 1_000),
+        script=st.lists(steps, max_size=60),
+        gaps=st.lists(steps, max_size=60) if between else st.just([]),
+        past_end=st.sampled_from(["404", "200"]),
+        page_size=st.sampled_from([9, 12, 15, 20, 30, 100]),
+        max_concurrency=st.sampled_from([1, 2, 4, 8]),
+    )
+
+
+def assert_complete_or_refused(moving: MovingList, consistency: str = "linked") -> None:
+    given_out: list[Any] = []
+    planned = chain_length((len(moving.ids) // 9 + 1) * 9, 9) or len(moving.ids) + 10
+    try:
+        with read_list(moving, consistency=consistency) as reading:
+            given_out.extend(invoice.key for invoice in reading)
+    except UnpodListUnstable:
+        pass
+    else:
+        assert moving.stable <= set(given_out)
+        assert len(moving.requests) == reading.evidence.requests
+    assert len(given_out) == len(set(given_out))
+    assert len(moving.requests) <= PATIENCE * 3 * planned + 5 * MAX_PASSES * (len(moving.at_first) + 50)
+
+
+thorough = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@thorough
+@given(moving_lists(STEPS, between=True))
+def test_every_invoice_that_existed_throughout_is_read_once_or_the_read_fails(moving: MovingList) -> None:
+    """With ``count`` taken at another moment than the rows."""
+    assert_complete_or_refused(moving)
+
+
+@thorough
+@given(moving_lists(STEPS, between=True), st.lists(st.sampled_from([NEVER, ALWAYS]), min_size=1, max_size=8))
+def test_the_same_where_the_api_answers_at_once_always_or_now_and_then(moving: MovingList, swift: list[float]) -> None:
+    world = moving.world
+
+    def also_of_changing_speed(moving: MovingList) -> None:
+        fetcher_module.SWIFT = swift[len(moving.requests) % len(swift)]
+        world(moving)
+
+    moving.world = also_of_changing_speed
+    try:
+        assert_complete_or_refused(moving)
+    finally:
+        fetcher_module.SWIFT = NEVER
+
+
+@thorough
+@given(moving_lists(STEPS, between=True, counts="null"))
+def test_the_same_without_a_count(moving: MovingList) -> None:
+    assert_complete_or_refused(moving)
+
+
+@thorough
+@given(moving_lists(st.lists(st.sampled_from("....idflpqQ0123456789"), max_size=3), between=False, cap=20))
+def test_the_same_where_the_server_changes_its_limit_of_the_page_size_while_it_is_read(moving: MovingList) -> None:
+    assert_complete_or_refused(moving)
+
+
+@thorough
+@given(
+    st.sampled_from([2, 3, 7, 50]).flatmap(
+        lambda every: moving_lists(STEPS, between=False, hidden_rows=lambda number: number % every == 0)
+    )
+)
+def test_the_same_where_the_server_drops_rows_after_slicing(moving: MovingList) -> None:
+    assert_complete_or_refused(moving)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    moving_lists(st.lists(st.sampled_from("....idflpqQs"), max_size=2), between=False, ignore_page_size=True, cap=20)
+)
+def test_the_same_where_the_server_ignores_page_size(moving: MovingList) -> None:
+    assert_complete_or_refused(moving)
+
+
+@thorough
+@given(moving_lists(st.lists(st.sampled_from("...idfls"), max_size=2), between=False))
+def test_a_single_pass_that_ends_well_missed_nothing_that_count_or_ids_could_show(moving: MovingList) -> None:
+    """Without pairs of changes that hide each other within one request: those a single pass cannot see."""
+    counted: set[int] = set()
+    answer = moving.get_page
+
+    def counting(page: int, page_size: int, cancellation: object = None) -> Page:
+        result = answer(page, page_size)
+        counted.add(len(moving.ids))
+        return result
+
+    moving.get_page = counting  # type: ignore[method-assign]
+    given_out: list[Any] = []
+    try:
+        with read_list(moving, consistency="single-pass") as reading:
+            given_out.extend(invoice.key for invoice in reading)
+    except UnpodListUnstable:
+        return
+    assert len(given_out) == len(set(given_out))
+    assert len(counted) <= 1
+
+
+@thorough
+@given(moving_lists(st.lists(st.sampled_from("....idmm"), max_size=3), between=False))
+def test_under_a_changing_order_the_read_stays_bounded_and_gives_no_invoice_twice(moving: MovingList) -> None:
+    given_out: list[Any] = []
+    try:
+        with read_list(moving) as reading:
+            given_out.extend(invoice.key for invoice in reading)
+    except UnpodListUnstable:
+        pass
+    assert len(given_out) == len(set(given_out))
+    assert len(moving.requests) <= 600
+
+
+@pytest.mark.parametrize("order", [SHUFFLED, NEWEST])
+def test_an_invoice_that_jumps_to_the_front_unread_is_noticed_by_count(order: str) -> None:
+    """A list in the order of its last change: what is paid meanwhile moves to the front, where it was read already."""
+
+    def pay_one(moving: MovingList) -> None:
+        if len(moving.requests) == 4:
+            moving.move(where=900, to=0)
+
+    moving = MovingList(1_000, order, world=pay_one)
+    ids, evidence = read(moving)
+    assert set(ids) == moving.at_first
+    assert evidence.consistency == "repeated"
+    assert "count" in (evidence.fallback or "")
+
+
+def test_shared_rows_that_changed_their_order_are_not_believed() -> None:
+    def swap(moving: MovingList) -> None:
+        if len(moving.requests) == 2:
+            moving.ids[99:120] = reversed(moving.ids[99:120])
+            moving.ids[80:100] = reversed(moving.ids[80:100])
+
+    moving = MovingList(1_000, SHUFFLED, world=swap)
+    ids, evidence = read(moving)
+    assert set(ids) == moving.at_first
+    assert evidence.consistency in ("repeated", "linked")
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+@pytest.mark.parametrize("page_size", [20, 100])
+def test_drift_that_harms_nothing_fails_nothing_with_small_pages_either(page_size: int, concurrency: int) -> None:
+    chance = random.Random(3)
+    for count in (1_000, 5_000):
+
+        def now_and_then(moving: MovingList) -> None:
+            if chance.random() < 1 / 7:
+                moving.insert()
+
+        moving = MovingList(count, NEWEST, world=now_and_then, page_size=page_size, max_concurrency=concurrency)
+        assert moving.stable <= set(read(moving)[0])
+        assert len(moving.requests) <= 1.8 * count / page_size
+
+
+def test_an_answer_as_short_as_one_that_was_cut_is_not_the_whole_list_because_count_came_down_to_it() -> None:
+    """15 rows of 19; later 15 of 16, and before they are counted one more is gone."""
+
+    def one_goes(moving: MovingList) -> None:
+        if len(moving.requests) in (2, 3):
+            moving.delete(0)
+
+    moving = MovingList(19, NEWEST, cap=15, world=one_goes, between=one_goes)
+    assert moving.stable <= set(read(moving)[0])
+
+
+def test_a_server_that_drops_rows_shows_its_end_only_by_two_answers_of_one_count() -> None:
+    """Of 20 rows 3 go after the second answer and before they are counted, and 14 more before the third."""
+
+    def some_go(at: int, number: int) -> Callable[[MovingList], None]:
+        return lambda moving: [moving.delete(0) for _ in range(number if len(moving.requests) == at else 0)].clear()
+
+    moving = MovingList(
+        20, OLDEST, cap=15, hidden_rows=lambda number: number % 3 == 0, between=some_go(2, 3), world=some_go(3, 14)
+    )
+    assert_complete_or_refused(moving)
+    assert 19 in moving.stable
+
+
+def test_a_limit_of_the_page_size_that_sinks_while_reading_does_not_make_an_end() -> None:
+    def sink(moving: MovingList) -> None:
+        moving.cap = 20 if len(moving.requests) == 1 else 10
+
+    still = MovingList(29, world=sink)
+    assert set(read(still)[0]) == still.at_first
+
+
+@pytest.mark.parametrize("page_size", [5, 100])
+def test_a_page_that_is_empty_in_the_middle_does_not_end_a_whole_pass(page_size: int) -> None:
+    hidden = {1, *range(40, 60)}
+    still = MovingList(
+        100, OLDEST, cap=20, ignore_page_size=page_size == 100, page_size=page_size, hidden_rows=hidden.__contains__
+    )
+    assert_complete_or_refused(still)
+
+
+@pytest.mark.parametrize("counted", [10**5, 10**9, 10**18])
+def test_a_count_from_another_world_costs_neither_many_requests_nor_much_time(counted: int) -> None:
+    class Boasting(MovingList):
+        def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
+            answer = super().get_page(page, page_size)
+            return answer if answer.past_end else Page(answer.invoices, counted)
+
+    boasting = Boasting(150)
+    with pytest.raises(UnpodListUnstable, match="no new invoice"):
+        read(boasting)
+    assert len(boasting.requests) <= 60
+
+
+# -- evidence, progress, arguments
+
+
+def test_evidence_exists_only_once_the_list_was_read_to_its_end() -> None:
+    reading = read_list(MovingList(300))
+    next(reading)
+    with pytest.raises(RuntimeError, match="not been read to its end"):
+        _ = reading.evidence
+    list(reading)
+    record = reading.evidence.as_dict()
+    assert record["consistency"] == "linked"
+    assert record["count_first"] == record["count_last"] == record["invoices"] == 300
+    assert record["windows"] == record["requests"]
+
+
+def test_a_row_read_twice_with_different_contents_keeps_its_first_reading() -> None:
+    statuses = iter(["paid"] + ["refunded"] * 50)
+
+    def changing(moving: MovingList) -> None:
+        current = next(statuses)
+        moving.make_row = lambda number: row(number, current)
+
+    with read_list(MovingList(150, world=changing)) as reading:
+        seen = {invoice.key: invoice.status for invoice in reading}
+    assert [seen[number] for number in range(149, 49, -1)] == ["paid"] * 100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"consistency": "repeated"},
+        {"consistency": "eventual"},
+        {"page_size": 0},
+        {"page_size": "10"},
+        {"max_concurrency": 0},
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_read(options: dict[str, Any]) -> None:
+    source = MovingList(10)
+    with pytest.raises(UnpodConfigError, match=next(iter(options))):
+        read_list(source, **options)
+    assert not source.requests
+
+
+def test_long_reads_say_how_far_they_are_and_short_ones_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    progress = fetcher_module.Progress(MovingList(0), clock=lambda: now[0])
+    progress.report(pages=1, invoices=100, requests=1, rows_to_go=900)
+    assert not caplog.messages
+    now[0] = 6.0
+    progress.report(pages=3, invoices=300, requests=4, rows_to_go=700)
+    progress.report(pages=4, invoices=400, requests=5, rows_to_go=600)
+    (line,) = caplog.messages
+    assert "300 invoices in 3 pages, 4 requests" in line
+    assert "about 700 invoices and 14 s to go" in line
+
+
+# -- over real HTTP, with real threads
+
+
+@pytest.fixture
+def real_threads(requests_in_any_order: None) -> Iterator[None]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(fetcher_module, "ThreadPoolExecutor", ThreadPoolExecutor)
+    yield
+    patch.undo()
+
+
+@pytest.mark.usefixtures("real_threads")
+@pytest.mark.parametrize("drifting", [[], ["insert:5"], ["delete-front:5"], ["delete-random:5"]])
+def test_over_http_every_invoice_that_stayed_is_read_once_while_the_list_moves(drifting: list[str]) -> None:
+    with Sandbox(invoices=3_000, orgs=["acme"], drift=drifting) as sandbox:
+        before = {invoice.id for invoice in sandbox.ledger.invoices()}
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
+            ids, evidence = read(client)
+        after_it = {invoice.id for invoice in sandbox.ledger.invoices()}
+    assert before & after_it <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert evidence.consistency == "linked"
+
+
+def unpod_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("unpod-page")]
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_a_reading_that_is_closed_early_or_dropped_leaves_no_thread_running() -> None:
+    with Sandbox(invoices=3_000, orgs=["acme"], latency=20) as sandbox:
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client, read_list(client) as reading:
+            for _ in range(150):
+                next(reading)
+            assert unpod_threads()
+        assert not unpod_threads()
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_no_more_requests_are_in_flight_than_allowed() -> None:
+    with Sandbox(invoices=3_000, orgs=["acme"], latency=10, drift=["delete-front:2"]) as sandbox:
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
+            read(client, max_concurrency=3)
+        assert 2 <= sandbox.stats["max_in_flight"] <= 3
+
+
+@pytest.mark.usefixtures("real_threads")
+@pytest.mark.parametrize("consistency", ["linked", "single-pass"])
+def test_an_api_that_answers_at_once_is_asked_for_one_page_at_a_time_without_threads(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher_module, "SWIFT", ALWAYS)
+    with Sandbox(invoices=3_000, orgs=["acme"]) as sandbox:
+        with (
+            UnpodClient(sandbox.url, sandbox.token, "acme") as client,
+            read_list(client, consistency=consistency) as reading,
+        ):
+            assert {(invoice.key, *unpod_threads()) for invoice in reading} == {(key,) for key in sandbox.ledger.ids()}
+            assert sandbox.stats["requests"] == reading.evidence.requests
+        assert sandbox.stats["max_in_flight"] == 1
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_api_across_a_network_is_asked_for_several_pages_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher_module, "SWIFT", BY_DEFAULT)
+    with Sandbox(invoices=3_000, orgs=["acme"], latency=10) as sandbox:
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
+            read(client)
+        assert sandbox.stats["max_in_flight"] > 1
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_api_that_slows_down_is_asked_for_several_pages_at_once_from_the_next_one_on() -> None:
+    by_the_reader: list[bool] = []
+
+    def slow_down(moving: MovingList) -> None:
+        fetcher_module.SWIFT = ALWAYS if len(moving.requests) < 5 else NEVER
+        by_the_reader.append(threading.current_thread() is threading.main_thread())
+
+    read(MovingList(3_000, world=slow_down))
+    assert by_the_reader[:5] == [True] * 5
+    assert by_the_reader.count(True) <= 6
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_what_fails_on_one_page_ends_the_read_with_that_error_and_no_thread_running() -> None:
+    with Sandbox(invoices=3_000, orgs=["acme"], faults=["206:page=2"], latency=5) as sandbox:
+        with UnpodClient(sandbox.url, sandbox.token, "acme") as client, pytest.raises(UnpodError) as caught:
+            read(client)
+        assert caught.value.status == 206
+    assert not unpod_threads()
+
+
+class Interrupted(MovingList):
+    """Page 2 fails as soon as page 1 is asked for, which is answered when page 2 has failed or the read is cut."""
+
+    def __init__(self) -> None:
+        super().__init__(300)
+        self.ahead, self.begun, self.over = threading.Event(), threading.Event(), threading.Event()
+
+    def get_page(self, page: int, page_size: int, cancellation: Any = None) -> Page:
+        if page == 2:
+            self.ahead.set()
+            assert self.begun.wait(10)
+            self.over.set()
+            raise UnpodUnavailable("down")
+        with cancellation.calling(self.over.set):
+            self.begun.set()
+            assert self.over.wait(10)
+        cancellation.check()
+        return super().get_page(page, page_size)
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_an_outage_is_called_by_its_name_whichever_request_it_meets_first() -> None:
+    for _ in range(20):
+        fetcher = Fetcher(Interrupted(), 2)
+        fetcher.limit = 2
+        fetcher.ask(Window(100, 100))
+        try:
+            answer = fetcher.now(Window(0, 100))
+        except UnpodUnavailable:
+            pass
+        else:  # it was here before the failure was
+            assert answer.count == 300
+            with pytest.raises(UnpodUnavailable):
+                fetcher.take()
+        finally:
+            fetcher.close()
+
+
+@pytest.mark.usefixtures("real_threads")
+def test_a_request_that_nobody_needs_any_more_cannot_fail_a_read() -> None:
+    source = Interrupted()
+    fetcher = Fetcher(source, 2)
+    fetcher.limit = 2
+    fetcher.ask(Window(100, 100))
+    assert source.ahead.wait(10)
+    fetcher.drop()
+    try:
+        assert fetcher.now(Window(0, 100)).count == 300
+    finally:
+        fetcher.close()

@@ -1,0 +1,83 @@
+"""The geometry of overlapping windows."""
+
+from __future__ import annotations
+
+from itertools import pairwise, takewhile
+from math import ceil
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.reading.windows import (
+    Window,
+    across,
+    after,
+    chain,
+    chain_length,
+    farthest,
+    planned_requests,
+)
+
+rows = st.integers(0, 50_000)
+caps = st.integers(1, 200)
+
+
+def test_a_window_is_what_page_number_and_page_size_mean() -> None:
+    assert (Window(0, 100).page, Window(99, 99).page, Window(99, 99).end) == (1, 2, 198)
+
+
+@given(rows, caps)
+def test_no_window_that_holds_a_row_gets_farther_than_the_farthest(row: int, cap: int) -> None:
+    best = farthest(row, cap)
+    assert best.start <= row < best.end
+    assert best.size <= cap
+    assert best.start % best.size == 0
+    assert best.end == max(row // size * size + size for size in range(1, cap + 1))
+
+
+@given(st.integers(20, 200), rows)
+def test_neighbours_in_a_chain_share_a_row_and_the_last_window_of_a_list_comes_short(cap: int, count: int) -> None:
+    windows = list(takewhile(lambda window: window.start < count or window.start == 0, chain(0, cap)))
+    planned = windows[: chain_length(count, cap)]
+    assert all(after_it.start < before.end for before, after_it in pairwise(planned))
+    assert planned[-1].end > count
+    assert all(window.end <= count for window in planned[:-1])
+
+
+def test_tiny_pages_that_cannot_overlap_are_seen_to_be_so() -> None:
+    assert chain_length(2_000, 4) is None
+    assert chain_length(2_000, 20) is not None
+
+
+def test_the_price_of_proof_in_requests() -> None:
+    for count in [*range(0, 6_000, 7), *range(6_000, 300_000, 4_999)]:
+        plain = max(1, ceil(count / 100))
+        limit = 1 if count <= 99 else plain + 1 if count <= 500 else plain * (1.2 if count <= 5_000 else 1.16)
+        assert (chain_length(count, 100) or 0) <= limit
+
+
+@given(st.integers(1, 5_000), st.integers(0, 300), st.integers(1, 100), st.integers(10, 100), st.integers(1, 100))
+def test_a_second_look_holds_the_last_row_and_is_small_where_the_server_may_limit_pages(
+    end: int, more: int, at_most: int, cap: int, size: int
+) -> None:
+    before = Window((end - 1) // size * size, size)
+    window = across(end, end + more, at_most, cap, before)
+    assert window.start < end <= window.end
+    assert window.size <= cap
+    if 10 <= at_most <= cap:
+        assert window.size <= at_most
+    if window.end > end + more:
+        assert window != before
+
+
+def test_how_many_requests_a_list_takes_is_known_at_once_for_any_count() -> None:
+    assert planned_requests(20_000, 100) == chain_length(20_000, 100)
+    assert 1.14 <= planned_requests(10**15, 100) / 10**13 <= 1.16
+    assert planned_requests(1_000, 3) >= 333
+
+
+@given(st.integers(0, 5_000), st.integers(0, 300), st.integers(10, 100))
+def test_what_must_be_empty_begins_behind_the_last_row_without_a_gap(row: int, more: int, cap: int) -> None:
+    window = after(row, row + more, cap)
+    assert row <= window.start <= row + more
+    assert window.size <= cap
