@@ -36,7 +36,8 @@ def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, 
     """
     if options.file_format == JSONL:
         return ()
-    return survey(_records(lines), changes=options.mode == CHANGES, exact_decimals=options.file_format == PARQUET)
+    changes, exact_decimals = options.export_mode == CHANGES, options.file_format == PARQUET
+    return survey(_records(lines), changes=changes, exact_decimals=exact_decimals)
 
 
 def encode(

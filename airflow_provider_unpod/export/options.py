@@ -30,7 +30,8 @@ class ExportOptions:
     :param compression: ``None``, ``"gzip"`` or ``"zstd"``; inside the file for parquet, around it otherwise.
     :param partition_by: any of ``"currency"``, ``"status"``, ``"month"``, each once; the order of the folders.
     :param business_timezone: IANA name of the time zone in which ``month`` is reckoned.
-    :param mode: ``"full"``, or ``"changes"`` for what is new or different since the last export of the same path.
+    :param export_mode: ``"full"``, or ``"changes"`` for the invoices that are new or different since the last export of
+        the same path.
     :raises UnpodConfigError: naming the argument and what it can be.
     """
 
@@ -38,12 +39,12 @@ class ExportOptions:
     compression: str | None = None
     partition_by: tuple[str, ...] = ()
     business_timezone: str = "UTC"
-    mode: str = FULL
+    export_mode: str = FULL
 
     def __post_init__(self) -> None:
         _one_of("file_format", self.file_format, FILE_FORMATS)
         _one_of("compression", self.compression, COMPRESSIONS)
-        _one_of("mode", self.mode, MODES)
+        _one_of("export_mode", self.export_mode, MODES)
         partition_keys(self.partition_by)
         try:
             _ = self.timezone

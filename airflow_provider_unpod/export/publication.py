@@ -38,8 +38,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Publication:
     """One export on its way into a folder. Leaving the ``with`` block by an error removes what it has written.
 
     :param organization: the handle of whom it is an export; never takes the place of another's.
-    :raises UnpodConfigError: on entering it, if another organisation's export is here.
+    :raises ExportRefused: on entering it, if another organisation's export is here.
     """
 
     def __init__(self, folder: Folder, organization: str | None) -> None:
@@ -157,7 +156,7 @@ class Publication:
         for export_id in sorted(_Contents.of(self._folder).claimed - set(self._own)):
             claim = self._folder.read(claim_name(export_id))
             if claim not in (None, self._claim_text):
-                raise UnpodConfigError(
+                raise ExportRefused(
                     f"Another organisation's export is being written to {self._folder.address}: give each a path of "
                     f"its own. If no such task runs, a killed one has left {claim_name(export_id)} there: delete it."
                 )
@@ -167,7 +166,7 @@ class Publication:
             with suppress(ExportError):  # one that cannot be believed is nobody's
                 manifest = Manifest.from_bytes(text, MANIFEST_NAME)
         if manifest and (whose := manifest.content.get("organization")) != self._organization:
-            raise UnpodConfigError(
+            raise ExportRefused(
                 f"{self._folder.address} holds an export of organisation {whose!r}, not of {self._organization!r}: "
                 f"give each a path of its own or, if this one is to be given over, delete {MANIFEST_NAME} there."
             )

@@ -59,13 +59,12 @@ def write_export(
     :param conn_id: the storage connection, if it is not in the address.
     :param options: format, compression, partitions, mode.
     :param about: what else the manifest says: ``organization``, ``source``, ``selection``, ``run``.
-    :returns: the export that now stands; ``None`` if ``options.mode`` is ``"changes"`` and there are none: then
+    :returns: the export that now stands; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
         nothing is written.
-    :raises ExportError: if a store or a library does not do what is needed. Then, and after any other exception,
-        the export that stood before still stands.
-    :raises UnpodConfigError: if the address names no place, a library for its store is not installed, the storage
-        connection does not exist, or another organisation's export is there. Both before anything is read, if
-        possible.
+    :raises ExportError: if a store or a library fails, ``ExportRefused`` if another organization's export is there.
+        After these and any other exception, the previous export is still the certified one.
+    :raises UnpodConfigError: if the address is not a folder, a library for its store is not installed, or the storage
+        connection does not exist. All of them before anything is read, where possible.
     """
     options = options or ExportOptions()
     about = about or {}
@@ -73,7 +72,7 @@ def write_export(
     started = _now()
     whose = about.get("organization")
     with Folder(address, conn_id) as folder, Publication(folder, whose) as publication, Spool() as spool:
-        comparison = compare_with_last(folder, about) if options.mode == CHANGES else None
+        comparison = compare_with_last(folder, about) if options.export_mode == CHANGES else None
         totals, fields = _read(comparison.changes(invoices) if comparison else invoices, spool, options)
         evidence = invoices.evidence.as_dict()
         if comparison and not totals.count:
@@ -92,7 +91,7 @@ def write_export(
                     **about,
                     "started_at": started,
                     "read_at": read,
-                    "mode": options.mode,
+                    "mode": options.export_mode,
                     "file_format": options.file_format,
                     "compression": options.compression,
                     "partition_by": list(options.partition_by),

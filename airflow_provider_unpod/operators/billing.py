@@ -52,12 +52,12 @@ class UnpodBillingOperator(BaseOperator):
     :param max_xcom_bytes: the task fails as soon as the records it would return exceed this, as JSON.
     :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
-    :param mode: ``"full"``, or ``"changes"``: only what is new or different since the last export of the same path,
-        each record with ``old_status`` and ``new_status`` besides.
-    :param on_no_change: what becomes of the task when ``mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
-        either way nothing is written and no asset event sent.
-    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work. What shows only when templates are
-        rendered fails the task, without retries; so does a template, or another task's result, that gives ``None``.
+    :param export_mode: ``"full"``, or ``"changes"``: only invoices that are new or different since the last export of
+        the same path, each record with ``old_status`` and ``new_status`` added.
+    :param on_no_change: how the task ends when ``export_mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
+        either way no export is written and no asset event emitted.
+    :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. A template that renders to an invalid
+        value, or to ``None``, fails the task without retries.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
     ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
@@ -94,7 +94,7 @@ class UnpodBillingOperator(BaseOperator):
         max_xcom_bytes: int = MAX_XCOM_BYTES,
         partition_by: str | Iterable[str] = (),
         business_timezone: str = "UTC",
-        mode: str = "full",
+        export_mode: str = "full",
         on_no_change: str = "skip",
         **kwargs: Any,
     ) -> None:
@@ -114,7 +114,7 @@ class UnpodBillingOperator(BaseOperator):
         self.max_xcom_bytes = max_xcom_bytes
         self.partition_by = partition_keys(partition_by)
         self.business_timezone = business_timezone
-        self.mode = mode
+        self.export_mode = export_mode
         self.on_no_change = on_no_change
         self._given = given_templates(self)
         self._lineage: tuple[str, Written | None] | None = None
@@ -151,6 +151,7 @@ class UnpodBillingOperator(BaseOperator):
         return openlineage_facets(*self._lineage) if self._lineage else None
 
     def _records(self, hook: UnpodHook, selection: Selection) -> list[dict[str, Any]]:
+        from airflow_provider_unpod.export.errors import ExportRefused
         from airflow_provider_unpod.export.spool import encode_record
 
         records: list[dict[str, Any]] = []
@@ -160,9 +161,9 @@ class UnpodBillingOperator(BaseOperator):
                 record = invoice.as_record()
                 size += len(encode_record(record)) + 1
                 if size > self.max_xcom_bytes:
-                    raise UnpodConfigError(
-                        f"The invoices exceed max_xcom_bytes={self.max_xcom_bytes} after {len(records)} of them, and "
-                        "XCom is no place for more: set output_path to export them to files, or select fewer."
+                    raise ExportRefused(
+                        f"Set `output_path` to export to files, or select fewer invoices: after {len(records)} of "
+                        f"them they exceed max_xcom_bytes={self.max_xcom_bytes}, the most that is returned as an XCom."
                     )
                 records.append(record)
             self.log.info("Read %d of %d invoices.", len(records), invoices.evidence.invoices)
@@ -227,7 +228,7 @@ class UnpodBillingOperator(BaseOperator):
             compression=self.compression,
             partition_by=self.partition_by,
             business_timezone=self.business_timezone,
-            mode=self.mode,
+            export_mode=self.export_mode,
         )
 
     def _check_arguments(self) -> None:
@@ -238,15 +239,15 @@ class UnpodBillingOperator(BaseOperator):
         check_consistency(self.consistency)
         if self.on_no_change not in ("skip", "succeed"):
             raise UnpodConfigError(f"on_no_change={self.on_no_change!r} is not known: choose 'skip' or 'succeed'.")
-        if self.on_no_change != "skip" and self.mode != "changes":
-            raise UnpodConfigError("on_no_change does nothing without mode='changes'.")
+        if self.on_no_change != "skip" and self.export_mode != "changes":
+            raise UnpodConfigError("`on_no_change` has no effect without export_mode='changes'. Set both, or neither.")
         if self.output_path is None:
             of_files = {
                 "storage_conn_id": self.storage_conn_id,
                 "compression": self.compression,
                 "partition_by": self.partition_by,
                 "file_format": self.file_format != "jsonl",
-                "mode": self.mode != "full",
+                "export_mode": self.export_mode != "full",
             }
             if useless := [name for name, value in of_files.items() if value]:
                 raise UnpodConfigError(

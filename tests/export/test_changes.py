@@ -13,7 +13,7 @@ from tests.export.support import FakeReading, names_in, row, rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHANGES = ExportOptions(mode="changes")
+CHANGES = ExportOptions(export_mode="changes")
 
 
 def export(found: list[dict[str, Any]], folder: Path, options: ExportOptions = CHANGES, **about: Any) -> Any:
@@ -53,7 +53,7 @@ def test_a_full_export_is_what_changes_are_compared_with(tmp_path: Path, file_fo
     export(
         [row(1), row(2, status="paid"), row(3, customer={"name": "Ω"})],
         tmp_path,
-        ExportOptions(file_format, mode="changes"),
+        ExportOptions(file_format, export_mode="changes"),
     )
 
     assert seen(tmp_path) == [(2, "failed", "paid", "paid")]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, rows
@@ -23,7 +23,8 @@ class Unread:
 
 
 def export(reading: Any, folder: Path, organization: str, mode: str = "full") -> Any:
-    return write_export(reading, str(folder), options=ExportOptions(mode=mode), about={"organization": organization})
+    options = ExportOptions(export_mode=mode)
+    return write_export(reading, str(folder), options=options, about={"organization": organization})
 
 
 @pytest.mark.parametrize("before", ["full", "changes"])
@@ -34,9 +35,7 @@ def test_another_organisations_export_is_neither_replaced_nor_compared_with(
     written = export(FakeReading(rows(3)), tmp_path, "acme", before)
     names = names_in(tmp_path)
 
-    with pytest.raises(
-        UnpodConfigError, match=f"{tmp_path} .*'acme', not of 'other'.*path of its own.*{MANIFEST_NAME}"
-    ):
+    with pytest.raises(ExportRefused, match=f"{tmp_path} .*'acme', not of 'other'.*path of its own.*{MANIFEST_NAME}"):
         export(Unread(), tmp_path, "other", mode)
     assert names_in(tmp_path) == names
     assert read_export(str(tmp_path)).export_id == written.manifest.export_id

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
 from airflow_provider_unpod.export.publication import Publication
 
@@ -121,7 +120,7 @@ class Scheduler:
         try:
             organization = self._organizations[task % len(self._organizations)]
             self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)), organization)
-        except (ExportError, UnpodConfigError, Killed) as error:
+        except (ExportError, Killed) as error:
             self.outcomes[task] = error
         finally:
             self._rested.release()
@@ -223,7 +222,7 @@ def test_what_a_killed_task_of_another_organisation_has_left_is_named() -> None:
     scheduler.kill(0)
     (claim,) = (name for name in files if name.startswith("_exporting-"))
 
-    with pytest.raises(UnpodConfigError, match=f"Another organisation's .* killed one has left {claim} there"):
+    with pytest.raises(ExportRefused, match=f"Another organisation's .* killed one has left {claim} there"):
         publish(MemoryFolder(files), "other")
     del files[claim]
     assert publish(MemoryFolder(files), "other").paths <= set(files)

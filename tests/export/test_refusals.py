@@ -21,7 +21,7 @@ from tests.export.support import FakeReading, names_in, row, rows
 @pytest.fixture(scope="module", params=["jsonl", "csv", "parquet"])
 def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
-    options = ExportOptions(request.param, "gzip", ("currency",), mode="changes")
+    options = ExportOptions(request.param, "gzip", ("currency",), export_mode="changes")
     write_export(FakeReading(rows(30)), str(folder), options=options)
     return folder
 

@@ -11,8 +11,9 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from tests.export.support import FakeReading, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
     unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
 ) -> None:
     for said in (0, 1):
-        run(output_path=str(tmp_path), mode="changes", on_no_change="succeed")
+        run(output_path=str(tmp_path), export_mode="changes", on_no_change="succeed")
         assert task_log.text.count("No invoice is new or different since the last export") == said
 
 
@@ -177,6 +178,25 @@ def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read
     with pytest.raises(AirflowFailException, match=hint):
         operator.execute({})
 
+    assert unpod_sandbox.stats["requests"] == 0
+
+
+def test_default_args_for_the_sensors_of_a_dag_do_not_reach_the_operator() -> None:
+    for_sensors = {"mode": "reschedule", "poke_interval": 60, "timeout": 3600, "soft_fail": True, "deferrable": False}
+    with DAG("d", schedule=None, default_args=for_sensors):
+        operator = UnpodBillingOperator(task_id="export", output_path="/data/invoices")
+
+    assert operator.export_mode == "full"
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_a_path_that_holds_another_organizations_export_fails_the_task_without_retries(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write_export(FakeReading(rows(3)), str(tmp_path), about={"organization": "other"})
+
+    with pytest.raises(AirflowFailException, match=r"'other', not of 'unpod\.tv'"):
+        run(output_path=str(tmp_path))
     assert unpod_sandbox.stats["requests"] == 0
 
 

@@ -45,7 +45,7 @@ def test_partitions_with_awkward_names_are_written_and_read_back(store: Store, f
 
 
 def test_changes_are_found_with_the_state_beside_the_export(store: Store, folder: str) -> None:
-    options = ExportOptions(mode="changes")
+    options = ExportOptions(export_mode="changes")
     write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options)
     assert write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options) is None
     write_export(FakeReading(rows(101)), folder, conn_id=store.conn_id, options=options)
