@@ -21,7 +21,7 @@ from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.formats import compressed, decompressed
 from airflow_provider_unpod.export.options import CHANGES
 from airflow_provider_unpod.export.publication import current_manifest
-from airflow_provider_unpod.export.reader import open_export
+from airflow_provider_unpod.export.reader import Export
 from airflow_provider_unpod.export.spool import encode_record
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def compare_with_last(folder: Folder, about: Mapping[str, Any]) -> Comparison:
     if manifest is None:
         return Comparison({}, None)
     if manifest.state is None:
-        export = open_export(folder, manifest)
+        export = Export(folder, manifest)
         return Comparison(dict(map(_seen_in_full_export, export)), manifest.export_id)
     again = _is_same_run(manifest, about)
-    with open_export(folder, manifest).open_state() as file:
+    with Export(folder, manifest).open_state() as file:
         before = dict(_states(file, 1 if again else 2))
     return Comparison(before, manifest.content["changes"]["since"] if again else manifest.export_id)
 

@@ -1,8 +1,9 @@
 """The manifest: commit record and certificate of an export.
 
 An export is the set of files that its manifest lists, and it exists from the moment in which the manifest does.
-The text of the manifest is canonical and holds its own SHA-256, so that any changed byte of it shows. Its fields
-are described in ``docs/exports.md``.
+The text is canonical and ends with a seal, the SHA-256 of the rest, so that damage shows. Anybody who can write the
+folder can also seal a forged manifest. The fingerprint, the SHA-256 of the whole text, is kept elsewhere (XCom, asset
+events) and shows that, too. The fields are described in ``docs/exports.md``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
@@ -24,12 +26,12 @@ MANIFEST_NAME = "_manifest.json"
 FORMAT = "unpod-export"
 VERSION = 1
 
-_SEAL = "manifest_sha256"
+_SEAL = "seal"
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """One file of an export: ``path`` relative to the folder, ``rows``, ``bytes``, ``sha256`` (hex) of its content."""
+    """A file of an export: ``path`` relative to the folder, ``rows``, ``bytes``, ``sha256`` (hex) of its content."""
 
     path: str
     rows: int
@@ -38,23 +40,23 @@ class ListedFile:
     partition: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """As JSON holds it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ListedFile:
-        """:raises ValueError: if it describes no file inside the folder."""
+        """:raises ValueError: if it does not describe a file inside the folder."""
         path, rows, size, digest = (content[name] for name in ("path", "rows", "bytes", "sha256"))
         if not (type(rows) is int and type(size) is int and rows >= 0 and size >= 0 and isinstance(digest, str)):
-            raise ValueError(f"wrong sizes for {path!r}")
+            raise ValueError(f"the sizes of {path!r} are invalid")
         if not isinstance(path, str) or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
-            raise ValueError(f"{path!r} is no file of this folder")
+            raise ValueError(f"{path!r} is not a file of this folder")
         return cls(path, rows, size, digest, dict(content["partition"]))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export says of itself; ``content`` holds every field, the attributes those that code asks for."""
+    """The content of a manifest; ``content`` has every field, the attributes are those that code asks for."""
 
     content: dict[str, Any]
     files: tuple[ListedFile, ...]
@@ -63,7 +65,7 @@ class Manifest:
 
     @property
     def export_id(self) -> str:
-        """The name of this export among all of its path."""
+        """Identifies this export among all exports of its path."""
         return str(self.content["export_id"])
 
     @property
@@ -79,14 +81,19 @@ class Manifest:
 
     @property
     def paths(self) -> set[str]:
-        """Every file that belongs to the export, its manifest excepted."""
+        """All files of the export except the manifest."""
         return {file.path for file in (*self.files, *([self.state] if self.state else []))}
+
+    @cached_property
+    def sha256(self) -> str:
+        """The fingerprint: SHA-256 (hex) of the manifest file's bytes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> Manifest:
         """:raises ValueError: if fields are missing or contradict each other."""
         if content.get("format") != FORMAT:
-            raise ValueError("it is no manifest of an Unpod export")
+            raise ValueError("it is not a manifest of an Unpod export")
         if content.get("version") != VERSION:
             raise ValueError(f"it has version {content.get('version')!r}; this provider reads version {VERSION}")
         try:
@@ -98,7 +105,7 @@ class Manifest:
             count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
         except (KeyError, TypeError, AttributeError, UnpodConfigError) as error:
-            raise ValueError(f"it lacks something: {error!r}") from error
+            raise ValueError(f"a field is missing or invalid: {error!r}") from error
         if len(manifest.paths) != len(files) + (manifest.state is not None):
             raise ValueError("it lists a file twice")
         if not sum(file.rows for file in files) == count == counted:
@@ -106,7 +113,7 @@ class Manifest:
         return manifest
 
     def to_bytes(self) -> bytes:
-        """The text as it is stored, sealed."""
+        """The bytes of the manifest file, seal included."""
         content = {name: value for name, value in self.content.items() if name != _SEAL}
         return _canonical({**content, _SEAL: hashlib.sha256(_canonical(content)).hexdigest()})
 
@@ -116,7 +123,7 @@ class Manifest:
         try:
             content = json.loads(text)
             if not isinstance(content, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             manifest = cls.from_content(content)
             if manifest.to_bytes() != text:
                 raise ValueError("it was changed after it was written")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,28 +22,32 @@ if TYPE_CHECKING:
 _BLOCK = 2**20
 
 
-class Export(Iterator[Record]):
-    """A certified export that was checked as a whole; iterating gives its records, checked once more.
+class Export(Iterable[Record]):
+    """A certified export. It was checked as a whole; every iteration yields its records, and checks them again.
 
     ``manifest`` is the manifest's content as a dict. Made by :func:`read_export`.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, options: ExportOptions) -> None:
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
         self.manifest: dict[str, Any] = manifest.content
         self._folder = folder
         self._certificate = manifest
-        self._options = options
+        self._options = ExportOptions(manifest.content["file_format"], manifest.content["compression"])
         self._check()
-        self._records = self._read()
 
     @property
     def export_id(self) -> str:
-        """The export's name among all of its path."""
+        """Identifies the export among all exports of its path."""
         return self._certificate.export_id
 
     @property
+    def manifest_sha256(self) -> str:
+        """The fingerprint: SHA-256 (hex) of the manifest file's bytes."""
+        return self._certificate.sha256
+
+    @property
     def count(self) -> int:
-        """Records in all."""
+        """Records in all files."""
         return self._certificate.count
 
     @property
@@ -51,33 +55,30 @@ class Export(Iterator[Record]):
         """``{currency: {status: {"count": n, "amount": "…"}}}``, amounts as decimal strings."""
         return self._certificate.totals
 
-    def __next__(self) -> Record:
-        return next(self._records)
-
-    def open_state(self) -> IO[bytes]:
-        """The checked state of an export of changes, a nameless local file; the caller closes it."""
-        if self._certificate.state is None:
-            raise ExportError(f"{self._folder.address} is no export of changes: it has no state.")
-        return self._fetch(self._certificate.state)
-
-    def _read(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Record]:
         for file in self._certificate.files:
             yield from self._records_of(file)
+
+    def open_state(self) -> IO[bytes]:
+        """The checked state of an export of changes, as a nameless local file; the caller closes it."""
+        if self._certificate.state is None:
+            raise ExportError(f"{self._folder.address} has no state: it is not an export of changes.")
+        return self._fetch(self._certificate.state)
 
     def _check(self) -> None:
         if self._certificate.state is not None:
             self._fetch(self._certificate.state).close()
         totals = Totals()
         try:
-            for record in self._read():
+            for record in self:
                 totals.add(record["currency"], record["status"], Decimal(record["amount"]))
         except (KeyError, TypeError, ArithmeticError) as error:
-            raise ExportError(f"{self._folder.address} holds something that is no invoice: {error!r}.") from error
+            raise ExportError(f"{self._folder.address} contains a record that is not an invoice: {error!r}.") from error
         if totals.as_dict() != self.totals:
             raise ExportError(f"The totals of {self._folder.address} are not those of its records.")
 
     def _records_of(self, file: ListedFile) -> Iterator[Record]:
-        """The records of a file; none of them before its hash is right."""
+        """The records of a file; none is yielded before the file's hash is verified."""
         rows = 0
         with self._fetch(file) as content:
             try:
@@ -103,26 +104,31 @@ class Export(Iterator[Record]):
         return content
 
     def _difference(self, file: ListedFile, what: str) -> ExportError:
-        standing = current_manifest(self._folder)
-        if standing is None or standing.export_id != self.export_id:
-            return _superseded(self._folder, self.export_id, standing)
+        current = current_manifest(self._folder)
+        if current is None or current.export_id != self.export_id:
+            return _superseded(self._folder, self.export_id, current)
         return ExportError(f"{self._folder.address_of(file.path)} {what}; its export cannot be believed.")
 
 
-def read_export(path: str | Path, conn_id: str | None = None, *, export_id: str | None = None) -> Export:
-    """Check a certified export completely, then give its records one by one.
+def read_export(
+    path: str | Path, conn_id: str | None = None, *, export_id: str | None = None, manifest_sha256: str | None = None
+) -> Export:
+    """Check a certified export completely, then return its records as an iterable.
 
-    Every file is hashed, parsed and added up before this returns, and hashed again before its records are given
-    out. Takes local temporary space (``$TMPDIR``) of the size of the largest file.
+    Every file is hashed, parsed and added up before this returns, and hashed again before its records are yielded.
+    Takes local temporary space (``$TMPDIR``) of the size of the largest file.
 
     :param path: the folder of the export, or its manifest.
     :param conn_id: the storage connection, if it is not in the path.
-    :param export_id: refuse any other export than this one; from the operator's summary or an asset event's extra.
-    :returns: an iterator of records as ``Invoice.as_record()`` gives them, whatever the file format; it has
-        ``manifest``, ``export_id``, ``count`` and ``totals``.
+    :param export_id: refuse every other export of the path, such as a later one; from the operator's summary or an
+        asset event's extra.
+    :param manifest_sha256: refuse a manifest with any other SHA-256 (hex), such as one that was changed and sealed
+        again; from the same places. What names an export to a task should carry both.
+    :returns: an iterable of records as ``Invoice.as_record()`` returns them, whatever the file format, with
+        ``manifest``, ``export_id``, ``manifest_sha256``, ``count`` and ``totals``.
     :raises ExportError: if there is no certified export, if anything in it is missing, changed or does not add up, or
         if another export took its place. Iterating raises it too.
-    :raises UnpodConfigError: if the path names no place, a library for its store is not installed, or the storage
+    :raises UnpodConfigError: if the path is invalid, a library for its store is not installed, or the storage
         connection does not exist.
     """
     folder = Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
@@ -131,18 +137,14 @@ def read_export(path: str | Path, conn_id: str | None = None, *, export_id: str 
         raise ExportError(f"There is no certified export in {folder.address}: it has no {MANIFEST_NAME}.")
     if export_id is not None and manifest.export_id != export_id:
         raise _superseded(folder, export_id, manifest)
-    return open_export(folder, manifest)
-
-
-def open_export(folder: Folder, manifest: Manifest) -> Export:
-    """The export of a manifest, checked.
-
-    :raises ExportError: like :func:`read_export`.
-    """
-    content = manifest.content
-    return Export(folder, manifest, ExportOptions(content["file_format"], content["compression"]))
+    if manifest_sha256 is not None and manifest.sha256 != manifest_sha256:
+        raise ExportError(
+            f"The manifest {folder.address_of(MANIFEST_NAME)} is not the one that was asked for: its SHA-256 is "
+            f"{manifest.sha256}, expected {manifest_sha256}. It was replaced by export {manifest.export_id}, or forged."
+        )
+    return Export(folder, manifest)
 
 
 def _superseded(folder: Folder, export_id: str, by: Manifest | None) -> ExportError:
-    successor = f"export {by.export_id} stands there now" if by else "there is none any more"
+    successor = f"export {by.export_id} is the current one" if by else "its manifest was deleted"
     return ExportError(f"Export {export_id} in {folder.address} is superseded: {successor}.")

@@ -37,6 +37,7 @@ class Written:
         return {
             "manifest": f"{self.address}/{MANIFEST_NAME}",
             "export_id": self.manifest.export_id,
+            "manifest_sha256": self.manifest.sha256,
             "files": [f"{self.address}/{file.path}" for file in self.manifest.files],
             "count": self.manifest.count,
             "totals": self.manifest.totals,

@@ -60,9 +60,9 @@ class UnpodBillingOperator(BaseOperator):
         value, or to ``None``, fails the task without retries.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
-    ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``) and
-    ``consistency`` (the level that was reached). A retried or cleared task replaces what it wrote. Events of the task's
-    outlets carry the summary, without ``files``, as their extra.
+    ``manifest_sha256`` (the manifest file's fingerprint), ``files`` (addresses), ``count``, ``totals``
+    (``{currency: {status: {"count": n, "amount": "…"}}}``) and ``consistency`` (the level that was reached). A retried
+    or cleared task replaces what it wrote. Events of the task's outlets carry the summary, without ``files``, as extra.
     """
 
     template_fields: Sequence[str] = (
@@ -193,7 +193,8 @@ class UnpodBillingOperator(BaseOperator):
         self.log.info(_NO_CHANGE)
         # Airflow sends an event for every outlet of a task that succeeds; this one has done nothing to them.
         self.outlets = []
-        return {"manifest": None, "export_id": None, "files": [], "count": 0, "totals": {}, "consistency": None}
+        nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency"))
+        return {**nothing, "files": [], "count": 0, "totals": {}}
 
     def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:
         from airflow_provider_unpod.operators.lineage import report_hook_lineage

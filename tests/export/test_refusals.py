@@ -103,6 +103,36 @@ def test_a_csv_that_is_none_whoever_certified_it(tmp_path: Path, damage: bytes) 
         read_export(str(tmp_path))
 
 
+def forge_amounts(folder: Path) -> None:
+    """Change amounts, then hash and seal again, as anybody can who may write the folder."""
+    content = json.loads((folder / MANIFEST_NAME).read_bytes())
+    path = folder / content["files"][0]["path"]
+    forged = path.read_bytes().replace(b'"1.01"', b'"9.01"')
+    path.write_bytes(forged)
+    content["files"][0]["sha256"] = hashlib.sha256(forged).hexdigest()
+    content["totals"]["INR"]["pending"]["amount"] = "9.01"
+    (folder / MANIFEST_NAME).write_bytes(Manifest(content, (), (), None).to_bytes())
+
+
+def test_a_forged_and_resealed_export_is_refused_by_its_manifest_sha256(tmp_path: Path) -> None:
+    summary = write_export(FakeReading([row(1)]), str(tmp_path)).summary()
+    asked_for = {"export_id": summary["export_id"], "manifest_sha256": summary["manifest_sha256"]}
+    assert list(read_export(str(tmp_path), **asked_for)) == [row(1)]
+
+    forge_amounts(tmp_path)
+    assert list(read_export(str(tmp_path), export_id=summary["export_id"])) == [row(1, amount="9.01")]
+    for sums in (asked_for, {"manifest_sha256": summary["manifest_sha256"]}):
+        with pytest.raises(ExportError, match=rf"expected {summary['manifest_sha256']}.*forged"):
+            read_export(str(tmp_path), **sums)
+
+
+def test_manifest_sha256_is_that_of_the_manifest_file(tmp_path: Path) -> None:
+    summary = write_export(FakeReading(rows(3)), str(tmp_path)).summary()
+
+    of_file = hashlib.sha256((tmp_path / MANIFEST_NAME).read_bytes()).hexdigest()
+    assert summary["manifest_sha256"] == of_file == read_export(str(tmp_path)).manifest_sha256
+
+
 def test_totals_that_move_money_between_statuses(tmp_path: Path) -> None:
     write_export(FakeReading([row(1, status="paid"), row(1, status="failed")]), str(tmp_path))
 
@@ -122,7 +152,7 @@ def test_no_record_of_a_file_is_given_out_that_changed_after_the_check(tmp_path:
     path.write_bytes(path.read_bytes().replace(b'"1.01"', b'"9.01"'))
 
     with pytest.raises(ExportError, match="not the file that was written"):
-        next(export)
+        next(iter(export))
 
 
 def test_a_reader_of_an_export_that_is_replaced_meanwhile_is_told_so(tmp_path: Path) -> None:

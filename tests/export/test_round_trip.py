@@ -21,6 +21,13 @@ def test_jsonl_gives_back_the_same_records_in_the_same_order(tmp_path: Path, com
     assert list(read_export(str(tmp_path))) == records(rows(500))
 
 
+def test_iterating_twice_yields_the_records_twice(tmp_path: Path) -> None:
+    write_export(FakeReading(rows(5)), str(tmp_path))
+    export = read_export(str(tmp_path))
+
+    assert list(export) == list(export) == records(rows(5))
+
+
 def test_the_manifest_is_found_by_folder_and_by_its_own_address(tmp_path: Path) -> None:
     summary = write_export(FakeReading(rows(3)), f"file://{tmp_path}/").summary()
 

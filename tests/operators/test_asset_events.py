@@ -20,6 +20,7 @@ except ImportError:  # Airflow 2.11
     from airflow.utils.context import OutletEventAccessors
 
 BILLING = Asset("unpod://unpod.tv/billing")
+EXTRA = ("manifest", "export_id", "manifest_sha256", "count", "totals", "consistency")
 
 
 def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:
@@ -35,7 +36,7 @@ def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
         UnpodBillingOperator(task_id="export", output_path=str(tmp_path), outlets=[BILLING, AssetAlias("any")])
     )
 
-    extra = {name: summary[name] for name in ("manifest", "export_id", "count", "totals", "consistency")}
+    extra = {name: summary[name] for name in EXTRA}
     assert events[BILLING].extra == extra
     assert not getattr(events[BILLING], "partition_keys", None)
 
