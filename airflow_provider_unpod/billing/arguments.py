@@ -9,18 +9,20 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
-from airflow_provider_unpod.billing.invoice import match_key
+from airflow_provider_unpod.billing.invoice import match_key, status_key
+from airflow_provider_unpod.billing.moments import parse_moment, to_utc
 
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.invoice import InvoiceId
 
 #: What templates render to where there is nothing, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
-GAVE_NOTHING = "Did a template or an upstream task give nothing?"
+GAVE_NOTHING = "Did a template or an upstream task return nothing?"
 #: No status, invoice number or connection id has these, but the text of nearly everything that was meant to be another
 #: value: of a list in a list, a set, a generator (``{{ rows | map(...) }}``), a connection, JSON.
 _NO_NAME = re.compile(r"""[\[\]{}<>"']|\(\)""").search
@@ -46,7 +48,7 @@ def unrendered(value: Any, name: str) -> Any:
 
 
 def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
-    """One status or several, in small letters, as they are compared; sorted, because their order means nothing.
+    """One status or several as they are compared (stripped, case-folded); sorted, because their order means nothing.
 
     :raises UnpodConfigError: if it is anything else, or none where there must be one.
     """
@@ -56,7 +58,7 @@ def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[s
         raise UnpodConfigError(
             f"`{name}` must name a status such as 'paid'{or_empty}, not {short_repr(value)}. {GAVE_NOTHING}"
         )
-    return tuple(sorted({one.strip().lower() for one in given}))
+    return tuple(sorted(set(map(status_key, given))))
 
 
 def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
@@ -71,19 +73,21 @@ def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
 
 
 def text_of(value: Any, name: str) -> str:
-    """A text that names something.
+    """A non-empty string. An integer is its digits: native templates make one of ``"12345"``.
 
-    :raises UnpodConfigError: if it is none, or empty, or the text of something else.
+    :raises UnpodConfigError: if it is neither, or the text of another object.
     """
+    if type(value) is int:
+        return str(value)
     if not _is_name(value):
-        raise UnpodConfigError(f"`{name}` must be a text that names something, not {short_repr(value)}. {GAVE_NOTHING}")
+        raise UnpodConfigError(f"`{name}` must be a non-empty string, got {short_repr(value)}. {GAVE_NOTHING}")
     return str(value)
 
 
 def org_handle_of(value: Any) -> str | None:
-    """An organisation handle; only ``None`` stands for the connection's, nothing that was meant to be another.
+    """An organization handle, or ``None`` for the connection's.
 
-    :raises UnpodConfigError: if it is neither.
+    :raises UnpodConfigError: if it is anything else.
     """
     return None if value is None else text_of(value, "org_handle")
 
@@ -97,6 +101,40 @@ def seconds_of(value: Any, name: str) -> float:
     if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < float("inf"):
         return float(seconds)
     raise UnpodConfigError(f"`{name}` must be seconds, from 0 on, or a timedelta, not {short_repr(value)}.")
+
+
+def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:
+    """A moment in UTC from an ISO 8601 text, a ``date`` or a ``datetime``; without a zone of its own it is in ``zone``.
+
+    An integer of eight digits is a date, too: native templates make one of ``{{ ds_nodash }}``.
+
+    :raises UnpodConfigError: if it is not a full date.
+    """
+    try:
+        if isinstance(value, datetime):
+            return to_utc(value, zone)
+        if isinstance(value, date):
+            return to_utc(datetime(value.year, value.month, value.day), zone)  # noqa: DTZ001  # its zone is `zone`
+        if isinstance(value, str) or type(value) is int:
+            return parse_moment(str(value), zone)
+    except ValueError:
+        pass
+    raise UnpodConfigError(
+        f"`{name}` must be a full date such as 2026-02-01 or 2026-02-01T00:00:00Z, got {short_repr(value)}."
+    )
+
+
+def zone_of(value: Any, name: str) -> ZoneInfo:
+    """A time zone from its IANA name.
+
+    :raises UnpodConfigError: if there is no such zone.
+    """
+    try:
+        return ZoneInfo(value)
+    except (KeyError, ValueError, OSError, TypeError):
+        raise UnpodConfigError(
+            f"`{name}` must be an IANA time zone such as UTC or Europe/Berlin, got {short_repr(value)}."
+        ) from None
 
 
 def _is_name(value: object) -> bool:

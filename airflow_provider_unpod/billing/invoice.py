@@ -8,17 +8,16 @@ Fields and dialects: the published page of the billing endpoint gives ``id``, ``
 from __future__ import annotations
 
 import re
-import sys
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-import pendulum
-
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, short_repr
+from airflow_provider_unpod.billing.moments import in_zone, parse_moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime, tzinfo
 
 InvoiceId: TypeAlias = int | str
 
@@ -40,20 +39,45 @@ _MONEY_FIELDS = ("amount", "tax_amount")
 _FLAT_TYPES = frozenset({str, int, bool, type(None)})
 
 
+#: Ids beyond these are compared by their digits: Airflow's own storage takes no larger integers, Python prints none of
+#: more than 4,300 digits, and order and equality are the same either way.
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*").fullmatch
+
+
 def match_key(invoice_id: InvoiceId) -> InvoiceId:
-    """The form in which ids are compared: ``101``, ``"101"`` and ``" 101 "`` are one invoice, ``"007"`` is not 7."""
+    """Give the form in which ids are compared: ``101``, ``"101"`` and ``" 101 "`` are one invoice, ``"007"`` is not 7.
+
+    An integer, or a text of its digits, becomes an ``int`` where 64 bits hold it and the text of its digits otherwise.
+    """
     if type(invoice_id) is int:
-        return invoice_id
+        return invoice_id if _MIN_INTEGER <= invoice_id <= _MAX_INTEGER else str(Decimal(invoice_id))
     text = str(invoice_id).strip()
-    if text.isdecimal() and text.isascii() and len(text) <= 18 and (text[0] != "0" or text == "0"):
+    if len(text) <= 20 and _INTEGER(text) and _MIN_INTEGER <= int(text) <= _MAX_INTEGER:
         return int(text)
     return text
+
+
+def is_integer(key: InvoiceId) -> bool:
+    """Say whether a :func:`match_key` is an integer, of whatever length."""
+    return type(key) is int or _INTEGER(str(key)) is not None
+
+
+def status_key(status: str) -> str:
+    """Give the form in which statuses are compared, totalled and written into paths: ``"paid"`` for ``" Paid"``."""
+    return status.strip().casefold()
+
+
+def currency_code(currency: str) -> str:
+    """Give the form in which currencies are totalled and written into paths: ``"USD"`` for ``"usd "``."""
+    return currency.strip().upper()
 
 
 class Invoice:
     """One row of the billing list. Immutable by convention; equal when the rows are equal.
 
-    ``invoice_id`` is the row's ``id``, or its ``invoice_number`` where it has no ``id``, as it came.
+    ``invoice_id`` is the row's ``id``, or its ``invoice_number`` where it has no ``id``. It is kept as it came, like
+    ``currency`` and ``status``; compare ``key``, ``currency_code`` and ``status_key`` instead.
     ``amount`` is exact. ``raw`` is the row as the API sent it (JSON numbers with a fraction as ``Decimal``).
     """
 
@@ -66,14 +90,25 @@ class Invoice:
         if invoice_id is None:
             invoice_id = raw.get("invoice_number")
         # What follows runs once for every row of every page: the common case comes first, and calls nothing of ours.
-        self.key: InvoiceId = invoice_id if type(invoice_id) is int else _string_key(invoice_id, raw)
+        usual_id = type(invoice_id) is int and 0 <= invoice_id <= _MAX_INTEGER
+        self.key: InvoiceId = invoice_id if usual_id else _key_of(invoice_id, raw)
         self.invoice_id: InvoiceId = invoice_id
         amount: Any = raw.get("amount")
         currency, status = raw.get("currency"), raw.get("status")
         usual = type(amount) is str and _PLAIN_DECIMAL(amount)
         self.amount: Decimal = Decimal(amount) if usual else _money(amount, "amount", self)
-        self.currency: str = currency if type(currency) is str and currency else _no_text(raw, "currency")
-        self.status: str = status if type(status) is str and status else _no_text(raw, "status")
+        self.currency: str = currency if type(currency) is str and currency.strip() else _no_text(raw, "currency")
+        self.status: str = status if type(status) is str and status.strip() else _no_text(raw, "status")
+
+    @property
+    def status_key(self) -> str:
+        """The status as it is compared: stripped, case-folded."""
+        return status_key(self.status)
+
+    @property
+    def currency_code(self) -> str:
+        """The currency as it is totalled: stripped, in capitals."""
+        return currency_code(self.currency)
 
     @property
     def tax_amount(self) -> Decimal | None:
@@ -85,7 +120,7 @@ class Invoice:
     def invoice_date(self) -> datetime | None:
         """When the invoice was made, aware, UTC.
 
-        :raises UnpodBadAnswer: if the row holds something that is no ISO 8601 date; so do the other dates.
+        :raises UnpodBadAnswer: if the row holds anything but a full ISO 8601 date; so do the other dates.
         """
         return _moment(self, "invoice_date")
 
@@ -101,18 +136,38 @@ class Invoice:
 
     @property
     def expected_payment_by(self) -> datetime | None:
-        """``due_date``, or the invoice's date plus Unpod's payment term of seven days."""
-        due = self.due_date
-        if due is None and (date := self.invoice_date) is not None:
-            due = date + PAYMENT_TERM
-        return due
+        """``due_date``, or the invoice's date plus Unpod's payment term of seven days.
+
+        :raises UnpodBadAnswer: also if that is after the year 9999.
+        """
+        due, made = self.due_date, self.invoice_date
+        if due is not None or made is None:
+            return due
+        try:
+            return made + PAYMENT_TERM
+        except OverflowError:
+            raise _bad_value(self, "invoice_date", "at least seven days before the year 10000") from None
+
+    def invoice_month(self, zone: tzinfo) -> str | None:
+        """``YYYY-MM`` of ``invoice_date`` on the calendar of ``zone``; ``None`` without a date.
+
+        :raises UnpodBadAnswer: if the date is invalid, or outside the years 1 to 9999 in ``zone``.
+        """
+        made = self.invoice_date
+        if made is None:
+            return None
+        try:
+            local = in_zone(made, zone)
+        except ValueError:
+            raise _bad_value(self, "invoice_date", f"in the years 1 to 9999 in {zone}") from None
+        return f"{local.year:04}-{local.month:02}"
 
     def answers_to(self, key: InvoiceId) -> bool:
         """Whether ``key`` (a :func:`match_key`) names this invoice, by its id or by its invoice number.
 
-        A number of digits is never taken for the name of an invoice that has an id: it may be the id of another one.
+        An integer is never taken for the invoice number of an invoice that has an id: it may be another one's id.
         """
-        if type(key) is int or self.key == key:
+        if self.key == key or is_integer(key):
             return self.key == key
         number = self.raw.get("invoice_number")
         return isinstance(number, (int, str)) and match_key(number) == key
@@ -120,7 +175,7 @@ class Invoice:
     def as_record(self) -> dict[str, Any]:
         """The row with its own field names, ready for JSON: money as decimal strings, nothing rescaled.
 
-        :raises UnpodBadAnswer: if its ``tax_amount`` is no decimal.
+        :raises UnpodBadAnswer: if its ``tax_amount`` is not a decimal amount.
         """
         raw = self.raw
         flat = _FLAT_TYPES.issuperset(map(type, raw.values()))
@@ -152,40 +207,25 @@ def plain(value: Any) -> Any:
     return value
 
 
-def parse_moment(value: str) -> datetime:
-    """An ISO 8601 text as an aware moment in UTC; a naive one is UTC.
-
-    :raises ValueError: if it is no such text.
-    """
-    text = value.strip()
-    if sys.version_info < (3, 11) and text.endswith("Z"):
-        text = text[:-1] + "+00:00"
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        parsed = pendulum.parse(text, strict=True)
-        if not isinstance(parsed, datetime):
-            raise ValueError(f"{value!r} is no date") from None
-        moment = datetime.fromisoformat(parsed.isoformat())
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc)
-
-
-def _string_key(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
-    if isinstance(invoice_id, str) and invoice_id.strip():
+def _key_of(invoice_id: Any, raw: Mapping[str, Any]) -> InvoiceId:
+    if type(invoice_id) is int or (isinstance(invoice_id, str) and invoice_id.strip()):
         return match_key(invoice_id)
     raise UnpodBadAnswer(
-        f"A billing row has no usable id: expected an integer `id` or a text `invoice_number`, "
+        f"A billing row has no usable id: `id` must be an integer or `invoice_number` a non-empty string, "
         f"got {short_repr(invoice_id)} in a row with the fields {short_repr(sorted(map(str, raw)), 200)}."
     )
 
 
 def _no_text(raw: Mapping[str, Any], name: str) -> NoReturn:
     raise UnpodBadAnswer(
-        f"Invoice {short_repr(raw.get('id', raw.get('invoice_number')))} has no usable `{name}`: "
-        f"expected a text, got {short_repr(raw.get(name))}."
+        f"Invoice {short_repr(raw.get('id', raw.get('invoice_number')))}: `{name}` must be a non-empty string, "
+        f"got {short_repr(raw.get(name))}."
     )
+
+
+def _bad_value(invoice: Invoice, name: str, wanted: str) -> UnpodBadAnswer:
+    value = short_repr(invoice.raw.get(name))
+    return UnpodBadAnswer(f"Invoice {short_repr(invoice.invoice_id)}: `{name}` must be {wanted}, got {value}.")
 
 
 def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
@@ -200,9 +240,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
         if not isinstance(exponent, int) or max(abs(exponent), abs(amount.adjusted())) > _MAX_DIGITS:
             raise InvalidOperation
     except (InvalidOperation, ValueError):
-        raise UnpodBadAnswer(
-            f"Invoice {short_repr(invoice.invoice_id)} has an `{name}` that is no decimal amount: {short_repr(value)}."
-        ) from None
+        raise _bad_value(invoice, name, "a decimal amount") from None
     return amount
 
 
@@ -213,8 +251,6 @@ def _moment(invoice: Invoice, name: str) -> datetime | None:
     try:
         if type(value) is str:
             return parse_moment(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         pass
-    raise UnpodBadAnswer(
-        f"Invoice {short_repr(invoice.invoice_id)} has a `{name}` that is no ISO 8601 date: {short_repr(value)}."
-    )
+    raise _bad_value(invoice, name, "an ISO 8601 date such as 2026-02-01T00:00:00Z")

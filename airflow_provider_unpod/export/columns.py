@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.invoice import parse_moment
+from airflow_provider_unpod.billing.moments import parse_moment
 from airflow_provider_unpod.export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -246,8 +246,8 @@ class ParquetTimestamp(CellType):
 
     def write(self, value: Any) -> datetime | None:
         try:
-            return parse_moment(value)
-        except (ValueError, AttributeError, OverflowError):
+            return parse_moment(value) if type(value) is str else None
+        except ValueError:
             return None
 
     def read(self, cell: datetime) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
+from airflow_provider_unpod.billing.arguments import zone_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from zoneinfo import ZoneInfo
 
 JSONL, CSV, PARQUET = "jsonl", "csv", "parquet"
 FULL, CHANGES = "full", "changes"
@@ -46,17 +47,12 @@ class ExportOptions:
         _one_of("compression", self.compression, COMPRESSIONS)
         _one_of("export_mode", self.export_mode, MODES)
         partition_keys(self.partition_by)
-        try:
-            _ = self.timezone
-        except (KeyError, ValueError, OSError, TypeError):
-            raise UnpodConfigError(
-                f"business_timezone={self.business_timezone!r} is no time zone: enter an IANA name, say 'Asia/Kolkata'."
-            ) from None
+        _ = self.timezone
 
     @cached_property
     def timezone(self) -> ZoneInfo:
         """``business_timezone`` as an object."""
-        return ZoneInfo(self.business_timezone)
+        return zone_of(self.business_timezone, "business_timezone")
 
     @property
     def file_suffix(self) -> str:

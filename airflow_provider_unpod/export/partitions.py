@@ -23,8 +23,8 @@ def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
     if not options.partition_by:
         return lambda _: ()
     values: dict[str, Callable[[Invoice], str]] = {
-        "currency": lambda invoice: invoice.currency,
-        "status": lambda invoice: invoice.status,
+        "currency": lambda invoice: invoice.currency_code,
+        "status": lambda invoice: invoice.status_key,
         "month": partial(_month, timezone=options.timezone),
     }
     parts = tuple(values[key] for key in options.partition_by)
@@ -48,5 +48,4 @@ def file_names(found: list[Partition], export_id: str, options: ExportOptions) -
 
 
 def _month(invoice: Invoice, timezone: ZoneInfo) -> str:
-    date = invoice.invoice_date
-    return NO_VALUE if date is None else f"{date.astimezone(timezone):%Y-%m}"
+    return invoice.invoice_month(timezone) or NO_VALUE

@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Any
 
+from airflow_provider_unpod.billing.invoice import currency_code, status_key
+
 # The default context rounds sums to 28 digits without a word. Amounts have at most some 120 digits (see
 # ``Invoice``), so nothing is ever rounded here; should that change, it is an error and not a wrong sum.
 _EXACT = Context(prec=250, traps=[Inexact, InvalidOperation, Overflow])
@@ -19,10 +21,11 @@ class Totals:
         self._cells: dict[tuple[str, str], list[Any]] = {}
 
     def add(self, currency: str, status: str, amount: Decimal) -> None:
-        """Count one invoice."""
-        cell = self._cells.get((currency, status))
+        """Count one invoice; ``"usd "`` and ``"USD"``, ``"Paid"`` and ``"paid"`` are added up together."""
+        key = currency_code(currency), status_key(status)
+        cell = self._cells.get(key)
         if cell is None:
-            self._cells[currency, status] = [1, amount]
+            self._cells[key] = [1, amount]
         else:
             cell[0] += 1
             cell[1] = _EXACT.add(cell[1], amount)

@@ -179,7 +179,7 @@ def test_what_may_get_better_is_tried_again_and_named_in_the_end(
 
 def test_an_error_of_a_row_says_in_which_page_it_stands(server: FaultyServer, connect: Connect) -> None:
     server.otherwise = page(results=[row(1), row(2, amount="twelve")])
-    with pytest.raises(UnpodBadAnswer, match="Invoice 2 has an `amount`") as caught:
+    with pytest.raises(UnpodBadAnswer, match="Invoice 2: `amount`") as caught:
         connect(server).get_page(4, 20)
     assert caught.value.page == 4
     assert "page=4" in str(caught.value.url)

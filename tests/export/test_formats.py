@@ -46,8 +46,8 @@ some_rows = st.lists(
         {
             "id": st.integers() | texts.filter(lambda text: text.strip() != ""),
             "amount": amounts,
-            "currency": texts.filter(bool),
-            "status": texts.filter(bool),
+            "currency": texts.filter(str.strip),
+            "status": texts.filter(str.strip),
         },
         optional=optional_fields,
     ),
@@ -211,6 +211,21 @@ def test_months_are_those_of_the_business_time_zone(tmp_path: Path) -> None:
     files = write_export(FakeReading(found), str(tmp_path), options=options).manifest.files
 
     assert [file.partition["month"] for file in files] == ["2026-01", "2026-02", "__HIVE_DEFAULT_PARTITION__"]
+
+
+def test_spellings_of_one_currency_and_status_share_totals_and_partition_and_stay_in_the_records(
+    tmp_path: Path,
+) -> None:
+    found = [row(1, currency="USD", status="paid"), row(2, currency="usd", status="Paid "), row(3, currency=" USD")]
+    found[2]["status"] = "PAID"
+    for each in found:
+        each["amount"] = "1.50"
+    options = ExportOptions(partition_by=("currency", "status"))
+    written = write_export(FakeReading(found), str(tmp_path), options=options)
+
+    assert written.manifest.totals == {"USD": {"paid": {"count": 3, "amount": "4.50"}}}
+    assert [file.partition for file in written.manifest.files] == [{"currency": "USD", "status": "paid"}]
+    assert sorted(read_export(tmp_path), key=lambda record: record["id"]) == found
 
 
 def test_many_partitions_need_no_more_open_files_than_one(tmp_path: Path) -> None:

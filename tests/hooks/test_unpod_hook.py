@@ -174,7 +174,7 @@ class TestOrganisation:
         define()
         assert UnpodHook(org_handle="globex").get_conn().org_handle == "globex"
 
-    @pytest.mark.parametrize("handle", ["", "   ", "None", 7, b"acme"])
+    @pytest.mark.parametrize("handle", ["", "   ", "None", True, 7.5, b"acme"])
     def test_an_argument_that_is_no_handle_never_means_the_login(
         self, define: Callable[..., UnpodHook], handle: Any
     ) -> None:
@@ -182,6 +182,12 @@ class TestOrganisation:
         with pytest.raises(errors.UnpodConfigError, match=r"^`org_handle`") as caught:
             UnpodHook(org_handle=handle).get_conn()
         assert "login" not in str(caught.value)
+
+    def test_a_handle_of_digits_that_a_native_template_made_a_number_of_is_its_text(
+        self, define: Callable[..., UnpodHook]
+    ) -> None:
+        define()
+        assert UnpodHook(org_handle=12345).get_conn().org_handle == "12345"  # type: ignore[arg-type]  # the point
 
     def test_one_hook_has_one_client(self, define: Callable[..., UnpodHook]) -> None:
         hook = define()

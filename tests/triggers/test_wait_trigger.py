@@ -64,8 +64,8 @@ def test_a_trigger_comes_back_from_what_is_stored_of_it_and_holds_no_secret(one:
     ("name", "value"),
     [
         *[("poke_interval", one) for one in ("3", -5, float("nan"), float("inf"), True, None, timedelta(seconds=-1))],
-        *[("org_handle", one) for one in ("", "   ", 7, "None")],
-        *[("unpod_conn_id", one) for one in ("", " ", None, 7)],
+        *[("org_handle", one) for one in ("", "   ", 7.5, "None")],
+        *[("unpod_conn_id", one) for one in ("", " ", None, 7.5)],
     ],
 )
 def test_what_a_poll_cannot_be_made_with_is_refused_when_the_dag_is_parsed(kind: Any, name: str, value: Any) -> None:

@@ -11,13 +11,17 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 
 _Direction: TypeAlias = Callable[[Any, Any], bool]
 _RISING: _Direction = operator.lt
 _FALLING: _Direction = operator.gt
-_TRAILING_NUMBER = re.compile(r"(.*?)(\d{1,18})", re.ASCII | re.DOTALL).fullmatch
+_TRAILING_NUMBER = re.compile(r"(.*?)(\d{1,600})", re.ASCII | re.DOTALL).fullmatch
 
 BY_ID, BY_DATE, ASSUMED = "by id", "by date", "assumed"
 
@@ -38,6 +42,14 @@ def direction_of(keys: Sequence[InvoiceId]) -> _Direction | None:
 
 def _all_integers(keys: Sequence[InvoiceId]) -> bool:
     return set(map(type, keys)) == {int}
+
+
+def _readable_date(invoice: Invoice) -> datetime | None:
+    """The date, ``None`` too where it is invalid: that matters to whoever needs it, and only the order is asked for."""
+    try:
+        return invoice.invoice_date
+    except UnpodBadAnswer:
+        return None
 
 
 class OrderWitness:
@@ -69,7 +81,7 @@ class OrderWitness:
             self._observe_dates(invoices)
 
     def _observe_dates(self, invoices: Sequence[Invoice]) -> None:
-        dates = [invoice.invoice_date for invoice in invoices]
+        dates = [_readable_date(invoice) for invoice in invoices]
         if None in dates:
             self._dates.clear()
             self._by_date.clear()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable, UnpodRateLimited, UnpodUnavailable
 from airflow_provider_unpod.billing.http.cancellation import Cancellation
-from airflow_provider_unpod.billing.invoice import SETTLED_STATUSES, Invoice, InvoiceId, match_key
+from airflow_provider_unpod.billing.invoice import SETTLED_STATUSES, Invoice, InvoiceId, is_integer, match_key
 from airflow_provider_unpod.billing.reading.fetcher import Fetcher, PageSource
 from airflow_provider_unpod.billing.reading.reading import read_list
 from airflow_provider_unpod.billing.reading.windows import Window
@@ -352,7 +352,7 @@ class Tracker:
             if sighting.keys:
                 name = match_key(number)
                 # As in `Invoice.answers_to`: what may be an id is never taken for a number.
-                if type(name) is str and name in sighting.keys and name not in self._known:
+                if not is_integer(name) and name in sighting.keys and name not in self._known:
                     self._numbers[name] = key
                     sighting.rows[name] = invoice
 

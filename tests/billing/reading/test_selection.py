@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ def test_statuses_may_be_one_or_several_in_any_case(statuses: object) -> None:
     selection = Selection.from_arguments(statuses=statuses)  # type: ignore[arg-type]  # the point of the test
     assert selection.matches(invoice("paid"))
     assert selection.matches(invoice("PAID"))
+    assert selection.matches(invoice(" Paid\t"))
     assert not selection.matches(invoice("pending"))
 
 
@@ -99,12 +101,30 @@ def test_a_day_with_23_hours_ends_where_the_next_begins() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["invoice_date_from", "invoice_date_to"])
-def test_a_date_that_is_none_is_refused_by_the_name_of_its_argument(name: str, value: object) -> None:
+def test_an_invalid_date_is_refused_by_the_name_of_its_argument(name: str, value: object) -> None:
     with pytest.raises(UnpodConfigError, match=f"`{name}`"):
         Selection.from_arguments(**{name: value})  # type: ignore[arg-type]  # the point of the test
 
 
-def test_a_span_that_can_hold_nothing_is_refused() -> None:
+@pytest.mark.parametrize(
+    "written",
+    ["2026-11-01", " 20261101 ", 20261101, date(2026, 11, 1), datetime(2026, 11, 1), datetime(2026, 11, 1, fold=1)],  # noqa: DTZ001
+)
+def test_a_midnight_that_comes_twice_is_the_first_however_it_is_written(written: object) -> None:
+    november = Selection.from_arguments(invoice_date_from=written, timezone="America/Havana")  # type: ignore[arg-type]
+    assert november.invoice_date_from == datetime(2026, 11, 1, 4, tzinfo=UTC)
+    row = invoice(invoice_date="2026-11-01T04:00:00Z")
+    assert november.matches(row)
+    assert row.invoice_month(ZoneInfo("America/Havana")) == "2026-11"
+
+
+@pytest.mark.parametrize("written", ["0001-01-01", date(1, 1, 1), datetime(1, 1, 1), 10101])  # noqa: DTZ001
+def test_a_date_outside_the_calendar_is_refused_by_the_name_of_its_argument(written: object) -> None:
+    with pytest.raises(UnpodConfigError, match="`invoice_date_from` must be a full date"):
+        Selection.from_arguments(invoice_date_from=written, timezone="Asia/Kolkata")  # type: ignore[arg-type]
+
+
+def test_an_empty_span_is_refused() -> None:
     for end in ("2026-02-01", "2026-01-01"):
         with pytest.raises(UnpodConfigError, match="before"):
             Selection.from_arguments(invoice_date_from="2026-02-01", invoice_date_to=end)
@@ -112,7 +132,7 @@ def test_a_span_that_can_hold_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "", None, 7])
 def test_an_unknown_time_zone_is_refused(name: object) -> None:
-    with pytest.raises(UnpodConfigError, match="time zone"):
+    with pytest.raises(UnpodConfigError, match="`timezone` must be an IANA time zone"):
         Selection.from_arguments(timezone=name)  # type: ignore[arg-type]  # the point of the test
 
 
