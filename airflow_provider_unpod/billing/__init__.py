@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnpodOrganizationNotFound,
         UnpodRateLimited,
         UnpodUnavailable,
+        UnpodUnreachable,
     )
     from airflow_provider_unpod.billing.http.retry import RetryPolicy
     from airflow_provider_unpod.billing.invoice import Invoice
@@ -42,6 +43,7 @@ _MODULES = {
     "UnpodOrganizationNotFound": "errors",
     "UnpodRateLimited": "errors",
     "UnpodUnavailable": "errors",
+    "UnpodUnreachable": "errors",
     "read_list": "reading.reading",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "UnpodOrganizationNotFound",
     "UnpodRateLimited",
     "UnpodUnavailable",
+    "UnpodUnreachable",
     "read_list",
 ]
 

@@ -21,14 +21,10 @@ from airflow_provider_unpod.billing.errors import (
 )
 from airflow_provider_unpod.billing.http import responses, settings
 from airflow_provider_unpod.billing.http.base_url import base_url_of, is_loopback
+from airflow_provider_unpod.billing.http.faults import TransportFault
 from airflow_provider_unpod.billing.http.rate_limit import Budget, Pacing
 from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, Retryable, RetryPolicy, Tries
-from airflow_provider_unpod.billing.http.transport import (
-    OversizedResponse,
-    Response,
-    Transport,
-    TransportFault,
-)
+from airflow_provider_unpod.billing.http.transport import OversizedResponse, Response, Transport
 from airflow_provider_unpod.billing.invoice import Invoice
 
 if TYPE_CHECKING:
@@ -145,6 +141,7 @@ class UnpodClient:
         :raises UnpodBadAnswer: an answer that must not be believed; HTTP 206 and redirects included.
         :raises UnpodRateLimited: 429, after waiting as long as ``retry`` allows.
         :raises UnpodUnavailable: network failure, time-out or 5xx after all retries.
+        :raises UnpodUnreachable: unknown host, untrusted certificate, unusable proxy: the configuration is wrong.
         :raises Cancelled: if ``cancellation`` is or gets cancelled.
         """
 
@@ -234,7 +231,7 @@ class UnpodClient:
             answer = self._transport.send(url, cancellation)
             return read(answer)
         except TransportFault as fault:
-            error, cause, retryable = UnpodUnavailable(fault.message), fault.cause, fault.retryable
+            error, cause, retryable = fault.kind(fault.message), fault.cause, fault.retryable
         except OversizedResponse as fault:
             error, retryable = UnpodBadAnswer(str(fault)), False
         except responses.Unreadable as fault:

@@ -101,6 +101,15 @@ class UnpodUnavailable(UnpodError):
     """Network failure, time-out or 5xx, still after all retries."""
 
 
+class UnpodUnreachable(UnpodError):
+    """The address cannot be reached as the connection, or this machine's network, is configured.
+
+    An unknown host name, an untrusted certificate, a CA file that cannot be read, https where the server speaks http
+    or the reverse, a proxy that cannot be used. Not permanent, as DNS and proxies recover; but waiting alone rarely
+    helps, so it does not count among the transient errors that a wait outlasts.
+    """
+
+
 class UnpodListUnstable(UnpodError):
     """The list moved so that it could not be read completely; nothing partial is given out as a whole."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: What the clients of these tests are given, and what must never be seen anywhere.
 TOKEN = "tok-5f3a9c-secret"
+_TLS_HANDSHAKE = b"\x16"  # the first byte of a client that expects https
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ class FaultyServer:
     def _read(sock: socket.socket) -> Request | None:
         data = b""
         while not data.endswith(b"\r\n\r\n"):
-            if not (block := sock.recv(65536)):
+            block = sock.recv(65536)
+            if not block or block[:1] == _TLS_HANDSHAKE:
                 return None
             data += block
         first, *lines = data.decode("latin-1").strip().split("\r\n")

@@ -15,11 +15,11 @@ from airflow_provider_unpod.billing.errors import (
     UnpodAuthError,
     UnpodBadAnswer,
     UnpodBadRequest,
-    UnpodConfigError,
     UnpodError,
     UnpodOrganizationNotFound,
     UnpodRateLimited,
     UnpodUnavailable,
+    UnpodUnreachable,
 )
 from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.faulty_server import TOKEN, Close, FaultyServer, answer, page, row
@@ -109,7 +109,7 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         (404, {"status_code": 404, "message": "Not found."}, UnpodOrganizationNotFound, "Not found."),
         (404, "<html>no such page</html>", UnpodOrganizationNotFound, "host"),
         (405, {"detail": 'Method "GET" not allowed.'}, UnpodBadRequest, "not allowed"),
-        (407, "", UnpodConfigError, "proxies"),
+        (407, "", UnpodUnreachable, "proxies"),
         (418, "", UnpodBadRequest, "Something"),
         (206, {"message": "Organization Handle Not Found", "errors": "x"}, UnpodBadAnswer, "Organization Handle Not"),
         (206, {"count": 1, "results": [row(1)]}, UnpodBadAnswer, "206"),

@@ -23,7 +23,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer, UnpodConfigError, UnpodUnreachable
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 from tests.billing.faulty_server import TOKEN, FaultyServer, page, row
@@ -511,7 +511,7 @@ def test_a_server_that_does_not_speak_tls_is_never_asked_without_it(
     connection = {**json.loads(unpod_sandbox.connection_json()), "schema": "https"}
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
 
-    with pytest.raises(AirflowSensorTimeout, match=r"never seen"):
+    with pytest.raises(UnpodUnreachable, match="speaks plain http"):
         wait(invoice_id=invoice, timeout=0)
     assert unpod_sandbox.stats["requests"] == 0
 
@@ -544,7 +544,7 @@ def test_over_tls_a_ca_of_ones_own_is_trusted_in_every_mode(
 def test_a_server_whose_certificate_nobody_trusts_never_sees_the_token_in_any_mode(
     wait: Waiter, tls_server: FaultyServer
 ) -> None:
-    with pytest.raises(AirflowSensorTimeout, match=r"never seen"):
+    with pytest.raises(UnpodUnreachable, match="is not trusted"):
         wait(invoice_id=7, timeout=0)
     assert tls_server.connections == 1
     assert tls_server.requests == []

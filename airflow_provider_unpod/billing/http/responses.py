@@ -17,11 +17,11 @@ from airflow_provider_unpod.billing.errors import (
     UnpodAuthError,
     UnpodBadAnswer,
     UnpodBadRequest,
-    UnpodConfigError,
     UnpodError,
     UnpodOrganizationNotFound,
     UnpodRateLimited,
     UnpodUnavailable,
+    UnpodUnreachable,
     short_repr,
     shorten,
 )
@@ -117,9 +117,7 @@ def refusal(answer: Response, page: int | None, org_handle: str) -> UnpodError:
             f"billing at the address in `host`: {said}"
         )
     if status == 407:
-        return UnpodConfigError(
-            "The proxy asks for credentials: enter them in the URL in the connection's extra `proxies`."
-        )
+        return UnpodUnreachable("Check Proxies (`proxies`): the proxy asks for other credentials in its URL.")
     if status == 429:
         return UnpodRateLimited(f"Unpod's rate limit is used up: {said}")
     if status == 408 or status >= 500:

@@ -11,6 +11,7 @@ import copy
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
 import zlib
@@ -29,9 +30,10 @@ from urllib3.exceptions import DecodeError, HTTPError
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http import settings
 from airflow_provider_unpod.billing.http.base_url import is_loopback
+from airflow_provider_unpod.billing.http.faults import Route, TransportFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from urllib3.poolmanager import PoolManager
 
@@ -41,17 +43,8 @@ if TYPE_CHECKING:
 MAX_BODY = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _READ_BUFFER = 64 * 1024
-
-
-class TransportFault(Exception):
-    """No whole answer came. ``cause`` is the innermost error: its outer layers carry the request and so the token."""
-
-    def __init__(self, message: str, cause: BaseException | None = None, *, retryable: bool = True) -> None:
-        super().__init__(message)
-        self.message = message
-        self.cause = cause
-        #: Whether the same request may succeed when it is sent again.
-        self.retryable = retryable
+#: A handshake that tells what a server speaks; short, as a cancelled reading waits for it.
+_PROBE_SECONDS = 0.8
 
 
 class OversizedResponse(Exception):
@@ -100,10 +93,13 @@ class Transport:
         self._template = requests.PreparedRequest()
         self._template.prepare(method="GET", url=base_url, headers=dict(headers))
         with requests.Session() as session:
-            settings = session.merge_environment_settings(base_url, {}, True, verify, None)
-        self._verify: Any = settings["verify"]
-        self._proxies = _proxies(base_url, proxies, dict(settings["proxies"]), allow_insecure_http)
+            environment = session.merge_environment_settings(base_url, {}, True, verify, None)
+        self._verify: Any = environment["verify"]
+        self._proxies = _proxies(base_url, proxies, dict(environment["proxies"]), allow_insecure_http)
+        self._route = self._describe_route(base_url, verify, proxies)
         self._adapter = _OneHostAdapter()
+        self._plain_http = base_url.startswith("http://")
+        self._spoke_http = False
 
     def send(self, url: str, cancellation: Cancellation | None) -> Response:
         """The answer to GET ``url``, an address below the base URL. Redirects are answers, not followed.
@@ -122,12 +118,52 @@ class Transport:
                 outcome = self._exchange(request, flight)
             cancellation.check()
         if isinstance(outcome, Response):
+            self._spoke_http = True
             return outcome
         # Raised here, where no handler is active: a handled error would be chained, request and token included.
-        raise self._fault(outcome)
+        if isinstance(outcome, OversizedResponse):
+            raise OversizedResponse(str(outcome))
+        fault = self._route.explain(outcome, flight.stage)
+        if self._may_want_tls(fault) and self._speaks_tls():
+            raise self._route.wants_tls(fault.cause)
+        raise fault
 
     def close(self) -> None:
         self._adapter.close()
+
+    def _describe_route(self, base_url: str, verify: bool | str, proxies: Mapping[str, str] | None) -> Route:
+        proxy = next(iter(self._proxies.values()), None)
+        own_proxy = proxy is not None and proxy in (proxies or {}).values()
+        ca_path = self._verify if isinstance(self._verify, str) and base_url.startswith("https") else None
+        return Route(
+            server=_address_of(base_url),
+            timeout=self._timeout,
+            proxy=None if proxy is None else _address_of(proxy),
+            proxy_setting="Proxies (`proxies`)" if own_proxy else "HTTP(S)_PROXY in the environment",
+            ca_path=ca_path,
+            ca_setting="Verify TLS (`verify`)" if ca_path == verify else "REQUESTS_CA_BUNDLE in the environment",
+        )
+
+    def _may_want_tls(self, fault: TransportFault) -> bool:
+        """Whether a server that never sent a response closed the connection, as TLS servers do that get plain http."""
+        closed = isinstance(fault.cause, (ConnectionResetError, http.client.RemoteDisconnected))
+        return closed and not self._spoke_http and not self._proxies and self._plain_http
+
+    def _speaks_tls(self) -> bool:
+        """Try a TLS handshake with the server. Nothing is sent over it, so its certificate does not matter."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        host, _, port = self._route.server.rpartition(":")
+        address = host.strip("[]"), int(port)
+        try:
+            with (
+                socket.create_connection(address, _PROBE_SECONDS) as sock,
+                context.wrap_socket(sock, server_hostname=address[0]),
+            ):
+                return True
+        except OSError:
+            return False
 
     def _exchange(self, request: requests.PreparedRequest, flight: _Flight) -> Response | Exception:
         """The answer, or the error that came instead of it."""
@@ -149,43 +185,6 @@ class Transport:
         finally:
             _current.flight = None
             flight.land()
-
-    def _fault(self, error: Exception) -> Exception:
-        if isinstance(error, OversizedResponse):
-            return OversizedResponse(str(error))
-        chain = list(_chain(error))
-        # Without its traceback, whose frames hold the headers.
-        cause = chain[-1].with_traceback(None)
-        name = type(cause).__name__
-        through = (
-            " through the proxy" if any(isinstance(link, requests.exceptions.ProxyError) for link in chain) else ""
-        )
-        if isinstance(cause, TimeoutError):
-            return TransportFault(f"No whole answer{through} within {self._timeout:g} s.", cause)
-        if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            return TransportFault(
-                "The server's certificate is not trusted: if it is signed by a CA of your own, enter the path of "
-                f"the CA file in the connection's extra `verify`. ({name}: {cause})",
-                cause,
-                retryable=False,
-            )
-        if "407" in str(cause) and through:
-            return TransportFault(
-                "The proxy asks for credentials: enter them in the URL in the connection's extra `proxies`.",
-                cause,
-                retryable=False,
-            )
-        return TransportFault(f"No whole answer{through}: {name}: {str(cause)[:300]}", cause)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what lies under it, the innermost last."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _body(raw: Any) -> bytes:
@@ -214,6 +213,13 @@ def _body(raw: Any) -> bytes:
     if not decompressor.eof:
         raise DecodeError("the compressed answer ends too early")
     return plain
+
+
+def _address_of(url: str) -> str:
+    """Host and port of a URL, without the credentials that a proxy's may hold."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _proxies(
@@ -245,13 +251,15 @@ def _proxies(
 class _Flight:
     """What one request in flight needs to be bounded in time and to be cut: its deadline and its socket."""
 
-    __slots__ = ("_cancellation", "_own", "_socket", "deadline")
+    __slots__ = ("_cancellation", "_own", "_socket", "deadline", "stage")
 
     def __init__(self, deadline: float, cancellation: Cancellation | None) -> None:
         self.deadline = deadline
         self._cancellation = cancellation
         self._socket: Any = None
         self._own: socket.socket | None = None
+        #: How far the request has come, see :meth:`Route.explain`.
+        self.stage = "exchange"
 
     def remaining(self) -> float:
         """Seconds left, never zero: that would mean "non-blocking" to a socket.
@@ -339,7 +347,12 @@ class _TimedConnection(HTTPConnection):
         if flight is None:
             raise RuntimeError("a connection was asked for outside of a request")
         host = self._dns_host.strip("[]")
-        addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        flight.stage = "name"
+        try:
+            addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        except UnicodeError:  # a label of more than 63 characters, or an empty one
+            raise socket.gaierror(socket.EAI_NONAME, "no host name") from None
+        flight.stage = "connection"
         for left in range(len(addresses), 0, -1):
             family, kind, protocol, _, address = addresses[-left]
             sock = socket.socket(family, kind, protocol)
@@ -352,6 +365,7 @@ class _TimedConnection(HTTPConnection):
                 sock.connect(address)
                 sock.settimeout(flight.remaining())
                 flight.watch_copy(sock)
+                flight.stage = "exchange"
                 return sock
             except OSError:
                 sock.close()
@@ -361,6 +375,13 @@ class _TimedConnection(HTTPConnection):
                 sock.close()
                 raise
         raise OSError(f"{host} has no address")
+
+    def _tunnel(self) -> None:
+        if (flight := _current.flight) is not None:
+            flight.stage = "tunnel"
+        super()._tunnel()
+        if flight is not None:
+            flight.stage = "exchange"
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None and _current.flight is not None:

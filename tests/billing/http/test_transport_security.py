@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import logging
 import socket
 import ssl
@@ -17,7 +18,13 @@ import pytest
 import trustme
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, UnpodError, UnpodUnavailable
+from airflow_provider_unpod.billing.errors import (
+    UnpodBadAnswer,
+    UnpodConfigError,
+    UnpodError,
+    UnpodUnavailable,
+    UnpodUnreachable,
+)
 from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.faulty_server import TOKEN, Close, FaultyServer, Reset, answer, page
 from tests.billing.http.test_retry import PERMANENT, SLOW, TRANSIENT
@@ -232,7 +239,7 @@ def test_a_proxy_may_itself_speak_tls_and_the_deadline_holds_through_it(
         assert client.get_page(2, 100).count == 1
         assert [head.split(" ")[0] for head in proxy.heads] == ["CONNECT"]
         tls_server.scripts = [SLOW["drips the body"]]
-        with pytest.raises(UnpodUnavailable, match=r"within 1 s"):
+        with pytest.raises(UnpodUnavailable, match=r"within `timeout` = 1 s"):
             client.get_page(3, 100)
 
 
@@ -264,7 +271,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(connect: Connec
         allow_insecure_http=True,
         retry=RetryPolicy(attempts=2),
     )
-    with pytest.raises(UnpodUnavailable, match=r"through the proxy.*refused") as caught:
+    with pytest.raises(UnpodUnreachable, match=r"`proxies`.*the proxy 127.0.0.1:\d+ does not respond") as caught:
         client.get_page(1, 100)
     assert "pr0xy-pw" not in everything_about(caught.value)
 
@@ -272,11 +279,11 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(connect: Connec
 def test_a_proxy_that_wants_credentials_is_not_asked_again(connect: Connect) -> None:
     with Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as refusing:
         client = connect("https://unpod.test", proxies={"https": refusing.url})
-        with pytest.raises(UnpodUnavailable, match="proxies"):
+        with pytest.raises(UnpodUnreachable, match="proxies"):
             client.get_page(1, 100)
         assert client.requests_made == 1
         client = connect("http://unpod.test", proxies={"http": refusing.url}, allow_insecure_http=True)
-        with pytest.raises(UnpodConfigError, match="proxies"):
+        with pytest.raises(UnpodUnreachable, match="proxies"):
             client.get_page(1, 100)
 
 
@@ -284,13 +291,13 @@ def test_a_proxy_that_says_nothing_ends_at_the_deadline(connect: Connect) -> Non
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         client = connect("https://unpod.test", proxies={"https": url}, timeout=0.3, retry=RetryPolicy(attempts=1))
-        with pytest.raises(UnpodUnavailable, match=r"within 0\.3 s"):
+        with pytest.raises(UnpodUnavailable, match=r"within `timeout` = 0\.3 s"):
             client.get_page(1, 100)
 
 
 def test_a_certificate_nobody_vouches_for_is_refused_at_once(connect: Connect, tls_server: FaultyServer) -> None:
     client = connect(tls_server)
-    with pytest.raises(UnpodUnavailable, match="`verify`") as caught:
+    with pytest.raises(UnpodUnreachable, match="`verify`") as caught:
         client.get_page(1, 100)
     assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
     assert client.requests_made == 1
@@ -312,8 +319,9 @@ def test_the_environments_ca_file_vouches_for_it_too(
 
 def test_a_certificate_of_another_host_is_refused(connect: Connect, tls_server: FaultyServer, ca_file: str) -> None:
     client = connect(f"https://localhost:{tls_server.port}", verify=ca_file)
-    with pytest.raises(UnpodUnavailable):
+    with pytest.raises(UnpodUnreachable, match=r"`host`.*another host's"):
         client.get_page(1, 100)
+    assert client.requests_made == 1
     assert not tls_server.requests
 
 
@@ -326,7 +334,7 @@ def test_the_deadline_holds_over_tls(connect: Connect, tls_server: FaultyServer,
     client = connect(tls_server, verify=ca_file, timeout=0.4, retry=RetryPolicy(attempts=1))
     for how in ("no answer", "drips from the first byte", "drips the body"):
         tls_server.scripts = [SLOW[how]]
-        with pytest.raises(UnpodUnavailable, match=r"within 0\.4 s"):
+        with pytest.raises(UnpodUnavailable, match=r"within `timeout` = 0\.4 s"):
             client.get_page(1, 100)
 
 
@@ -341,8 +349,41 @@ def test_faults_over_tls_are_retried(connect: Connect, tls_server: FaultyServer,
 def test_a_server_that_accepts_but_never_shakes_hands_ends_at_the_deadline(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = connect(f"https://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3, retry=RetryPolicy(attempts=1))
-        with pytest.raises(UnpodUnavailable, match=r"within 0\.3 s"):
+        with pytest.raises(UnpodUnavailable, match=r"within `timeout` = 0\.3 s"):
             client.get_page(1, 100)
+
+
+def test_a_ca_file_that_is_not_there_any_more_is_unreachable_at_once(
+    connect: Connect, tls_server: FaultyServer, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(tls_server, verify=ca_file)
+    Path(ca_file).unlink()
+    with pytest.raises(UnpodUnreachable, match=r"`verify`.*is not a readable CA file"):
+        client.get_page(1, 100)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    client = connect(tls_server)
+    with pytest.raises(UnpodUnreachable, match=r"REQUESTS_CA_BUNDLE.*/nowhere/ca.pem is not a readable CA file"):
+        client.get_page(1, 100)
+    assert client.requests_made == 1
+
+
+def test_https_to_a_plain_http_port_is_unreachable_at_once(connect: Connect) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as plain:
+        answering = threading.Thread(target=plain.handle_request, daemon=True)
+        answering.start()
+        client = connect(f"https://127.0.0.1:{plain.server_port}")
+        with pytest.raises(UnpodUnreachable, match=r"`host`.*speaks plain http"):
+            client.get_page(1, 100)
+        answering.join(5)
+    assert client.requests_made == 1
+
+
+def test_plain_http_to_a_tls_port_is_unreachable_at_once(connect: Connect, tls_server: FaultyServer) -> None:
+    client = connect(f"http://127.0.0.1:{tls_server.port}")
+    with pytest.raises(UnpodUnreachable, match=r"`host`.*speaks https"):
+        client.get_page(1, 100)
+    assert client.requests_made == 1
+    assert not tls_server.requests
 
 
 # -- secrets -------------------------------------------------------------------------------------------------------

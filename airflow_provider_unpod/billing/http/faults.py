@@ -1,0 +1,210 @@
+"""What a broken connection means to the person who configured it: exceptions of the network in plain words.
+
+``requests``, ``urllib3``, ``ssl`` and ``socket`` wrap one another's exceptions; the innermost one and the point that
+the request had reached say what is wrong, and which field of the connection to look at.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import re
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+
+from airflow_provider_unpod.billing.errors import UnpodError, UnpodUnavailable, UnpodUnreachable, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: How OpenSSL reports a peer that does not speak TLS at all.
+_PLAIN_PEER = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST|RECORD_LAYER_FAILURE|PACKET_LENGTH")
+#: Reasons to refuse a handshake that the same two programs will always have again.
+_NO_COMMON_TLS = re.compile(
+    r"UNSUPPORTED_PROTOCOL|NO_PROTOCOLS|NO_SHARED_CIPHER|"
+    r"ALERT_(HANDSHAKE_FAILURE|PROTOCOL_VERSION|INSUFFICIENT_SECURITY|CERTIFICATE_REQUIRED|UNRECOGNIZED_NAME)"
+)
+_TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
+#: First byte of a TLS record that carries an alert.
+_TLS_ALERT = "\x15\x03"
+_EXPIRED, _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH = 10, 62, 64
+
+
+class TransportFault(Exception):
+    """No whole response came.
+
+    :param kind: the error that this is to the caller.
+    :param cause: the innermost exception; its outer layers carry the request and so the token.
+    :param retryable: whether the same request may succeed when it is sent again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        cause: BaseException | None = None,
+        *,
+        kind: type[UnpodError] = UnpodUnavailable,
+        retryable: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.kind = kind
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way that the requests of one client take, for the words of its errors. Holds no secret.
+
+    :param server: host and port of the API.
+    :param timeout: seconds for one whole request.
+    :param proxy: host and port of the proxy; ``None``: no proxy.
+    :param proxy_setting: where the proxy is configured.
+    :param ca_path: CA file or directory; ``None``: the built-in one, or no verification.
+    :param ca_setting: where ``ca_path`` is configured.
+    """
+
+    server: str
+    timeout: float
+    proxy: str | None = None
+    proxy_setting: str = ""
+    ca_path: str | None = None
+    ca_setting: str = ""
+
+    def explain(self, error: BaseException, stage: str) -> TransportFault:
+        """The fault that ``error`` is.
+
+        :param stage: how far the request had come: ``name`` (look-up), ``connection``, ``tunnel`` (through the
+            proxy), or ``exchange`` (the TLS handshake and all that follows).
+        """
+        chain = list(_chain(error))
+        # Without its traceback, whose frames hold the headers.
+        cause = chain[-1].with_traceback(None)
+        at_proxy = self.proxy is not None and (
+            stage != "exchange" or any(isinstance(link, requests.exceptions.ProxyError) for link in chain)
+        )
+        if self.ca_path is not None and isinstance(cause, OSError) and not _is_ca(self.ca_path):
+            return _unreachable(f"Check {self.ca_setting}: {self.ca_path} is not a readable CA file.", cause)
+        if isinstance(cause, TimeoutError):
+            return TransportFault(self._too_slow(stage, at_proxy), cause)
+        if isinstance(cause, ssl.SSLError):
+            return self._tls_fault(cause, at_proxy)
+        if at_proxy:
+            return self._proxy_fault(cause)
+        if isinstance(cause, socket.gaierror):
+            return _unreachable(f"Check Host (`host`): there is no host {_host(self.server)}.", cause, retryable=True)
+        if isinstance(cause, ConnectionRefusedError):
+            return TransportFault(f"Check Host (`host`): nothing listens at {self.server}.", cause)
+        if isinstance(cause, http.client.BadStatusLine) and str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
+            return self.wants_tls(cause)
+        return TransportFault(f"No whole response from {self.server}: {_words(cause)}.", cause)
+
+    def wants_tls(self, cause: BaseException | None) -> TransportFault:
+        """The fault of plain http to a server that speaks https."""
+        return _unreachable(f"Check Host (`host`): the server speaks https at {self.server}, not http.", cause)
+
+    def _too_slow(self, stage: str, at_proxy: bool) -> str:
+        limit = f"within `timeout` = {self.timeout:g} s"
+        if at_proxy:
+            return f"Check {self.proxy_setting}: the proxy {self.proxy} does not respond {limit}."
+        if stage == "connection":
+            return f"Check Host (`host`): {self.server} accepts no connection {limit}."
+        return f"Try later or raise `timeout`: no whole response from {self.server} {limit}."
+
+    def _tls_fault(self, cause: ssl.SSLError, at_proxy: bool) -> TransportFault:
+        peer, setting = (self.proxy, self.proxy_setting) if at_proxy else (self.server, "Host (`host`)")
+        reason = (cause.reason or str(cause)).upper().replace(" ", "_")
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _unreachable(_about_certificate(cause, str(peer), setting), cause)
+        if _PLAIN_PEER.search(reason):
+            who = f"the proxy {peer} speaks" if at_proxy else "the server speaks"
+            there = "" if at_proxy else f" at {peer}"
+            return _unreachable(f"Check {setting}: {who} plain http{there}, not https.", cause)
+        if _NO_COMMON_TLS.search(reason):
+            return _unreachable(f"Check {setting}: {peer} refuses the TLS handshake ({_words(cause)}).", cause)
+        return TransportFault(f"The TLS connection to {peer} broke: {_words(cause)}.", cause)
+
+    def _proxy_fault(self, cause: BaseException) -> TransportFault:
+        check = f"Check {self.proxy_setting}"
+        status = _TUNNEL_STATUS.search(str(cause))
+        if status is None:
+            why = "it closes the connection"
+            if isinstance(cause, socket.gaierror):
+                why = f"there is no host {_host(str(self.proxy))}"
+            elif isinstance(cause, ConnectionRefusedError):
+                why = "nothing listens there"
+            elif isinstance(cause, OSError):
+                why = _words(cause)
+            kind = UnpodUnavailable if isinstance(cause, ConnectionResetError) else UnpodUnreachable
+            message = f"{check}: the proxy {self.proxy} does not respond ({why})."
+            return TransportFault(message, cause, kind=kind)
+        code = int(status[1])
+        if code == 407:
+            return _unreachable(f"{check}: the proxy {self.proxy} asks for other credentials in its URL.", cause)
+        if code < 500 and code != 429:
+            return _unreachable(
+                f"{check}: the proxy {self.proxy} refuses to connect to {self.server} (HTTP {code}).", cause
+            )
+        return TransportFault(f"The proxy {self.proxy} cannot reach {self.server} now (HTTP {code}).", cause)
+
+
+def _unreachable(message: str, cause: BaseException | None, *, retryable: bool = False) -> TransportFault:
+    return TransportFault(message, cause, kind=UnpodUnreachable, retryable=retryable)
+
+
+def _about_certificate(cause: ssl.SSLCertVerificationError, peer: str, setting: str) -> str:
+    why = shorten(cause.verify_message, 120)
+    if cause.verify_code in (_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH):
+        return f"Check {setting}: the certificate of {peer} is not trusted, it is another host's ({why})."
+    if cause.verify_code == _EXPIRED:
+        return f"Renew the certificate of {peer}: it is not trusted, as it has expired ({why})."
+    return (
+        f"Check Verify TLS (`verify`): the certificate of {peer} is not trusted ({why}). If your own CA signed it, "
+        "enter the path of the CA file."
+    )
+
+
+def _is_ca(path: str) -> bool:
+    if Path(path).is_dir():
+        return True
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _host(server: str) -> str:
+    return server.rpartition(":")[0]
+
+
+def _words(cause: BaseException) -> str:
+    """An exception's own words, without the names of Python classes, files and numbers around them."""
+    if isinstance(cause, ssl.SSLError):
+        return (cause.reason or "TLS error").replace("_", " ").lower()
+    if isinstance(cause, OSError) and cause.errno in errno.errorcode and cause.strerror:
+        return cause.strerror.lower()
+    return _KNOWN.get(type(cause), "") or shorten(str(cause), 300) or "the connection was closed"
+
+
+_KNOWN: dict[type[BaseException], str] = {
+    http.client.RemoteDisconnected: "the server closed the connection without a response",
+    http.client.BadStatusLine: "it does not begin as HTTP does",
+    http.client.IncompleteRead: "it was cut off",
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what lies under it, the innermost last."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
