@@ -162,8 +162,8 @@ def test_a_slow_answer_that_is_whole_in_time_is_an_answer(server: FaultyServer, 
 def test_the_deadline_of_one_request_is_not_that_of_the_next_on_the_same_connection(
     server: FaultyServer, connect: Connect
 ) -> None:
-    server.otherwise = [Drip(WIRE[:30], 0.006), WIRE[30:]]
-    client = connect(server, timeout=0.4, retry=RetryPolicy(attempts=1))
+    server.otherwise = [Drip(WIRE[:30], 0.012), WIRE[30:]]
+    client = connect(server, timeout=1.2, retry=RetryPolicy(attempts=1))
     for _ in range(4):
         client.get_page(1, 100)
     assert server.connections == 1
