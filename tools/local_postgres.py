@@ -1,0 +1,117 @@
+"""A PostgreSQL server of one's own, in a temporary folder, on 127.0.0.1; gone when it is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+#: Where Debian keeps the server's programs, which are not on PATH.
+_DEBIAN = Path("/usr/lib/postgresql")
+_STARTS_WITHIN = 60.0  # seconds
+#: Reached by this machine alone; what it holds need not survive a power cut.
+_OPTIONS = ("-h", "127.0.0.1", "-k", "/tmp", "-c", "fsync=off")
+
+
+class LocalPostgres:
+    """A server; a context manager.
+
+    PostgreSQL refuses to run as root, so root runs it as the user ``postgres`` that Debian's package makes.
+
+    :raises RuntimeError: if no server is installed, with the command that installs one; or if it does not start.
+    """
+
+    def __init__(self) -> None:
+        self._programs = _programs()
+        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self.port = _free_port()
+        self.user = "postgres"
+        self._folder = Path(tempfile.mkdtemp(prefix="unpod-postgres-"))
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
+        """The address of a database; nobody asks for a password, and nobody else's machine can reach it."""
+        return f"{driver}://{self.user}@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self) -> LocalPostgres:
+        try:
+            self._make_cluster()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server, again too, and wait until it answers."""
+        log = (self._folder / "server.log").open("ab")
+        self._server = subprocess.Popen(
+            [*self._as_user, str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *_OPTIONS],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        until = time.monotonic() + _STARTS_WITHIN
+        while self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), check=False) != 0:
+            if self._server.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop the server, cutting all connections; idempotent."""
+        if self._server is not None:
+            # The whole group: `runuser` does not pass signals on.
+            os.killpg(self._server.pid, signal.SIGINT)
+            self._server.wait(30)
+            self._server = None
+
+    def create_database(self, name: str) -> None:
+        """Make an empty database."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, name)
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _make_cluster(self) -> None:
+        if self._as_user:
+            shutil.chown(self._folder, "postgres")
+        self._run("initdb", "-D", str(self._data), "-U", self.user, "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
+        done = subprocess.run(
+            [*self._as_user, str(self._programs / program), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr[-2000:]}")
+        return done.returncode
+
+
+def _programs() -> Path:
+    """The folder with the server's programs."""
+    versions = sorted(_DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name)) if _DEBIAN.is_dir() else []
+    if versions:
+        return versions[-1]
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    raise RuntimeError("PostgreSQL is not installed. On Debian: apt-get install --no-install-recommends postgresql")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
