@@ -65,6 +65,11 @@ class Column:
         return asdict(self)
 
 
+def fields_of_type(kind: str) -> frozenset[str]:
+    """Names of the API's fields that hold values of a type."""
+    return frozenset(name for name, found in _KINDS.items() if found == kind)
+
+
 def type_of_field(name: str) -> str | None:
     """What a field of a record holds, ``None`` for fields that the API's pages do not name."""
     return (_KINDS | _KINDS_OF_CHANGES).get(name)

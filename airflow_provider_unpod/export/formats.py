@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # Billing rows repeat themselves so much that level 1 leaves a file only a little larger, for a third of the CPU.
 _GZIP_LEVEL = 1
 _GZIP_CONTAINER = zlib.MAX_WBITS | 16
+#: Of the state that exports of changes are compared with.
+STATE_COMPRESSION = "gzip"
+#: The most bytes of one record in a file, so that a forged file cannot fill the memory. A response of the API has
+#: 32 MiB at most, which escaping can make three times as long.
+_MAX_RECORD = 128 * 2**20
 
 
 def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, ...]:
@@ -61,15 +66,28 @@ def decode(
 ) -> Iterator[Record]:
     """The records of one data file.
 
-    :raises ValueError: or another error of the format's library, if the file holds something else.
+    Raises whatever the format's library raises, if the file contains something else.
     """
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
         in_path = {column.name: partition[column.name] for column in columns if column.name in partition}
         return (record | in_path for record in parquet.decode(file, _not_in_path(columns, partition)))
-    lines = decompressed(file, options.compression)
-    return _decode_csv(lines, columns) if options.file_format == CSV else map(json.loads, lines)
+    if options.file_format == CSV:
+        return _decode_csv(decompressed(file, options.compression), columns)
+    return decode_lines(file, options.compression)
+
+
+def decode_lines(file: IO[bytes], compression: str | None) -> Iterator[Any]:
+    """The values of a file of JSON lines."""
+    return map(json.loads, _bounded_lines(decompressed(file, compression)))
+
+
+def _bounded_lines(file: IO[Any]) -> Iterator[Any]:
+    while line := file.readline(_MAX_RECORD + 1):
+        if len(line) > _MAX_RECORD:
+            raise ValueError(f"a record is longer than {_MAX_RECORD} bytes")
+        yield line
 
 
 def _not_in_path(columns: tuple[Column, ...], partition: Mapping[str, str]) -> tuple[Column, ...]:
@@ -98,7 +116,7 @@ def _encode_csv(records: Iterator[Record], columns: tuple[Column, ...]) -> Itera
 
 def _decode_csv(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
     table = Table(columns, CSV_CELLS)
-    rows = _csv_rows(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+    rows = _csv_rows(_bounded_lines(io.TextIOWrapper(file, encoding="utf-8", newline="")))
     if next(rows, None) != [*(column.name for column in columns), EXTRA]:
         raise ValueError("the header is not that of the manifest")
     for *cells, extra in rows:
@@ -112,8 +130,12 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """
     row: list[str] = []
     quotes = 0
+    size = 0
     for line in lines:
         row.append(line)
+        size += len(line)
+        if size > _MAX_RECORD:
+            raise ValueError(f"a record is longer than {_MAX_RECORD} characters")
         quotes += line.count('"')
         if quotes % 2 == 0:  # otherwise the line ends inside a quoted cell
             text = "".join(row)
@@ -121,6 +143,7 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
                 break
             yield _csv_cells(text[:-2])
             row.clear()
+            size = 0
     if row:
         raise ValueError("it ends within a row")
 
@@ -152,7 +175,7 @@ def compressed(blocks: Iterator[bytes], compression: str | None) -> Iterator[byt
 
 
 def decompressed(file: IO[bytes], compression: str | None) -> IO[bytes]:
-    """``file`` without its container, to be read by lines."""
+    """``file`` decompressed, to be read by lines."""
     if compression is None:
         return file
     if compression == "gzip":

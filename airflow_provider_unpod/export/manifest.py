@@ -80,6 +80,16 @@ class Manifest:
         return totals
 
     @property
+    def changes(self) -> dict[str, Any] | None:
+        """How an export of changes was compared; ``None`` of a full export."""
+        changes: dict[str, Any] | None = self.content["changes"]
+        return changes
+
+    def follows(self, export_id: str | None) -> bool:
+        """Whether this export may be loaded on top of another one: see ``Export.follows``."""
+        return self.changes is None or export_id in (self.changes["since"], *self.changes["replaces"])
+
+    @property
     def paths(self) -> set[str]:
         """All files of the export except the manifest."""
         return {file.path for file in (*self.files, *([self.state] if self.state else []))}
@@ -101,6 +111,7 @@ class Manifest:
             changes = content["changes"]
             columns = tuple(Column(**column) for column in content["columns"])
             manifest = cls(content, files, columns, ListedFile.from_dict(changes["state"]) if changes else None)
+            _ = manifest.follows(None)
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
             count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]

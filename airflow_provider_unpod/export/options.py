@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.arguments import zone_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +20,8 @@ COMPRESSIONS = (None, "gzip", "zstd")
 PARTITION_KEYS = ("currency", "status", "month")
 MODES = (FULL, CHANGES)
 
+#: What an invoice is, whatever else is ignored.
+_COMPARED = ("id", "invoice_number", "amount", "currency", "status")
 _FILE_SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
 
 
@@ -33,6 +35,7 @@ class ExportOptions:
     :param business_timezone: IANA name of the time zone in which ``month`` is reckoned.
     :param export_mode: ``"full"``, or ``"changes"`` for the invoices that are new or different since the last export of
         the same path.
+    :param ignore_fields: fields of the API in which a difference is no change, for example a signed URL.
     :raises UnpodConfigError: naming the argument and what it can be.
     """
 
@@ -41,12 +44,15 @@ class ExportOptions:
     partition_by: tuple[str, ...] = ()
     business_timezone: str = "UTC"
     export_mode: str = FULL
+    ignore_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("file_format", self.file_format, FILE_FORMATS)
         _one_of("compression", self.compression, COMPRESSIONS)
         _one_of("export_mode", self.export_mode, MODES)
         partition_keys(self.partition_by)
+        if field_names(self.ignore_fields, "ignore_fields") and self.export_mode != CHANGES:
+            raise UnpodConfigError("`ignore_fields` needs export_mode='changes': a full export compares nothing.")
         _ = self.timezone
 
     @cached_property
@@ -58,6 +64,21 @@ class ExportOptions:
     def file_suffix(self) -> str:
         """What data files end with, for example ``.jsonl.gz``; parquet compresses inside the file."""
         return f".{self.file_format}" + ("" if self.file_format == PARQUET else _FILE_SUFFIXES[self.compression])
+
+
+def field_names(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
+    """One field of the API or several as a tuple, sorted.
+
+    :param name: the argument, for the error.
+    :raises UnpodConfigError: if one is not a name, or a field without which an invoice cannot be compared.
+    """
+    names = (value,) if isinstance(value, str) else tuple(value or ())
+    for field in names:
+        if not isinstance(field, str) or not field.strip():
+            raise UnpodConfigError(f"`{name}` must be names of fields such as 'receipt_url', got {short_repr(field)}.")
+        if field in _COMPARED:
+            raise UnpodConfigError(f"`{name}` must not contain {field!r}: a difference in it always counts.")
+    return tuple(sorted(set(names)))
 
 
 def _one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:

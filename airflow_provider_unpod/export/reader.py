@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.export import formats
 from airflow_provider_unpod.export.columns import Record
 from airflow_provider_unpod.export.errors import ExportError
@@ -55,15 +57,25 @@ class Export(Iterable[Record]):
         """``{currency: {status: {"count": n, "amount": "…"}}}``, amounts as decimal strings."""
         return self._certificate.totals
 
+    def follows(self, export_id: str | None) -> bool:
+        """Whether a copy of the invoices is up to date after it loads this export, if it loaded ``export_id`` last.
+
+        A full export follows everything. An export of changes follows the one that it was compared with
+        (``changes.since``) and those that it replaces (``changes.replaces``), all by the same run.
+
+        :param export_id: the export loaded last, ``None`` where nothing was.
+        """
+        return self._certificate.follows(export_id)
+
     def __iter__(self) -> Iterator[Record]:
         for file in self._certificate.files:
             yield from self._records_of(file)
 
-    def open_state(self) -> IO[bytes]:
-        """The checked state of an export of changes, as a nameless local file; the caller closes it."""
+    def state(self) -> Iterator[list[Any]]:
+        """The lines of the state of an export of changes, ``[key, versions before]`` or ``[key, before, after]``."""
         if self._certificate.state is None:
-            raise ExportError(f"{self._folder.address} has no state: it is not an export of changes.")
-        return self._fetch(self._certificate.state)
+            return iter(())
+        return self._contents(self._certificate.state, _decode_state)
 
     def _check(self) -> None:
         if self._certificate.state is not None:
@@ -71,27 +83,41 @@ class Export(Iterable[Record]):
         totals = Totals()
         try:
             for record in self:
-                totals.add(record["currency"], record["status"], Decimal(record["amount"]))
-        except (KeyError, TypeError, ArithmeticError) as error:
+                invoice = Invoice(record)
+                totals.add(invoice.currency, invoice.status, invoice.amount)
+        except (AttributeError, UnpodBadAnswer) as error:
             raise ExportError(f"{self._folder.address} contains a record that is not an invoice: {error!r}.") from error
         if totals.as_dict() != self.totals:
             raise ExportError(f"The totals of {self._folder.address} are not those of its records.")
 
     def _records_of(self, file: ListedFile) -> Iterator[Record]:
-        """The records of a file; none is yielded before the file's hash is verified."""
+        return self._contents(
+            file,
+            lambda content: formats.decode(content, self._options, self._certificate.columns, file.partition),
+        )
+
+    def _contents(self, file: ListedFile, decode: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
+        """The rows of a file; none is yielded before the file's hash is verified."""
+        address = self._folder.address_of(file.path)
         rows = 0
         with self._fetch(file) as content:
             try:
-                for record in formats.decode(content, self._options, self._certificate.columns, file.partition):
+                # One more than listed is enough to refuse the file: a forged one may have any number.
+                for row in islice(decode(content), file.rows + 1):
                     rows += 1
-                    yield record
-            except (ValueError, EOFError, OSError, KeyError) as error:
-                raise ExportError(f"{self._folder.address_of(file.path)} is no {self._options.file_format}.") from error
+                    if rows <= file.rows:
+                        yield row
+            except ExportError:
+                raise
+            except Exception as error:  # of a forged file, decoders raise nearly anything
+                raise ExportError(
+                    f"{address} cannot be decoded, so its export cannot be believed: {error!r:.200}."
+                ) from error
         if rows != file.rows:
-            raise ExportError(f"{self._folder.address_of(file.path)} has {rows} rows; its manifest says {file.rows}.")
+            raise ExportError(f"{address} does not have the {file.rows} rows that its manifest lists.")
 
     def _fetch(self, file: ListedFile) -> IO[bytes]:
-        content = self._folder.fetch(file.path)
+        content = self._folder.fetch(file.path, file.bytes + 1)  # a byte too many shows that the file is another one
         if content is None:
             raise self._difference(file, "is missing")
         digest = hashlib.sha256()
@@ -107,7 +133,10 @@ class Export(Iterable[Record]):
         current = current_manifest(self._folder)
         if current is None or current.export_id != self.export_id:
             return _superseded(self._folder, self.export_id, current)
-        return ExportError(f"{self._folder.address_of(file.path)} {what}; its export cannot be believed.")
+        remedy = "its export cannot be believed"
+        if file == self._certificate.state:
+            remedy = "changes can be compared with nothing. Run one full export of the path (export_mode='full')"
+        return ExportError(f"{self._folder.address_of(file.path)} {what}; {remedy}.")
 
 
 def read_export(
@@ -143,6 +172,17 @@ def read_export(
             f"{manifest.sha256}, expected {manifest_sha256}. It was replaced by export {manifest.export_id}, or forged."
         )
     return Export(folder, manifest)
+
+
+def _decode_state(content: IO[bytes]) -> Iterator[Any]:
+    for line in formats.decode_lines(content, formats.STATE_COMPRESSION):
+        key, *lists = line
+        versions = [version for each in lists for version in each if version is not None]
+        if not (isinstance(key, (int, str)) and 1 <= len(lists) <= 2 and all(lists)):
+            raise ValueError("a line is not a key and its versions")
+        if not all(isinstance(status, str) and isinstance(digest, str) for status, digest in versions):
+            raise ValueError("a version is not a status and a digest")
+        yield line
 
 
 def _superseded(folder: Folder, export_id: str, by: Manifest | None) -> ExportError:

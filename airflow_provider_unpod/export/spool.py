@@ -1,33 +1,37 @@
 """Records on their way from the API to their files, kept on the worker's disk.
 
-Nothing of an export may be seen in its folder before the list has been read to its end and proved complete, and
-what a file looks like can depend on all of its rows (the scale of a decimal column, for one). So records wait
-here, as JSON lines. The file has no name: when the process ends, however it ends, nothing is left of it. One open
-file serves any number of partitions.
+Nothing of an export may be seen in its folder before the list has been read to its end and proved complete, and how a
+file is written can depend on all of its rows (which decimal digits are usual, for one). So records wait here, as JSON
+lines. One open file without a name serves any number of partitions.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import tempfile
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any
+
+from airflow_provider_unpod.export.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Bytes of encoded records that wait in memory, over all partitions.
 _BUFFERED = 2 * 2**20
-#: Size in bytes of the blocks that are handed on; a block ends where a line ends.
+#: Size in bytes of the blocks that are yielded; a block ends where a line ends.
 BLOCK_SIZE = 2**20
 
 Partition = tuple[str, ...]
 
 
 def _encoder() -> Callable[[Any], str]:
-    """A function that gives the JSON of a record: ASCII, so valid UTF-8 whatever the API sends, lone surrogates too.
+    """A function that returns the JSON of a record: ASCII, so valid UTF-8 whatever the API sends, lone surrogates too.
 
-    ``JSONEncoder.encode`` makes its C encoder anew for every call, which costs as much as the encoding itself; where
-    Python has that encoder, it is made once here.
+    ``JSONEncoder.encode`` creates its C encoder for every call, which costs as much as the encoding itself. Where
+    Python has that encoder, it is created once here.
     """
     encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
     try:
@@ -43,6 +47,35 @@ def _encoder() -> Callable[[Any], str]:
 encode_record = _encoder()
 
 
+@contextmanager
+def temporary_space() -> Iterator[None]:
+    """Around whatever makes or writes temporary files.
+
+    :raises ExportError: naming the folder and what to set, where they cannot be made or written.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        try:
+            folder = tempfile.gettempdir()
+        except OSError:  # none of the usual ones can be written
+            folder = os.environ.get("TMPDIR", "every usual folder")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ExportError(
+            f"`TMPDIR` must name a folder with room for all records as JSON; {folder} has none ({reason}). Set it to "
+            "another folder of the worker, or make room."
+        ) from error
+
+
+def temporary_file() -> IO[bytes]:
+    """A file without a name: when the process ends, however it ends, nothing is left of it.
+
+    :raises ExportError: if there is no folder for it.
+    """
+    with temporary_space():
+        return tempfile.TemporaryFile(prefix="unpod-export-")
+
+
 class Spool:
     """Lines by partition, in the order in which they came. A context manager; closing it frees the disk space.
 
@@ -50,8 +83,7 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        # Closed in __exit__: a `with` here would end too early.
-        self._file = tempfile.TemporaryFile(prefix="unpod-export-")  # noqa: SIM115
+        self._file = temporary_file()
         self._end = 0
         self._waiting: dict[Partition, list[str]] = {}
         self._waiting_size = 0
@@ -62,12 +94,13 @@ class Spool:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # nobody needs what could not be written
+            self._file.close()
 
     def add(self, partition: Partition, line: str) -> None:
         """Append one encoded record (ASCII, no line end) to a partition.
 
-        :raises OSError: if the worker's temporary space is full.
+        :raises ExportError: if the worker's temporary space is full.
         """
         waiting = self._waiting.get(partition)
         if waiting is None:
@@ -93,7 +126,8 @@ class Spool:
         block: list[bytes] = []
         size = 0
         for start, length in self._segments.get(partition, ()):
-            self._file.seek(start)
+            with temporary_space():  # seeking writes what is left in the file's own buffer
+                self._file.seek(start)
             block.append(self._file.read(length))
             size += length
             if size >= BLOCK_SIZE:
@@ -103,11 +137,13 @@ class Spool:
             yield b"".join(block)
 
     def _flush(self) -> None:
-        self._file.seek(self._end)
+        with temporary_space():
+            self._file.seek(self._end)
         for partition, lines in self._waiting.items():
             lines.append("")
             data = "\n".join(lines).encode("ascii")
-            self._file.write(data)
+            with temporary_space():
+                self._file.write(data)
             self._segments.setdefault(partition, []).append((self._end, len(data)))
             self._rows[partition] = self._rows.get(partition, 0) + len(lines) - 1
             self._end += len(data)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.address import EXTRA_OF, normalised
 from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.spool import temporary_file, temporary_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -89,16 +89,18 @@ class Folder:
 
         return self._request("read", name, request)
 
-    def fetch(self, name: str) -> IO[bytes] | None:
-        """A file's content as a nameless local file, at its start; ``None`` where there is no such file."""
+    def fetch(self, name: str, most: int) -> IO[bytes] | None:
+        """At most ``most`` bytes of a file, as a nameless local file; ``None`` if there is no such file."""
 
         def request() -> IO[bytes] | None:
             self._fs.invalidate_cache()  # an old listing would hide a new file
             with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
-                copy = tempfile.TemporaryFile(prefix="unpod-export-")  # noqa: SIM115 - given to the caller
-                while block := source.read(_BLOCK):
-                    copy.write(block)
-                copy.seek(0)
+                copy = temporary_file()
+                while block := source.read(min(_BLOCK, most - copy.tell())):
+                    with temporary_space():
+                        copy.write(block)
+                with temporary_space():
+                    copy.seek(0)
                 return copy
             return None
 

@@ -9,7 +9,7 @@ from airflow_provider_unpod.billing.invoice import currency_code, status_key
 
 # The default context rounds sums to 28 digits without a word. Amounts have at most some 120 digits (see
 # ``Invoice``), so nothing is ever rounded here; should that change, it is an error and not a wrong sum.
-_EXACT = Context(prec=250, traps=[Inexact, InvalidOperation, Overflow])
+EXACT = Context(prec=250, traps=[Inexact, InvalidOperation, Overflow])
 
 
 class Totals:
@@ -28,7 +28,7 @@ class Totals:
             self._cells[key] = [1, amount]
         else:
             cell[0] += 1
-            cell[1] = _EXACT.add(cell[1], amount)
+            cell[1] = EXACT.add(cell[1], amount)
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_unpod.billing.invoice import Invoice
+    from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.columns import Column
 
 
@@ -52,14 +54,17 @@ def write_export(
     conn_id: str | None = None,
     options: ExportOptions | None = None,
     about: Mapping[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> Written | None:
     """Read ``invoices`` to their end and make them the certified export of a folder.
 
-    :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``.
+    :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``; the whole
+        list, since ``selection`` is applied here.
     :param address: the folder; what an earlier export left in it is replaced, other files are left alone.
     :param conn_id: the storage connection, if it is not in the address.
     :param options: format, compression, partitions, mode.
     :param about: what else the manifest says: ``organization``, ``source``, ``selection``, ``run``.
+    :param selection: the invoices that are wanted, ``None``: all. Of changes, also those that were and no longer are.
     :returns: the export that now stands; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
         nothing is written.
     :raises ExportError: if a store or a library fails, ``ExportRefused`` if another organization's export is there.
@@ -72,9 +77,19 @@ def write_export(
     formats.require_libraries(options)
     started = _now()
     whose = about.get("organization")
-    with Folder(address, conn_id) as folder, Publication(folder, whose) as publication, Spool() as spool:
-        comparison = compare_with_last(folder, about) if options.export_mode == CHANGES else None
-        totals, fields = _read(comparison.changes(invoices) if comparison else invoices, spool, options)
+    with (
+        Folder(address, conn_id) as folder,
+        Publication(folder, whose) as publication,
+        Spool() as spool,
+        ExitStack() as closing,
+    ):
+        comparison = None
+        if options.export_mode == CHANGES:
+            comparison = closing.enter_context(compare_with_last(folder, about, options, selection))
+            wanted = comparison.changes(invoices)
+        else:
+            wanted = filter(selection.matches, invoices) if selection else iter(invoices)
+        totals, fields = _read(wanted, spool, options)
         evidence = invoices.evidence.as_dict()
         if comparison and not totals.count:
             publication.withdraw()

@@ -11,7 +11,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
 from airflow_provider_unpod.export.address import normalised
-from airflow_provider_unpod.export.options import ExportOptions, partition_keys
+from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
 from airflow_provider_unpod.task_boundary import check_connection_of, check_rendered, given_templates, is_final
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class UnpodBillingOperator(BaseOperator):
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
     :param export_mode: ``"full"``, or ``"changes"``: only invoices that are new or different since the last export of
         the same path, each record with ``old_status`` and ``new_status`` added.
+    :param ignore_fields: with ``export_mode="changes"``: fields of the API in which a difference is no change.
     :param on_no_change: how the task ends when ``export_mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
         either way no export is written and no asset event emitted.
     :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. A template that renders to an invalid
@@ -95,6 +96,7 @@ class UnpodBillingOperator(BaseOperator):
         partition_by: str | Iterable[str] = (),
         business_timezone: str = "UTC",
         export_mode: str = "full",
+        ignore_fields: str | Iterable[str] = (),
         on_no_change: str = "skip",
         **kwargs: Any,
     ) -> None:
@@ -115,6 +117,7 @@ class UnpodBillingOperator(BaseOperator):
         self.partition_by = partition_keys(partition_by)
         self.business_timezone = business_timezone
         self.export_mode = export_mode
+        self.ignore_fields = field_names(ignore_fields, "ignore_fields")
         self.on_no_change = on_no_change
         self._given = given_templates(self)
         self._lineage: tuple[str, Written | None] | None = None
@@ -170,10 +173,12 @@ class UnpodBillingOperator(BaseOperator):
         return records
 
     def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> Written | None:
+        from airflow_provider_unpod.billing.reading.selection import Selection
         from airflow_provider_unpod.export.writer import write_export
 
         client = hook.get_conn()
-        with self._read(hook, selection) as invoices:
+        # The whole list: the export selects by itself, because an invoice that leaves the selection is a change, too.
+        with self._read(hook, Selection()) as invoices:
             return write_export(
                 invoices,
                 output_path,
@@ -185,6 +190,7 @@ class UnpodBillingOperator(BaseOperator):
                     "selection": _selection_as_dict(selection),
                     "run": _run_of(context),
                 },
+                selection=selection,
             )
 
     def _without_change(self) -> dict[str, Any]:
@@ -230,6 +236,7 @@ class UnpodBillingOperator(BaseOperator):
             partition_by=self.partition_by,
             business_timezone=self.business_timezone,
             export_mode=self.export_mode,
+            ignore_fields=self.ignore_fields,
         )
 
     def _check_arguments(self) -> None:

@@ -91,7 +91,7 @@ def test_a_manifest_that_contradicts_itself_or_its_files(tmp_path: Path, change:
 
 
 @pytest.mark.parametrize("damage", [b'"', b"\n", b"1,2\r\n", b'"' + b"x" * 200_000])
-def test_a_csv_that_is_none_whoever_certified_it(tmp_path: Path, damage: bytes) -> None:
+def test_a_file_that_is_not_csv_is_refused_whoever_certified_it(tmp_path: Path, damage: bytes) -> None:
     written = write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
     file = written.manifest.files[0]
     content = (tmp_path / file.path).read_bytes() + damage
@@ -99,7 +99,7 @@ def test_a_csv_that_is_none_whoever_certified_it(tmp_path: Path, damage: bytes) 
     sealed = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     resealed(tmp_path, lambda manifest: manifest["files"][0].update(sealed))
 
-    with pytest.raises(ExportError, match=f"{file.path} is no csv"):
+    with pytest.raises(ExportError, match=f"{file.path} cannot be decoded"):
         read_export(str(tmp_path))
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import resource
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.spool import Spool, encode_record
+from tests.export.support import FakeReading, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -30,3 +40,35 @@ def test_lines_come_back_by_partition_in_the_order_in_which_they_came() -> None:
             lines = [int(line) for block in spool.blocks(partition) for line in block.splitlines()]
             assert lines == list(range(int(partition[0]), 200_000, 3))
             assert spool.rows(partition) == len(lines)
+
+
+def write(folder: Path, mode: str = "full") -> None:
+    write_export(FakeReading(rows(2000)), str(folder), options=ExportOptions(export_mode=mode))
+
+
+USES: list[Callable[[Path], Any]] = [write, lambda folder: write(folder, "changes"), lambda folder: read_export(folder)]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_missing_temporary_folder_is_named_with_what_to_set(
+    use: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "export")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(ExportError, match=f"`TMPDIR` must name a folder with room.*{tmp_path}/gone has none"):
+        use(tmp_path / "export")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_full_temporary_folder_is_named_with_what_to_set(
+    use: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "export")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # as if the disk were full
+    try:
+        with pytest.raises(ExportError, match=r"`TMPDIR` must name a folder with room"):
+            use(tmp_path / "export")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
