@@ -1,4 +1,4 @@
-"""All organisations that a token may see: one export each, side by side."""
+"""Export every organization that a token has access to, each in a task of its own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
 
 @dag(schedule=None, tags=["unpod", "example"])
 def unpod_all_organizations() -> None:
+    """### All organizations
+
+    Asks Unpod which organizations the token of `unpod_default` has access to, and exports all invoices of each one
+    into a folder of its own below `UNPOD_EXPORTS`. Start it by hand.
+    """
+
     @task
     def organizations() -> list[dict[str, str]]:
-        """What differs from one mapped task to the next: the organisation, and where its export goes."""
+        """The arguments of each mapped task: an organization and the folder of its export."""
         handles = [organization["domain_handle"] for organization in UnpodHook().get_organizations()]
         return [{"org_handle": each, "output_path": f"{EXPORTS}/organizations/{each}"} for each in handles]
 
     UnpodBillingOperator.partial(
         task_id="export",
-        # They share one rate limit: no more than two at a time.
+        # The organizations share one rate limit, so export at most two at a time.
         max_active_tis_per_dagrun=2,
         map_index_template="{{ task.org_handle }}",
     ).expand_kwargs(organizations())

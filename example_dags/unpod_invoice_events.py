@@ -1,7 +1,7 @@
-"""Finance DAGs that start by themselves: on a payment, on a failed or overdue invoice, on a refund.
+"""Start finance DAGs when invoices are paid, fail, are refunded or become overdue.
 
-Nobody asks again and again whether an invoice "is paid": a watcher in the triggerer tells each *change* once. A task
-may still get a change twice, after a crash, and then with the same key: whoever books something remembers the keys.
+A watcher in the triggerer polls Unpod and reports each *change* of a status once. After a crash a change may be
+reported again, with the same key: a task that books something stores the keys and skips those that it knows.
 """
 
 from __future__ import annotations
@@ -23,24 +23,31 @@ except ImportError:  # Airflow 2 has no watchers
 
 
 def changes_to(status: str) -> Asset:
-    """The asset that is updated whenever invoices change to ``status``."""
+    """The asset that is updated when invoices change to ``status``."""
     name = f"unpod_invoices_{status}"
     if AssetWatcher is None:
         return Asset(name)
-    # All three share one poll of the API. In production 60 seconds or more.
+    # All three watchers share one poll. In production, poll every 60 seconds or less often.
     trigger = UnpodInvoiceEventTrigger(to_statuses=status, poke_interval=5)
     return Asset(name, watchers=[AssetWatcher(name=name, trigger=trigger)])
 
 
 def line(invoice: Invoice) -> str:
+    """An invoice in a few words."""
     return f"{invoice.invoice_id}: {invoice.amount:f} {invoice.currency}"
 
 
 @dag(schedule=[changes_to("paid")], tags=["unpod", "example"])
 def unpod_on_paid() -> None:
+    """### On a payment
+
+    Starts when invoices are paid, and books each payment. Needs no schedule: a watcher in the triggerer reports the
+    payments (Airflow 3).
+    """
+
     @task
     def book(triggering_asset_events: Any = None) -> list[str]:
-        """One booking for each payment; the key makes it safe to book again."""
+        """One booking per payment. The key is the same if a payment is reported again, so book it as a unique id."""
         return [
             f"Booked {line(Invoice(change['invoice']))} under {change['key']}"
             for change in transitions_of(triggering_asset_events)
@@ -51,8 +58,14 @@ def unpod_on_paid() -> None:
 
 @dag(schedule=[changes_to("failed")], tags=["unpod", "example"])
 def unpod_on_failed() -> None:
+    """### On a failed charge
+
+    Starts when charges fail, and writes an alert for each of them (Airflow 3).
+    """
+
     @task
     def alert(triggering_asset_events: Any = None) -> list[str]:
+        """Replace this with a message to the people who follow up on failed charges."""
         return [f"Charge failed: {line(Invoice(one['invoice']))}" for one in transitions_of(triggering_asset_events)]
 
     alert()
@@ -60,8 +73,14 @@ def unpod_on_failed() -> None:
 
 @dag(schedule=[changes_to("refunded")], tags=["unpod", "example"])
 def unpod_on_refunded() -> None:
+    """### On a refund
+
+    Starts when invoices are refunded, and reverses each booking (Airflow 3).
+    """
+
     @task
     def reverse(triggering_asset_events: Any = None) -> list[str]:
+        """One reversal per refund, with the status that the invoice had before."""
         return [
             f"Reversed {line(Invoice(one['invoice']))}, which was {one['from']}"
             for one in transitions_of(triggering_asset_events)
@@ -72,9 +91,15 @@ def unpod_on_refunded() -> None:
 
 @dag(schedule="@daily", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), catchup=False, tags=["unpod", "example"])
 def unpod_overdue() -> None:
+    """### Overdue invoices
+
+    Lists the pending invoices that are past their due date, every day; without a due date, seven days after the
+    invoice date. Becoming overdue changes no status, so no watcher reports it.
+    """
+
     @task
     def dun() -> list[str]:
-        """Falling due is no change of an invoice, but of the date: so it is looked for every day."""
+        """One line per overdue invoice."""
         now = datetime.now(timezone.utc)
         with UnpodHook().iter_invoices(statuses=PENDING) as pending:
             return [

@@ -1,4 +1,4 @@
-"""Finance: when a month's export is there, check it, and book what every currency brought in."""
+"""Check each new monthly export, and book the revenue per currency."""
 
 from __future__ import annotations
 
@@ -22,18 +22,25 @@ BOOKS = os.environ.get("UNPOD_BOOKS", "file:///tmp/unpod-books")
     tags=["unpod", "example"],
 )
 def unpod_month_close() -> None:
+    """### Month close
+
+    Starts when `unpod_monthly_export` has updated the asset `unpod_monthly_invoices`. For each export it checks every
+    byte against the manifest, compares the paid invoices with the manifest's control totals, and writes the revenue
+    per currency to `UNPOD_BOOKS`. Booking a month again overwrites its file with the same content.
+    """
+
     @task
     def exports(triggering_asset_events: Any = None, triggering_dataset_events: Any = None) -> list[str]:
-        """The manifests of *every* event that started this run: Airflow may have gathered several."""
-        by_asset = triggering_asset_events or triggering_dataset_events  # the latter: Airflow 2
+        """The manifests of *all* events that started this run: Airflow may combine several into one run."""
+        by_asset = triggering_asset_events or triggering_dataset_events  # Airflow 2 has the latter
         return sorted({event.extra["manifest"] for events in by_asset.values() for event in events})
 
     @task
     def close(manifest: str) -> dict[str, Any]:
-        """Book one month; booking it again overwrites it with the same."""
-        export = read_export(manifest)  # refuses what is not certified, not complete or changed
+        """Book one month."""
+        export = read_export(manifest)  # raises if a file is missing, changed or not listed in the manifest
         if export.manifest["evidence"]["consistency"] == "single-pass":
-            raise ValueError(f"{manifest} was read without a proof that it is complete.")
+            raise ValueError(f"{manifest} has no proof that it is complete. Export it with consistency='linked'.")
         revenue: dict[str, Decimal] = {}
         for record in export:
             if record["status"] == "paid":

@@ -1,6 +1,6 @@
-"""Every month: all invoices of the month before, as files with a manifest that proves them complete.
+"""Export last month's invoices every month, as files with a manifest that proves them complete.
 
-Whoever works with them is scheduled on the asset; see unpod_month_close.py.
+unpod_month_close.py is scheduled on the asset that this DAG updates.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
     tags=["unpod", "example"],
 )
 def unpod_monthly_export() -> None:
+    """### Monthly export
+
+    Exports all invoices of the month before the run: gzipped JSON lines and a `_manifest.json` that certifies them,
+    in one folder per month below `UNPOD_EXPORTS`. Running a month again replaces its export.
+
+    The task updates the asset `unpod_monthly_invoices`, which starts `unpod_month_close`.
+    """
     UnpodBillingOperator(
         task_id="export",
         output_path=EXPORTS + "/monthly/{{ data_interval_start.strftime('%Y-%m') }}",

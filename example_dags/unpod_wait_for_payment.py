@@ -1,4 +1,4 @@
-"""Wait until an invoice is paid, without holding a worker; then start the DAG that books it."""
+"""Wait until an invoice is paid, without occupying a worker. Then start the DAG that books the payment."""
 
 from __future__ import annotations
 
@@ -15,8 +15,27 @@ except ImportError:  # Airflow 2 without the standard provider
     from airflow.operators.trigger_dagrun import TriggerDagRunOperator
 
 
-@dag(schedule=None, params={"invoice_id": Param(101, type=["integer", "string"])}, tags=["unpod", "example"])
+@dag(
+    schedule=None,
+    params={
+        "invoice_id": Param(
+            101,
+            type=["integer", "string"],
+            title="Invoice ID",
+            description="The invoice to wait for: its id or, where the API has none, its invoice number.",
+        )
+    },
+    tags=["unpod", "example"],
+)
 def unpod_wait_for_payment() -> None:
+    """### Wait for a payment
+
+    Waits until one invoice is paid, up to seven days. The wait is deferred: it occupies no worker.
+
+    1. Trigger it with the id of a pending invoice; in a new sandbox, 101 is pending.
+    2. Pay the invoice: `python -m airflow_provider_unpod.sandbox pay 101`.
+    3. Within one `poke_interval` the DAG goes on and starts `unpod_book_payment`.
+    """
     paid = UnpodInvoiceSensor(
         task_id="paid",
         invoice_id="{{ params.invoice_id }}",
@@ -34,8 +53,14 @@ def unpod_wait_for_payment() -> None:
 
 @dag(schedule=None, tags=["unpod", "example"])
 def unpod_book_payment() -> None:
+    """### Book a payment
+
+    Books the invoice that `unpod_wait_for_payment` passes in the run's configuration. Not meant to be started by hand.
+    """
+
     @task
     def book(dag_run: Any = None) -> str:
+        """Replace this with a call to your ledger."""
         invoice = json.loads(dag_run.conf["invoice"])
         return f"Booked {invoice['amount']} {invoice['currency']} of invoice {dag_run.conf['invoice_id']}."
 

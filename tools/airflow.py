@@ -9,23 +9,28 @@ import tempfile
 import time
 from pathlib import Path
 
+from airflow_provider_unpod.get_provider_info import FIELD_BEHAVIOUR, HOOK_NAME
 from airflow_provider_unpod.sandbox import Sandbox
 from tools.local_airflow import REPOSITORY, example_airflow
 
 OUTPUT = REPOSITORY / ".demo"
-#: As of ``make sandbox``, so that its commands need no ``--port``.
+#: The default port of ``make sandbox``, so that its commands need no ``--port``.
 SANDBOX_PORT = 3001
 
 GREETING = """
 Airflow   {airflow}   (no login; only this machine reaches it)
-Sandbox   {sandbox}   in place of Unpod, as connection unpod_default
+Sandbox   {sandbox}   stands in for Unpod
 Files     {output}
 
-Start unpod_wait_for_payment in Airflow; it waits for invoice 101. In another terminal:
+Airflow has the connection unpod_default to the sandbox: Admin > Connections. To make another, fill in:
+
+{form}
+
+Start unpod_wait_for_payment in Airflow. It waits for invoice 101, which is pending. In another terminal, pay it:
 
   {python} -m airflow_provider_unpod.sandbox pay 101
 
-Then unpod_wait_for_payment goes on and starts unpod_book_payment, and the asset watcher starts unpod_on_paid.
+unpod_wait_for_payment then ends and starts unpod_book_payment, and the asset watcher starts unpod_on_paid.
 Ctrl-C stops everything."""
 
 
@@ -36,12 +41,7 @@ def main() -> int:
             print("Starting Airflow and the sandbox; this takes about half a minute ...", flush=True)
             with example_airflow(Path(home), sandbox, OUTPUT, AIRFLOW__CORE__TEST_CONNECTION="Enabled") as airflow:
                 airflow.wait_for(airflow.dags, "the example DAGs to be parsed")
-                python = Path(sys.executable)
-                with contextlib.suppress(ValueError):
-                    python = python.relative_to(REPOSITORY)
-                print(
-                    GREETING.format(airflow=airflow.url, sandbox=sandbox.url, output=OUTPUT, python=python), flush=True
-                )
+                print(greeting(airflow.url, sandbox), flush=True)
                 while True:
                     time.sleep(5)
                     airflow.healthy()  # raises when a component has ended
@@ -49,10 +49,34 @@ def main() -> int:
         print("\nStopped.")
         return 0
     except OSError as error:
-        print(f"Port {SANDBOX_PORT} cannot be used ({error}); does `make sandbox` run?", file=sys.stderr)
+        print(f"Cannot use port {SANDBOX_PORT} ({error}). Is `make sandbox` running? Stop it first.", file=sys.stderr)
     except RuntimeError as error:
         print(error, file=sys.stderr)
     return 1
+
+
+def greeting(airflow_url: str, sandbox: Sandbox) -> str:
+    """The addresses, the values for the connection form, and what to try first."""
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        python = python.relative_to(REPOSITORY)
+    return GREETING.format(
+        airflow=airflow_url, sandbox=sandbox.url, output=OUTPUT, python=python, form=connection_form(sandbox)
+    )
+
+
+def connection_form(sandbox: Sandbox) -> str:
+    """The fields of Airflow's connection form, under the labels that it shows, and their values for a sandbox."""
+    labels = FIELD_BEHAVIOUR["relabeling"]
+    others = ", ".join(handle for handle in sandbox.ledgers if handle != sandbox.org_handle)
+    fields = {
+        "Connection Type": HOOK_NAME,
+        "Host": sandbox.url,
+        labels["login"]: f"{sandbox.org_handle}   (or {others})",
+        labels["password"]: sandbox.token,
+    }
+    width = max(map(len, fields))
+    return "\n".join(f"  {label.ljust(width)}   {value}" for label, value in fields.items())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """``make demo``: the example DAGs on a real Airflow, against a sandbox of the Unpod API. Leaves nothing running.
 
-What it exported stays in ``.demo/``, to look into; Airflow itself lives in a temporary folder.
+The exported files stay in ``.demo/``; Airflow itself lives in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,16 +23,8 @@ from airflow_provider_unpod.sandbox import Sandbox
 from tools.local_airflow import REPOSITORY, LocalAirflow, example_airflow
 
 OUTPUT = REPOSITORY / ".demo"
-#: Waited for by the sensor; pending in every new sandbox.
+#: The invoice that the sensor waits for; pending in every new sandbox.
 INVOICE = 101
-#: Invoices of last month, so that the monthly export has something to do: amount, currency, status.
-PRICES = (("299.00", "USD"), ("1357.35", "INR"), ("49.90", "EUR"), ("39800", "JPY"), ("8.950", "KWD"))
-LAST_MONTH = [
-    (amount, currency, status)
-    for status, times in (("paid", 6), ("pending", 2), ("failed", 1))
-    for _ in range(times)
-    for amount, currency in PRICES
-]
 STARTED_BY_US = ("unpod_invoices_to_xcom", "unpod_all_organizations", "unpod_wait_for_payment")
 EXPECTED = (*STARTED_BY_US, "unpod_monthly_export", "unpod_month_close", "unpod_book_payment", "unpod_on_paid")
 
@@ -46,11 +38,11 @@ def main() -> int:
 
     shutil.rmtree(OUTPUT, ignore_errors=True)
     home = Path(tempfile.mkdtemp(prefix="unpod-demo-"))
-    os.environ["AIRFLOW_HOME"] = str(home)  # reading the export imports Airflow here as well
-    print("Example DAGs on a real Airflow, with a sandbox in place of Unpod. This takes about two minutes.\n")
+    os.environ["AIRFLOW_HOME"] = str(home)  # reading the export imports Airflow in this process, too
+    print("The example DAGs on a real Airflow, with a sandbox in place of Unpod. This takes about two minutes.\n")
     try:
         with Sandbox() as sandbox:
-            month = bill_last_month(sandbox)
+            month = f"{datetime.now(timezone.utc).replace(day=1) - timedelta(days=1):%Y-%m}"  # last month
             say(f"The sandbox of the Unpod API is up: {sandbox.url}, {len(sandbox.ledger)} invoices.")
             say(f"Starting Airflow {version('apache-airflow')}: API server, DAG processor, triggerer, scheduler ...")
             with example_airflow(home, sandbox, OUTPUT) as airflow:
@@ -71,19 +63,10 @@ def main() -> int:
     return 0 if all(run["state"] == "success" for run in runs) else 1
 
 
-def bill_last_month(sandbox: Sandbox) -> str:
-    """Add invoices of last month to the sandbox; the month as ``2026-02``."""
-    last_month = datetime.now(timezone.utc).replace(day=1) - timedelta(days=1)
-    for day, (amount, currency, status) in enumerate(LAST_MONTH):
-        date = last_month.replace(day=1 + day % 28, hour=9, minute=0, second=0, microsecond=0)
-        sandbox.ledger.create(amount, currency, status, invoice_date=date)
-    return f"{last_month:%Y-%m}"
-
-
 def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
-    """Start what does not start by itself, and pay when somebody waits for it."""
+    """Start the DAGs that have no schedule, and pay the invoice once the sensor waits for it."""
     airflow.wait_for(lambda: set(EXPECTED) <= airflow.dags(), "the example DAGs to be parsed")
-    say("The DAGs are parsed. Its schedule has started unpod_monthly_export, the demo starts three more.")
+    say("The DAGs are parsed. unpod_monthly_export was started by its schedule; the demo starts three more.")
     run_ids = {dag_id: airflow.trigger(dag_id) for dag_id in STARTED_BY_US}
 
     def waits() -> bool:
@@ -91,15 +74,15 @@ def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) ->
         return any(task["state"] == "deferred" for task in tasks)
 
     airflow.wait_for(waits, "the sensor to be deferred")
-    say(f"unpod_wait_for_payment waits for invoice {INVOICE} in the triggerer and holds no worker. Paying it now.")
+    say(f"unpod_wait_for_payment waits for invoice {INVOICE} in the triggerer, without a worker. Paying it now.")
     pay_until_noticed(airflow, sandbox, say)
     for dag_id, run_id in run_ids.items():
         airflow.finished(dag_id, run_id)
-    say("The export, the sums and the wait have succeeded; waiting for the DAGs that they started.")
+    say("The export, the sums and the wait have succeeded. Waiting for the DAGs that they started ...")
 
 
 def pay_until_noticed(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) -> None:
-    """The watcher tells of what changes after its first look, and nobody hears of that one: pay until it does."""
+    """Pay one invoice after the other until the watcher reports one: it reports only changes after its first poll."""
     pending = [invoice.id for invoice in sandbox.ledger.invoices() if invoice.status == "pending"]
     next_payment = time.monotonic()
 
@@ -107,15 +90,15 @@ def pay_until_noticed(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[st
         nonlocal next_payment
         if time.monotonic() >= next_payment:
             next_payment = time.monotonic() + 25
-            sandbox.pay(pending.pop())  # the oldest, which is the one that the sensor waits for
+            sandbox.pay(pending.pop())  # the oldest first, which is the one that the sensor waits for
         return bool(airflow.runs("unpod_on_paid"))
 
     airflow.wait_for(noticed, "unpod_on_paid to start", 120)
-    say("The asset watcher has seen that and started unpod_on_paid.")
+    say("The asset watcher has reported the payment and started unpod_on_paid.")
 
 
 def finished_runs(airflow: LocalAirflow) -> list[dict[str, Any]]:
-    """All runs, once each expected DAG has one and none is under way; with what started them."""
+    """All runs and what started them, once each expected DAG has a run and none is still running."""
 
     def ended() -> list[dict[str, Any]] | None:
         runs = airflow.runs()
@@ -138,13 +121,13 @@ def started_by(airflow: LocalAirflow, run: dict[str, Any]) -> str:
 
 
 def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:
-    """What came out, in tables."""
+    """Print the results in tables."""
     folder = OUTPUT / "exports" / "monthly" / month
     export = read_export(str(folder))
     truth = sum(f"{invoice.invoice_date:%Y-%m}" == month for invoice in sandbox.ledger.invoices())
     how = export.manifest["evidence"]["consistency"]
     print(f"\nInvoices of {sandbox.org_handle} in {month}: {export.count} exported, {truth} in the sandbox.")
-    print(f"Certified by {(folder / '_manifest.json').relative_to(REPOSITORY)} (read {how}); totals per status:\n")
+    print(f"Certified by {(folder / '_manifest.json').relative_to(REPOSITORY)}, consistency {how!r}. Totals:\n")
     table(
         ("currency", "status", "invoices", "amount"),
         [
@@ -161,7 +144,7 @@ def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:
         [(str(file.relative_to(REPOSITORY)), f"{file.stat().st_size:,}") for file in files],
         right=(1,),
     )
-    print("\nWhich DAG was started by what:\n")
+    print("\nDAG runs and what started them:\n")
     table(("DAG", "started by", "result"), [(run["dag_id"], run["started_by"], run["state"]) for run in runs])
     books = json.loads((OUTPUT / "books" / f"{month}.json").read_text())
     booked = ", ".join(f"{currency} {amount}" for currency, amount in books["revenue"].items())
@@ -169,7 +152,7 @@ def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]], right: tuple[int, ...] = ()) -> None:
-    """Print columns as wide as what is in them."""
+    """Print rows in columns, each as wide as its widest cell; ``right`` columns are aligned to the right."""
     lines = [tuple(map(str, row)) for row in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for number, line in enumerate(lines):

@@ -1,7 +1,7 @@
-"""A real Airflow 3 on this machine alone: scheduler, DAG processor, triggerer and API server, in a folder of its own.
+"""A real Airflow 3 on this machine alone: scheduler, DAG processor, triggerer and API server, in their own folder.
 
-It lives as long as its ``with`` block and leaves nothing running. The components are started one by one, and not as
-``airflow standalone``, because that one also serves logs on all interfaces of the machine.
+It lives as long as its ``with`` block and leaves nothing running. The components are started one by one because
+``airflow standalone`` also serves logs on all interfaces of the machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_provider_unpod.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-#: In the order in which they are started; the scheduler last, because tasks ask the API server for their work.
+#: In the order in which they are started. Triggers and tasks need the API server, and the connections made through it.
 COMPONENTS = {
     "api-server": ["api-server"],
     "dag-processor": ["dag-processor"],
@@ -41,12 +43,18 @@ class LocalAirflow:
 
     :param home: an empty folder: database, configuration and logs.
     :param dags: the folder of DAG files.
+    :param connections: connection id -> the connection as JSON. They are kept in Airflow's database, so the UI lists
+        them, unlike those of the environment.
     :param environment: further environment variables of all components.
-    :raises RuntimeError: when a component ends, or Airflow is not healthy in time; the text says which and why.
+    :raises RuntimeError: when a component ends, or Airflow is not healthy in time; the text names the component and
+        ends with its log.
     """
 
-    def __init__(self, home: Path, dags: Path, **environment: str) -> None:
+    def __init__(
+        self, home: Path, dags: Path, *, connections: Mapping[str, str] | None = None, **environment: str
+    ) -> None:
         self.home = home
+        self._connections = dict(connections or {})
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**_inherited(), **_configuration(home, dags, self.url), **environment}
@@ -60,8 +68,9 @@ class LocalAirflow:
             self.home.mkdir(parents=True, exist_ok=True)
             self._airflow("db", "migrate")
             for name, command in COMPONENTS.items():
-                if name == "scheduler":
+                if name == "triggerer":
                     self.wait_for(self._health, "Airflow's API server", STARTUP_TIMEOUT)
+                    self._add_connections()
                 self._components[name] = self._start(name, command)
             self.wait_for(self.healthy, "Airflow to be healthy", STARTUP_TIMEOUT)
         except BaseException:
@@ -84,12 +93,16 @@ class LocalAirflow:
                 _command(command), env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
+    def _add_connections(self) -> None:
+        for conn_id, connection in self._connections.items():
+            self.api("POST", "/connections", {"connection_id": conn_id, **json.loads(connection)})
+
     def log_file(self, component: str) -> Path:
-        """What a component printed."""
+        """The file that holds the output of a component."""
         return self.home / f"{component}.log"
 
     def stop(self) -> None:
-        """End all components, and whatever they have started; at once where they do not end by themselves."""
+        """Stop all components and every process that they started; kill those that do not stop within 10 s."""
         for process in self._components.values():
             if process.poll() is None:
                 process.terminate()
@@ -106,7 +119,7 @@ class LocalAirflow:
                 os.kill(pid, signal.SIGKILL)
 
     def left_behind(self) -> list[int]:
-        """Processes of this Airflow that still run; tasks have process groups of their own. Needs Linux's /proc."""
+        """Process ids of this Airflow that still run, tasks included. Needs Linux's ``/proc``."""
         mark = f"AIRFLOW_HOME={self.home}\0".encode()
         found = []
         for environ in Path("/proc").glob("[0-9]*/environ"):
@@ -115,7 +128,7 @@ class LocalAirflow:
                     found.append(int(environ.parent.name))
         return [pid for pid in found if pid != os.getpid()]
 
-    # --- what it is asked
+    # --- its API
 
     def healthy(self) -> bool:
         """Whether all components work.
@@ -127,7 +140,7 @@ class LocalAirflow:
         return all(health.get(name, {}).get("status") == "healthy" for name in wanted)
 
     def _health(self) -> dict[str, Any]:
-        """What the API server says of all components; empty before it answers."""
+        """The health of all components as the API server reports it; empty until it responds."""
         for name, process in self._components.items():
             if process.poll() is not None:
                 last = self.log_file(name).read_text(errors="replace")[-3000:]
@@ -139,19 +152,19 @@ class LocalAirflow:
         return health
 
     def wait_for(self, condition: Any, what: str, timeout: float = 90.0, interval: float = 0.5) -> Any:
-        """The first true value of ``condition()``.
+        """The first true value of ``condition()``, which is called every ``interval`` seconds.
 
-        :raises RuntimeError: when it does not come within ``timeout`` seconds.
+        :raises RuntimeError: when there is none within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"Waited {timeout:.0f} s in vain for {what}; logs are in {self.home}.")
+                raise RuntimeError(f"Timed out after {timeout:.0f} s waiting for {what}; logs are in {self.home}.")
             time.sleep(interval)
         return value
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """A request to Airflow's public API: ``api("GET", "/dags")``."""
+        """The JSON that Airflow's public API returns, e.g. for ``api("GET", "/dags")``."""
         if self._token is None:
             self._token = self._request("GET", "/auth/token", token=None)["access_token"]
         return self._request(method, f"/api/v2{path}", body, token=self._token)
@@ -167,10 +180,12 @@ class LocalAirflow:
                 with _DIRECT.open(request, timeout=90) as response:
                     return json.loads(response.read() or b"null")
             except urllib.error.HTTPError as error:
-                said = error.read().decode(errors="replace")[:1000]
-                # SQLite refuses a transaction that read before another one wrote; Airflow does not try again.
-                if last_try or "Database error" not in said:
-                    raise RuntimeError(f"Airflow's API answered {method} {path} with {error.code}: {said}") from error
+                text = error.read().decode(errors="replace")[:1000]
+                # SQLite refuses a transaction that read before another one wrote, and Airflow does not retry it.
+                if last_try or "Database error" not in text:
+                    raise RuntimeError(
+                        f"Airflow's API responded to {method} {path} with {error.code}: {text}"
+                    ) from error
             time.sleep(1)
         raise AssertionError("The last try returns or raises.")
 
@@ -179,7 +194,7 @@ class LocalAirflow:
         return {dag["dag_id"] for dag in self.api("GET", "/dags?limit=100")["dags"]}
 
     def trigger(self, dag_id: str, logical_date: str | None = None, conf: dict[str, Any] | None = None) -> str:
-        """Start a DAG; the id of its run."""
+        """Start a DAG and return the id of its run."""
         body = {"logical_date": logical_date, "conf": conf or {}}
         return str(self.api("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
@@ -189,7 +204,7 @@ class LocalAirflow:
         return runs
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """One run as Airflow describes it."""
+        """One run, as Airflow's API returns it."""
         found: dict[str, Any] = self.api("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")
         return found
 
@@ -206,14 +221,14 @@ class LocalAirflow:
         return events
 
     def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        """What a task returned."""
+        """The return value of a task."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.api("GET", f"{path}?deserialize=true&map_index={map_index}")["value"]
 
     def finished(self, dag_id: str, run_id: str, timeout: float = 120.0) -> dict[str, Any]:
-        """The run once it has ended.
+        """Wait until a run has succeeded, and return it.
 
-        :raises RuntimeError: when it failed, or did not end in time.
+        :raises RuntimeError: when it fails, or does not end within ``timeout`` seconds.
         """
 
         def ended() -> dict[str, Any] | None:
@@ -228,23 +243,23 @@ class LocalAirflow:
 
 
 def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: str) -> LocalAirflow:
-    """An Airflow with the example DAGs, against a sandbox; their files go below ``output``."""
+    """An Airflow with the example DAGs and the connection ``unpod_default`` to a sandbox; files go below ``output``."""
     return LocalAirflow(
         home,
         REPOSITORY / "example_dags",
-        AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+        connections={"unpod_default": sandbox.connection_json()},
         UNPOD_EXPORTS=f"file://{output}/exports",
         UNPOD_BOOKS=f"file://{output}/books",
         **environment,
     )
 
 
-#: This machine's proxies have no business between a tool and its own Airflow.
+#: Bypasses the proxies of the environment: Airflow is on this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -254,7 +269,7 @@ def _command(arguments: Any) -> list[str]:
 
 
 def _inherited() -> dict[str, str]:
-    """This process's environment without what would change Airflow, or make it compile itself at every start."""
+    """This process's environment without variables that configure Airflow or make Python recompile it at each start."""
     unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     return {
         name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name not in unwanted
@@ -268,15 +283,15 @@ def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # nobody else reaches 127.0.0.1
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # only this machine reaches 127.0.0.1
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__FERNET_KEY": "",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # of a lock
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # seconds to wait for a lock
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": url.rpartition(":")[2],
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
-        # All components must know the same ones.
+        # The same for all components.
         "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",

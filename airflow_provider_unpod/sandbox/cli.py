@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from datetime import date
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
@@ -55,6 +56,12 @@ def _server_parser() -> argparse.ArgumentParser:
     add("--org", dest="orgs", action="append", help="organisation handle; repeatable (default: three organisations)")
     add("--token", default=default.token, help="the valid API token (default %(default)s)")
     add("--seed", type=int, default=default.seed, help="of invoices, faults and drift (default %(default)s)")
+    add(
+        "--today",
+        type=_checked(_day),
+        metavar="YYYY-MM-DD",
+        help="the invoices are those of the 180 days before this day (default: the current day in UTC)",
+    )
     add("--order", choices=get_args(Order), default=default.order, help="first in the list (default %(default)s)")
     add("--dialect", choices=get_args(Dialect), default=default.dialect, help="key of the rows (default %(default)s)")
     add("--max-page-size", type=int, default=default.max_page_size, help="a larger page_size is clamped to it (100)")
@@ -99,6 +106,13 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return check
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"must be a date such as 2026-07-01, got {text!r}") from None
 
 
 def _serve(arguments: argparse.Namespace) -> int:

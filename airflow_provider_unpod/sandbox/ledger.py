@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
@@ -21,7 +21,7 @@ Dialect: TypeAlias = Literal["results", "data"]
 
 #: The first invoice of the published example; in a new ledger it is the oldest one, and pending.
 FIRST_ID: Final = 101
-FIRST_DATE: Final = datetime(2026, 1, 1, tzinfo=timezone.utc)
+#: A new ledger covers this much time, up to today.
 PERIOD: Final = timedelta(days=180)
 PAYMENT_TERM: Final = timedelta(days=7)
 TAX_RATE: Final = Decimal("0.18")
@@ -99,11 +99,14 @@ class LedgerInvoice(NamedTuple):
 class Ledger:
     """A deterministic list of invoices that can be changed.
 
-    :param invoices: how many there are at the start; the same numbers and the same seed give the same ledger.
+    :param invoices: how many there are at the start.
+    :param seed: of amounts, statuses and dates. The same number, seed and ``today`` give the same invoices.
     :param order: ``newest`` or ``oldest`` first (by id, which rises with the date), or ``shuffled``: a fixed order
         without meaning, into which new invoices fall anywhere.
     :param dialect: which of the two documented forms its rows have.
-    :param now: the clock for what happens later.
+    :param today: the first invoices are spread over the 180 days before this day begins, in UTC; by default the
+        day that ``now`` gives, so that last month always has invoices.
+    :param now: the clock for everything that happens after the start.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Ledger:
         seed: int = 0,
         order: Order = "newest",
         dialect: Dialect = "results",
+        today: date | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         if invoices < 0:
@@ -127,7 +131,8 @@ class Ledger:
         self._order: list[int] = []
         self._invoices: dict[int, LedgerInvoice] = {}
         self._encoded: dict[int, bytes] = {}
-        for invoice in _first_invoices(invoices, self._random):
+        self._last_date = datetime.combine(today or now().astimezone(timezone.utc), time(), timezone.utc)
+        for invoice in _first_invoices(invoices, self._random, self._last_date - PERIOD):
             self._store(invoice)
             self._order.append(invoice.id)
         if order == "newest":
@@ -135,7 +140,6 @@ class Ledger:
         elif order == "shuffled":
             self._random.shuffle(self._order)
         self._last_id = FIRST_ID + invoices - 1
-        self._last_date = FIRST_DATE + PERIOD
 
     # Reading
 
@@ -298,8 +302,8 @@ def parse_id(invoice_id: int | str) -> int:
     return int(invoice_id.removeprefix("INV-")) if isinstance(invoice_id, str) else invoice_id
 
 
-def _first_invoices(number: int, random_: random.Random) -> Iterator[LedgerInvoice]:
-    """``number`` invoices, oldest first, spread over the period."""
+def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Iterator[LedgerInvoice]:
+    """``number`` invoices, oldest first, spread over the period that begins with ``begin``."""
     nothing: Mapping[str, Any] = MappingProxyType({})
     currencies = random_.choices(list(CURRENCIES), [weight for weight, _, _ in CURRENCIES.values()], k=number)
     statuses = random_.choices(list(STATUSES), list(STATUSES.values()), k=number)
@@ -312,10 +316,18 @@ def _first_invoices(number: int, random_: random.Random) -> Iterator[LedgerInvoi
         if i == 0:
             # The invoice of the published example, left to be paid: the one that a newcomer tries things with.
             currency, status, amount = "USD", "pending", Decimal("299.00")
-        date = FIRST_DATE + step * (i + random_.random() * 0.9)
-        paid = date + PAYMENT_TERM * random_.random() if status in ("paid", "refunded") else None
+        invoice_date = begin + step * (i + random_.random() * 0.9)
+        paid_at = invoice_date + PAYMENT_TERM * random_.random() if status in ("paid", "refunded") else None
         yield LedgerInvoice(
-            FIRST_ID + i, format(amount, "f"), _tax(amount), currency, status, charge_types[i], date, paid, nothing
+            FIRST_ID + i,
+            format(amount, "f"),
+            _tax(amount),
+            currency,
+            status,
+            charge_types[i],
+            invoice_date,
+            paid_at,
+            nothing,
         )
 
 

@@ -28,9 +28,7 @@ def connection_json(port: int, org_handle: str, token: str) -> str:
     return json.dumps(
         {
             "conn_type": "unpod",
-            "schema": "http",
-            "host": "127.0.0.1",
-            "port": port,
+            "host": f"http://127.0.0.1:{port}",
             "login": org_handle,
             "password": token,
         }

@@ -133,7 +133,13 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ledgers = {
-            org: Ledger(settings.invoices >> i, seed=settings.seed + i, order=settings.order, dialect=settings.dialect)
+            org: Ledger(
+                settings.invoices >> i,
+                seed=settings.seed + i,
+                order=settings.order,
+                dialect=settings.dialect,
+                today=settings.today,
+            )
             for i, org in enumerate(settings.orgs)
         }
         self.stats = Stats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Settings:
     :param invoices: of the first organisation; each further one has half as many as the one before.
     :param orgs: organisation handles.
     :param seed: of invoices, faults and drift: the same seed and requests give the same run.
+    :param today: the invoices are those of the 180 days before this day (a date; the current one in UTC by default).
     :param order: of the list: ``newest``, ``oldest`` (first) or ``shuffled``.
     :param dialect: rows with ``id`` under ``results``, or with ``invoice_number`` under ``data``.
     :param token: the one valid API token.
@@ -44,6 +46,7 @@ class Settings:
     invoices: int = 250
     orgs: tuple[str, ...] = ORGANISATIONS
     seed: int = 0
+    today: date | None = None
     order: Order = "newest"
     dialect: Dialect = "results"
     token: str = TOKEN
@@ -65,5 +68,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is 1 or more, not {value}.")
+        if self.today is not None and not isinstance(self.today, date):
+            raise ValueError(f"today must be a datetime.date, got {self.today!r}.")
         if self.rate_window <= 0 or self.latency < 0 or self.invoices < 0:
             raise ValueError("rate_window is more than 0; latency and invoices are 0 or more.")

@@ -1,4 +1,4 @@
-"""One real Airflow 3 for all tests of a session, with a sandbox that it bills against."""
+"""One real Airflow 3 for all tests of a session, connected to a sandbox of the Unpod API."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ AIRFLOW_3 = int(version("apache-airflow").partition(".")[0]) >= 3
 class LiveAirflow(LocalAirflow):
     """A running Airflow and its sandbox.
 
-    Its DAGs are those of ``example_dags/`` and of ``tests/integration/dags/``. All its processes have the connection
-    ``unpod_default`` to the sandbox, which all tests share: each creates the invoices that it changes.
+    Its DAGs are those of ``example_dags/`` and ``tests/integration/dags/``. All processes have the connection
+    ``unpod_default`` to the sandbox in their environment. Tests share the sandbox, so each one creates the invoices
+    that it changes.
     """
 
     def __init__(self, home: Path, sandbox: Sandbox) -> None:
@@ -40,7 +42,7 @@ class LiveAirflow(LocalAirflow):
             home,
             dags,
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
-            AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # what must not be logged must not be logged at any level
+            AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # secrets must not be logged at any level
             UNPOD_EXPORTS=f"file://{home}/exports",
             UNPOD_BOOKS=f"file://{home}/books",
         )
@@ -51,14 +53,15 @@ def live_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirfl
     """A real Airflow 3: scheduler, DAG processor, triggerer, API server."""
     if not AIRFLOW_3:
         pytest.skip("needs Airflow 3: on Airflow 2 the DAGs are run one by one, by `airflow dags test`")
-    with Sandbox(token="tok-s3cReT-of-the-live-airflow") as sandbox:
+    # A fixed date, because tests name months of 2026.
+    with Sandbox(token="tok-s3cReT-of-the-live-airflow", today=date(2026, 7, 1)) as sandbox:
         with LiveAirflow(tmp_path_factory.mktemp("live"), sandbox) as airflow:
             yield airflow
         assert airflow.left_behind() == []
 
 
 class AirflowCommand:
-    """The ``airflow`` command of this environment, with a migrated database of its own and no process beside it."""
+    """The ``airflow`` command of this environment, with a database of its own and no other Airflow process."""
 
     def __init__(self, home: Path, dags: Path) -> None:
         self.home = home
@@ -77,13 +80,13 @@ class AirflowCommand:
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONUNBUFFERED": "1",
         }
-        #: Everything that the command has printed.
+        #: The output of all commands so far.
         self.printed = ""
 
     def __call__(
         self, *arguments: str, on_line: Callable[[str], object] = lambda line: None, **environment: str
     ) -> int:
-        """The exit status of ``airflow ...``; ``on_line`` sees each line as soon as it is printed."""
+        """The exit status of ``airflow ...``; ``on_line`` is called with each line as soon as it is printed."""
         command = [sys.executable, "-m", "airflow", *arguments]
         with subprocess.Popen(
             command,
@@ -100,16 +103,16 @@ class AirflowCommand:
         return process.returncode
 
     def database(self) -> sqlite3.Connection:
-        """Airflow's database, to look into."""
+        """Airflow's database, read-only."""
         return sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True)
 
     def states(self, dag_id: str) -> dict[str, str]:
-        """How the tasks of a DAG that ran once have ended."""
+        """The states of the tasks of a DAG that ran once, by task id."""
         with closing(self.database()) as database:
             return dict(database.execute("select task_id, state from task_instance where dag_id = ?", (dag_id,)))
 
     def results(self, dag_id: str, task_id: str) -> list[Any]:
-        """What the instances of a task returned, in the order of their map index."""
+        """The return values of a task's instances, in the order of their map index."""
         with closing(self.database()) as database:
             rows = database.execute(
                 "select value from xcom where dag_id = ? and task_id = ? and key = 'return_value' order by map_index",
@@ -122,7 +125,7 @@ class AirflowCommand:
 
 @pytest.fixture(scope="module")
 def airflow_command(tmp_path_factory: pytest.TempPathFactory) -> AirflowCommand:
-    """``airflow dags test ...`` with the example DAGs, on either Airflow."""
+    """The ``airflow`` command with the example DAGs, on both Airflows."""
     home = tmp_path_factory.mktemp("airflow")
     dags = home / "dags"
     shutil.copytree(REPOSITORY / "example_dags", dags)

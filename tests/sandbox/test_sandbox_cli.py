@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,6 +20,7 @@ import requests
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sandbox.cli import COMMANDS, _server_parser, main
 from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, MOVES, Fault
+from airflow_provider_unpod.sandbox.ledger import Ledger
 
 MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
 
@@ -47,7 +49,7 @@ def test_it_greets_as_a_sandbox_serves_what_it_prints_and_stops_at_once(number):
         assert "SANDBOX" in greeting.splitlines()[0]
         assert "not the Unpod service" in greeting
         connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
-        url = f"{connection['schema']}://{connection['host']}:{connection['port']}"
+        url = connection["host"]
         with requests.Session() as session:
             session.trust_env = False
             headers = {"Authorization": f"Token {connection['password']}", "Org-Handle": connection["login"]}
@@ -59,6 +61,17 @@ def test_it_greets_as_a_sandbox_serves_what_it_prints_and_stops_at_once(number):
             process.send_signal(number)
             assert process.wait(timeout=5) == 0
         assert process.stderr.read() == ""
+
+
+def test_the_same_date_gives_the_same_invoices_on_any_day():
+    with serving("--invoices", "30", "--today", "2026-07-01") as (_, greeting):
+        url = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))["host"]
+        with requests.Session() as session:
+            session.trust_env = False
+            last = session.get(f"{url}/sandbox/invoices/130", timeout=10).json()
+    (expected,) = Ledger(30, today=date(2026, 7, 1)).page(1, 1)
+    assert last == expected
+    assert last["invoice_date"].startswith("2026-06-")
 
 
 def test_a_port_in_use_is_one_line_that_says_what_to_do():
@@ -86,6 +99,7 @@ def test_without_aiohttp_it_says_what_to_install():
         (["--fault", "teapot"], "No fault is called 'teapot'"),
         (["--drift", "insert"], "KIND:EVERY"),
         (["--order", "random"], "invalid choice"),
+        (["--today", "2026-7-1"], "--today: must be a date such as 2026-07-01"),
     ],
 )
 def test_an_option_that_cannot_be_read_says_why(arguments, reason, capsys):

@@ -137,9 +137,7 @@ def test_the_connection_as_json_and_as_a_uri_name_the_same_place():
         uri = urlsplit(sandbox.connection_uri())
         assert connection == {
             "conn_type": "unpod",
-            "schema": "http",
-            "host": "127.0.0.1",
-            "port": sandbox.port,
+            "host": sandbox.url,
             "login": "a/b",
             "password": "t:@/",
         }

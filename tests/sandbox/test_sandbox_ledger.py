@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.sandbox.ledger import CURRENCIES, Ledger, UnknownInvoice
 
+TODAY = date(2026, 7, 1)
 
-def test_the_same_seed_gives_the_same_invoices_and_another_seed_others():
-    assert Ledger(50, seed=3).invoices() == Ledger(50, seed=3).invoices()
-    assert Ledger(50, seed=3).invoices() != Ledger(50, seed=4).invoices()
+
+def test_the_same_seed_and_date_give_the_same_invoices_and_another_seed_gives_others():
+    assert Ledger(50, seed=3, today=TODAY).invoices() == Ledger(50, seed=3, today=TODAY).invoices()
+    assert Ledger(50, seed=3, today=TODAY).invoices() != Ledger(50, seed=4, today=TODAY).invoices()
+
+
+def test_another_date_moves_the_invoices_and_changes_nothing_else_about_them():
+    earlier, later = (Ledger(50, today=day, dialect="data").page(1, 50) for day in (TODAY, date(2027, 1, 31)))
+    dates = {"invoice_date", "due_date", "payment_at"}
+    for one, other in zip(earlier, later, strict=True):
+        assert one["invoice_date"] < other["invoice_date"]
+        assert {key: one[key] for key in one.keys() - dates} == {key: other[key] for key in other.keys() - dates}
 
 
 def test_the_first_invoice_is_that_of_the_published_example_and_waits_to_be_paid():
@@ -60,9 +70,20 @@ def test_about_fifteen_percent_are_pending_and_all_known_statuses_occur():
     assert set(statuses) == {"paid", "pending", "failed", "refunded", "cancelled"}
 
 
-def test_the_dates_spread_over_six_months():
-    months = {invoice.invoice_date.month for invoice in Ledger(100).invoices()}
-    assert months == {1, 2, 3, 4, 5, 6}
+def test_the_dates_spread_over_the_180_days_before_the_given_day():
+    dates = [invoice.invoice_date for invoice in Ledger(180, today=TODAY).invoices()]
+    assert {moment.date() for moment in dates} == {TODAY - timedelta(days=days) for days in range(1, 181)}
+
+
+@pytest.mark.parametrize(
+    ("clock", "last_month"), [("2026-03-01T00:00:00+00:00", 2), ("2027-01-31T23:59:59+00:00", 12), ("2028-03-31", 2)]
+)
+def test_by_default_the_invoices_end_today_and_last_month_is_full_of_them(clock, last_month):
+    now = datetime.fromisoformat(clock).astimezone(timezone.utc)
+    dates = [invoice.invoice_date for invoice in Ledger(180, now=lambda: now).invoices()]
+    assert max(dates) < now
+    assert max(dates) > now - timedelta(days=2)
+    assert len([moment for moment in dates if moment.month == last_month]) >= 28
 
 
 @pytest.mark.parametrize(

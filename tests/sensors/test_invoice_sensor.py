@@ -497,7 +497,7 @@ def test_the_connection_s_proxy_is_used_in_every_mode(
 ) -> None:
     connection = {
         **json.loads(unpod_sandbox.connection_json()),
-        "host": "unpod.invalid",  # nobody but a proxy can reach it
+        "host": "http://unpod.invalid",  # nobody but a proxy can reach it
         "extra": {"proxies": {"http": unpod_sandbox.url}, "allow_insecure_http": True},
     }
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
@@ -508,7 +508,7 @@ def test_the_connection_s_proxy_is_used_in_every_mode(
 def test_a_server_that_does_not_speak_tls_is_never_asked_without_it(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = {**json.loads(unpod_sandbox.connection_json()), "schema": "https"}
+    connection = {**json.loads(unpod_sandbox.connection_json()), "host": unpod_sandbox.url.replace("http:", "https:")}
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
 
     with pytest.raises(UnpodUnreachable, match="speaks plain http"):
