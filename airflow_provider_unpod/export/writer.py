@@ -76,10 +76,9 @@ def write_export(
     about = about or {}
     formats.require_libraries(options)
     started = _now()
-    whose = about.get("organization")
     with (
         Folder(address, conn_id) as folder,
-        Publication(folder, whose) as publication,
+        Publication(folder, about) as publication,
         Spool() as spool,
         ExitStack() as closing,
     ):

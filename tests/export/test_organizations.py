@@ -1,4 +1,4 @@
-"""A path belongs to one organisation: its export is never replaced by that of another."""
+"""A path belongs to one organization, and within a run to one task: no other replaces its export."""
 
 from __future__ import annotations
 
@@ -29,16 +29,43 @@ def export(reading: Any, folder: Path, organization: str, mode: str = "full") ->
 
 @pytest.mark.parametrize("before", ["full", "changes"])
 @pytest.mark.parametrize("mode", ["full", "changes"])
-def test_another_organisations_export_is_neither_replaced_nor_compared_with(
+def test_another_organizations_export_is_neither_replaced_nor_compared_with(
     tmp_path: Path, before: str, mode: str
 ) -> None:
     written = export(FakeReading(rows(3)), tmp_path, "acme", before)
     names = names_in(tmp_path)
 
-    with pytest.raises(ExportRefused, match=f"{tmp_path} .*'acme', not of 'other'.*path of its own.*{MANIFEST_NAME}"):
+    with pytest.raises(ExportRefused, match=f"path of its own: .*{tmp_path} .*'acme', not of 'other'.*{MANIFEST_NAME}"):
         export(Unread(), tmp_path, "other", mode)
     assert names_in(tmp_path) == names
     assert read_export(str(tmp_path)).export_id == written.manifest.export_id
+
+
+@pytest.mark.parametrize("mode", ["full", "changes"])
+def test_a_manifest_of_a_later_version_or_with_other_line_ends_still_keeps_its_path(tmp_path: Path, mode: str) -> None:
+    export(FakeReading(rows(3)), tmp_path, "acme")
+    manifest = tmp_path / MANIFEST_NAME
+    text = manifest.read_bytes()
+    for changed in (text.replace(b"\n", b"\r\n"), text.replace(b'"version": 1', b'"version": 2')):
+        manifest.write_bytes(changed)
+        names = names_in(tmp_path)
+
+        with pytest.raises(ExportRefused, match="'acme', not of 'other'"):
+            export(Unread(), tmp_path, "other", mode)
+        assert (manifest.read_bytes(), names_in(tmp_path)) == (changed, names)
+
+
+@pytest.mark.parametrize("mode", ["full", "changes"])
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"[]", b"\xff", b'{"organization": "ac', b"[" * 100_000])
+def test_a_manifest_that_cannot_be_read_may_be_anybodys_and_is_not_replaced(
+    tmp_path: Path, damaged: bytes, mode: str
+) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(damaged)
+
+    with pytest.raises(ExportRefused, match=f"{tmp_path} holds the export of an unknown.*delete {MANIFEST_NAME}"):
+        export(Unread(), tmp_path, "acme", mode)
+    assert names_in(tmp_path) == [MANIFEST_NAME]
+    assert (tmp_path / MANIFEST_NAME).read_bytes() == damaged
 
 
 @pytest.mark.parametrize("mode", ["full", "changes"])
@@ -51,13 +78,41 @@ def test_a_path_is_given_over_by_deleting_its_manifest(tmp_path: Path, mode: str
     assert names_in(tmp_path) == sorted([MANIFEST_NAME, *written.manifest.paths])
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{}", b"\xff", b'{"organization": "acme"}'])
-def test_a_damaged_manifest_is_replaced_by_a_full_export_and_refused_by_one_of_changes(
-    tmp_path: Path, damaged: bytes
-) -> None:
-    (tmp_path / MANIFEST_NAME).write_bytes(damaged)
+def test_a_damaged_manifest_of_the_same_organization_is_healed_by_a_full_export_only(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(b'{"organization": "acme"}')
     with pytest.raises(ExportError, match="cannot be believed"):
         export(Unread(), tmp_path, "acme", "changes")
 
     export(FakeReading(rows(3)), tmp_path, "acme")
     assert read_export(str(tmp_path)).count == 3
+
+
+def run_of(**fields: Any) -> dict[str, Any]:
+    return {"dag_id": "close", "task_id": "export", "run_id": "r1", "map_index": 0, "try_number": 1} | fields
+
+
+def export_of(folder: Path, run: dict[str, Any]) -> Any:
+    return write_export(FakeReading(rows(3)), str(folder), about={"organization": "acme", "run": run})
+
+
+@pytest.mark.parametrize(
+    ("other", "hint"),
+    [
+        (run_of(map_index=1), "^Put .*map_index.* into `output_path`: .* map_index 0 of this task and run"),
+        (run_of(task_id="export_failed", map_index=-1), "^Give each task a path of its own: .* task 'export' of this"),
+    ],
+)
+def test_tasks_of_one_run_do_not_replace_each_others_export(tmp_path: Path, other: dict[str, Any], hint: str) -> None:
+    written = export_of(tmp_path, run_of())
+
+    with pytest.raises(ExportRefused, match=hint):
+        export_of(tmp_path, other)
+    assert read_export(str(tmp_path)).export_id == written.manifest.export_id
+
+
+@pytest.mark.parametrize("again", [run_of(try_number=2), run_of(run_id="r2", map_index=1), run_of(dag_id="other")])
+def test_a_retry_and_another_run_replace_the_export(tmp_path: Path, again: dict[str, Any]) -> None:
+    export_of(tmp_path, run_of())
+    written = export_of(tmp_path, again)
+
+    assert read_export(str(tmp_path)).export_id == written.manifest.export_id

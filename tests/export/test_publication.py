@@ -1,4 +1,4 @@
-"""Exports of one path that meet each other, or die on the way: one whole export stands in the end, and nothing else."""
+"""Exports of one path that meet, or die on the way: in the end there is one whole export and nothing else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSIO
 from airflow_provider_unpod.export.publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class Killed(BaseException):
-    """The process is no more: nothing of it runs any longer, not even its cleaning."""
+    """The process has ended at once: nothing of it runs any longer, not even its cleanup."""
 
 
 class MemoryFolder:
@@ -54,9 +54,13 @@ class MemoryFolder:
         return sorted(self.files)
 
 
-def publish(folder: Any, organization: str = "acme") -> Manifest:
+ACME, OTHER = {"organization": "acme"}, {"organization": "other"}
+MAPPED = [{**ACME, "run": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": index}} for index in range(2)]
+
+
+def publish(folder: Any, about: dict[str, Any] = ACME) -> Manifest:
     """An export of two files, by the steps that the writer takes."""
-    with Publication(folder, organization) as publication:
+    with Publication(folder, about) as publication:
 
         def write_files(export_id: str) -> Manifest:
             files = []
@@ -70,7 +74,7 @@ def publish(folder: Any, organization: str = "acme") -> Manifest:
                     "format": FORMAT,
                     "version": VERSION,
                     "export_id": export_id,
-                    "organization": organization,
+                    **about,
                     "file_format": "jsonl",
                     "compression": None,
                     "fields": [],
@@ -99,8 +103,8 @@ def assert_nothing_else(files: dict[str, bytes], manifest: Manifest) -> None:
 class Scheduler:
     """Lets tasks that run in threads take turns, one store operation at a time, in the order it is told."""
 
-    def __init__(self, files: dict[str, bytes], tasks: int, organizations: tuple[str, ...] = ("acme",)) -> None:
-        self._organizations = organizations
+    def __init__(self, files: dict[str, bytes], tasks: int, owners: Sequence[dict[str, Any]] = (ACME,)) -> None:
+        self._owners = owners
         self._turns = [threading.Semaphore(0) for _ in range(tasks)]
         self._rested = threading.Semaphore(0)
         self.killed = [False] * tasks
@@ -118,8 +122,8 @@ class Scheduler:
 
     def _run(self, task: int, files: dict[str, bytes]) -> None:
         try:
-            organization = self._organizations[task % len(self._organizations)]
-            self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)), organization)
+            about = self._owners[task % len(self._owners)]
+            self.outcomes[task] = publish(MemoryFolder(files, lambda: self._wait(task)), about)
         except (ExportError, Killed) as error:
             self.outcomes[task] = error
         finally:
@@ -153,10 +157,10 @@ def test_tasks_that_meet_leave_one_whole_export_and_nothing_else(turns: list[int
         scheduler.step(turn % tasks)
     scheduler.finish()
 
-    standing = assert_certified(files)
-    assert_nothing_else(files, standing)
+    current = assert_certified(files)
+    assert_nothing_else(files, current)
     certified = [outcome.export_id for outcome in scheduler.outcomes if isinstance(outcome, Manifest)]
-    assert standing.export_id in certified or (not certified and standing.export_id == old.export_id)
+    assert current.export_id in certified or (not certified and current.export_id == old.export_id)
 
 
 @settings(max_examples=300, deadline=None)
@@ -172,49 +176,53 @@ def test_a_task_that_dies_while_another_exports_does_no_harm(first: list[int], s
         scheduler.step(turn)
     scheduler.finish()
 
-    standing = Manifest.from_bytes(files[MANIFEST_NAME], MANIFEST_NAME)
-    if isinstance(scheduler.outcomes[1], Manifest) and standing.export_id != scheduler.outcomes[1].export_id:
-        # The dead one committed last, and its files may be gone: then no export stands, and readers are told so.
+    current = Manifest.from_bytes(files[MANIFEST_NAME], MANIFEST_NAME)
+    if isinstance(scheduler.outcomes[1], Manifest) and current.export_id != scheduler.outcomes[1].export_id:
+        # The dead one committed last, and its files may be gone: then there is no export, and readers get an error.
         assert isinstance(scheduler.outcomes[0], Killed)
     else:
         assert_certified(files)
     assert_nothing_else(files, publish(MemoryFolder(files)))
 
 
-def assert_one_organization_at_most(scheduler: Scheduler, files: dict[str, bytes]) -> None:
-    certified = {outcome.content["organization"] for outcome in scheduler.outcomes if isinstance(outcome, Manifest)}
-    assert len(certified) < 2
+def assert_one_owner_at_most(scheduler: Scheduler, files: dict[str, bytes]) -> None:
+    certified = [outcome for outcome in scheduler.outcomes if isinstance(outcome, Manifest)]
+    owners = {(manifest.content["organization"], str(manifest.content.get("run"))) for manifest in certified}
+    assert len(owners) < 2
     if certified:
-        assert assert_certified(files).content["organization"] in certified
+        assert assert_certified(files).export_id in [manifest.export_id for manifest in certified]
 
 
-def test_wherever_another_organisation_comes_in_between_only_one_of_them_is_certified() -> None:
+@pytest.mark.parametrize("owners", [(ACME, OTHER), MAPPED], ids=["organizations", "mapped tasks"])
+def test_of_two_owners_that_meet_at_any_moment_only_one_is_certified(owners: Sequence[dict[str, Any]]) -> None:
     for moment in range(30):
         for second in (moment, 100):
             files: dict[str, bytes] = {}
-            scheduler = Scheduler(files, 2, ("acme", "other"))
+            scheduler = Scheduler(files, 2, owners)
             for task in [0] * moment + [1] * second:
                 scheduler.step(task)
             scheduler.finish()
 
-            assert_one_organization_at_most(scheduler, files)
+            assert_one_owner_at_most(scheduler, files)
             assert not any(name.startswith("_exporting-") for name in files)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 2), max_size=120), st.integers(0, 2))
-def test_nor_are_both_where_one_of_three_dies(turns: list[int], killed: int) -> None:
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(0, 2), st.sampled_from([(ACME, OTHER), MAPPED]))
+def test_of_two_owners_only_one_is_certified_where_one_of_three_tasks_dies(
+    turns: list[int], killed: int, owners: Sequence[dict[str, Any]]
+) -> None:
     files: dict[str, bytes] = {}
-    scheduler = Scheduler(files, 3, ("acme", "other"))
+    scheduler = Scheduler(files, 3, owners)
     for turn in turns:
         scheduler.step(turn)
     scheduler.kill(killed)
     scheduler.finish()
 
-    assert_one_organization_at_most(scheduler, files)
+    assert_one_owner_at_most(scheduler, files)
 
 
-def test_what_a_killed_task_of_another_organisation_has_left_is_named() -> None:
+def test_the_claim_that_a_killed_task_of_another_organization_left_is_named() -> None:
     files: dict[str, bytes] = {}
     scheduler = Scheduler(files, 1)
     for _ in range(5):
@@ -222,10 +230,90 @@ def test_what_a_killed_task_of_another_organisation_has_left_is_named() -> None:
     scheduler.kill(0)
     (claim,) = (name for name in files if name.startswith("_exporting-"))
 
-    with pytest.raises(ExportRefused, match=f"Another organisation's .* killed one has left {claim} there"):
-        publish(MemoryFolder(files), "other")
+    with pytest.raises(
+        ExportRefused, match=f"^Give each organization a path of its own.* 'acme'.* killed one left {claim} there"
+    ):
+        publish(MemoryFolder(files), OTHER)
     del files[claim]
-    assert publish(MemoryFolder(files), "other").paths <= set(files)
+    assert publish(MemoryFolder(files), OTHER).paths <= set(files)
+
+
+def killed_at(moment: int) -> tuple[dict[str, bytes], bool]:
+    """The folder of an export that replaced another and was killed at a moment; whether it was done by then."""
+    files: dict[str, bytes] = {}
+    publish(MemoryFolder(files))
+    scheduler = Scheduler(files, 1)
+    for _ in range(moment):
+        scheduler.step(0)
+    done = scheduler.outcomes[0] is not None
+    scheduler.kill(0)
+    return files, done
+
+
+def end_without_change(folder: MemoryFolder) -> None:
+    with Publication(folder, ACME) as publication:
+        publication.withdraw()
+
+
+def end_by_an_error(folder: MemoryFolder) -> None:
+    with pytest.raises(TimeoutError), Publication(folder, ACME):
+        raise TimeoutError
+
+
+@pytest.mark.parametrize("end", [end_without_change, end_by_an_error])
+def test_the_litter_of_a_killed_task_goes_with_the_next_task_even_if_that_exports_nothing(
+    end: Callable[[MemoryFolder], None],
+) -> None:
+    for moment in itertools.count():
+        files, done = killed_at(moment)
+        current = files[MANIFEST_NAME]
+        end(MemoryFolder(files))
+
+        assert files[MANIFEST_NAME] == current
+        assert_nothing_else(files, assert_certified(files))
+        if done:
+            break
+    assert moment > 10
+
+
+def test_another_owner_that_is_refused_tidies_nothing() -> None:
+    files, _ = killed_at(8)
+    before = dict(files)
+
+    with pytest.raises(ExportRefused):
+        publish(MemoryFolder(files), OTHER)
+    assert files == before
+
+
+class SlowlyListed(MemoryFolder):
+    """Lists claims first; then another task begins and writes its data; then the rest is listed, with its files."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(files)
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def names(self) -> list[str]:
+        claims = [name for name in super().names() if name.startswith("_exporting-")]
+        self.meanwhile()
+        return [*claims, *(name for name in super().names() if not name.startswith("_exporting-"))]
+
+
+def test_files_of_a_task_that_began_while_the_folder_was_listed_are_not_litter() -> None:
+    files: dict[str, bytes] = {}
+    publish(MemoryFolder(files))
+    other = Scheduler(files, 1)
+
+    def other_writes_its_data() -> None:
+        while sum("/invoices-" in name for name in files) < 4:
+            other.step(0)
+
+    folder = SlowlyListed(files)
+    with Publication(folder, ACME) as publication:
+        folder.meanwhile = other_writes_its_data
+        publication.withdraw()
+    other.finish()
+
+    assert_nothing_else(files, assert_certified(files))
 
 
 class InterruptedOnce(MemoryFolder):
@@ -273,7 +361,7 @@ class Unwritable(MemoryFolder):
     ("error", "warnings"),
     [(PermissionError(), []), (TimeoutError(), ["An unfinished export stays in memory://exports"])],
 )
-def test_an_unfinished_export_is_spoken_of_only_where_something_may_have_been_written(
+def test_an_unfinished_export_is_reported_only_where_a_file_may_have_been_written(
     error: OSError, warnings: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ExportError):
