@@ -6,6 +6,7 @@ import os
 
 from airflow.providers.common.compat.sdk import dag, task
 
+from airflow_provider_unpod.export import path_segment
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 
@@ -25,7 +26,9 @@ def unpod_all_organizations() -> None:
     def organizations() -> list[dict[str, str]]:
         """The arguments of each mapped task: an organization and the folder of its export."""
         handles = [organization["domain_handle"] for organization in UnpodHook().get_organizations()]
-        return [{"org_handle": each, "output_path": f"{EXPORTS}/organizations/{each}"} for each in handles]
+        return [
+            {"org_handle": each, "output_path": f"{EXPORTS}/organizations/{path_segment(each)}"} for each in handles
+        ]
 
     UnpodBillingOperator.partial(
         task_id="export",

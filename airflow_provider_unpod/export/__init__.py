@@ -9,13 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_provider_unpod.export.address import path_segment
     from airflow_provider_unpod.export.errors import ExportError
     from airflow_provider_unpod.export.reader import Export, read_export
     from airflow_provider_unpod.export.writer import write_export
 
-__all__ = ["Export", "ExportError", "read_export", "write_export"]
+__all__ = ["Export", "ExportError", "path_segment", "read_export", "write_export"]
 
-_MODULES = {"Export": "reader", "ExportError": "errors", "read_export": "reader", "write_export": "writer"}
+_MODULES = {
+    "Export": "reader",
+    "ExportError": "errors",
+    "path_segment": "address",
+    "read_export": "reader",
+    "write_export": "writer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.address import EXTRA_OF, normalised
+from airflow_provider_unpod.export.address import EXTRA_OF, normalised, store_address
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.spool import temporary_file, temporary_space
 
@@ -55,16 +55,17 @@ class Folder:
         self.conn_id = None if conn_id is None else text_of(conn_id, "storage_conn_id")
         with self._explained("reached"):
             _require_filesystem(self.address)
-            path = _object_storage_path(self.address, conn_id)
+            address, account = store_address(self.address)
+            path = _object_storage_path(address, conn_id)
         self.conn_id = _conn_id_of(path)
         if self.conn_id is not None:
             _require_connection(self.conn_id, self.address)
         with self._explained("reached"):
-            self._fs: Any = path.fs
+            self._fs: Any = path.fs if account is None else _azure_filesystem(path, account, self.address)
         self._root: str = path.path.rstrip("/")
         self._local = "file" in _protocols(self._fs)
         if not self._root.strip("/"):
-            raise UnpodConfigError(f"{self.address!r} names no folder: an export needs one of its own.")
+            raise UnpodConfigError(f"An export needs a folder of its own: add one to the path, got {self.address!r}.")
         self._requests = ThreadPoolExecutor(1, thread_name_prefix="unpod-export")
 
     def __enter__(self) -> Folder:
@@ -240,6 +241,24 @@ def _object_storage_path(address: str, conn_id: str | None) -> ObjectStoragePath
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     return ObjectStoragePath(address, conn_id=conn_id) if conn_id else ObjectStoragePath(address)
+
+
+def _azure_filesystem(path: ObjectStoragePath, account: str, address: str) -> Any:
+    """The filesystem of an Azure account that the address names; Airflow itself takes the connection's account.
+
+    :raises UnpodConfigError: if the connection, or the environment, is of another account.
+    """
+    import fsspec
+
+    conn_id = _conn_id_of(path)
+    fs: Any = path.fs if conn_id else fsspec.filesystem("abfs", account_name=account)
+    actual = fs.service_client.account_name if fs.connection_string else fs.account_name
+    if actual != account:
+        raise UnpodConfigError(
+            f"The storage connection must be of account {account!r}, as in {address}; got {actual!r}, "
+            f"{_connection(conn_id)}. Correct `storage_conn_id` or the path."
+        )
+    return fs
 
 
 def _conn_id_of(path: ObjectStoragePath) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_unpod.billing.arguments import text_of
+from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
@@ -120,6 +120,7 @@ class UnpodBillingOperator(BaseOperator):
         self.ignore_fields = field_names(ignore_fields, "ignore_fields")
         self.on_no_change = on_no_change
         self._given = given_templates(self)
+        self._ends_with_slash = str(output_path).endswith("/")
         self._lineage: tuple[str, Written | None] | None = None
         self._check_arguments()
 
@@ -130,6 +131,7 @@ class UnpodBillingOperator(BaseOperator):
 
         with fail_fast():
             check_rendered(self, self._given)
+            self._check_last_folder()
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = self._selection()
             if self.output_path is None:
@@ -270,6 +272,14 @@ class UnpodBillingOperator(BaseOperator):
         most = self.max_xcom_bytes
         if not isinstance(most, int) or isinstance(most, bool) or most <= 0:
             raise UnpodConfigError(f"max_xcom_bytes={most!r} is no size: enter bytes, above 0.")
+
+    def _check_last_folder(self) -> None:
+        """Refuse ``s3://bucket/{{ handle }}`` where the handle is empty: it would be the folder above."""
+        path = self.output_path
+        if isinstance(path, str) and path.strip().endswith("/") and not self._ends_with_slash:
+            raise UnpodConfigError(
+                f"`output_path` must not end with an empty folder name, got {path!r}. {GAVE_NOTHING}"
+            )
 
     def _check_what_is_final(self) -> None:
         from airflow_provider_unpod.billing.reading.selection import Selection

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_unpod.assets import billing_asset_uri
+from airflow_provider_unpod.export.address import without_connection
 from airflow_provider_unpod.export.columns import type_of_field
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> 
     collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
     collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))
     if written is not None:
-        collector.add_output_asset(context=hook, uri=_without_connection(written.address))
+        collector.add_output_asset(context=hook, uri=without_connection(written.address))
 
 
 def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:
@@ -56,12 +57,7 @@ def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLine
 
 def _dataset(address: str) -> tuple[str, str]:
     """Namespace and name as OpenLineage's naming conventions have them for stores."""
-    parts = urlsplit(_without_connection(address))
+    parts = urlsplit(without_connection(address))
     if parts.scheme == "file":
         return "file", parts.path
     return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
-
-
-def _without_connection(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,15 +1,19 @@
-"""What the path of an export can be; what it cannot be is refused before anything is read, with what to do."""
+"""What the path of an export may be. Others are refused before the first request, with what to do."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export import ExportError, path_segment, read_export, write_export
+from airflow_provider_unpod.export.address import normalised, store_address, without_connection
 from tests.export.support import FakeReading, records, rows
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ MISTYPED += ["s3:///k", "gs://a_connection@/k", "/data/a::b", "s3://bucket/a::b"
 
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize("address", MISTYPED, ids=repr)
-def test_what_is_neither_on_a_store_nor_an_absolute_path_is_refused_with_what_to_enter(
+def test_a_path_that_is_neither_on_a_store_nor_absolute_is_refused_with_what_to_enter(
     use: Callable[..., Any], address: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,6 +54,100 @@ def test_what_is_neither_on_a_store_nor_an_absolute_path_is_refused_with_what_to
 def test_no_home_is_guessed(use: Callable[..., Any], address: str) -> None:
     with pytest.raises(UnpodConfigError, match="~ would be the home of whoever runs the worker"):
         use(address)
+
+
+@pytest.mark.parametrize("address", ["/data/..", "/data/../x", "s3://b/./k", "s3://b/k/..", "gs://b/../k", "/data/."])
+def test_dots_do_not_climb_out_of_a_folder(address: str) -> None:
+    with pytest.raises(UnpodConfigError, match=r"must not contain `\.{1,2}`, .*path_segment`"):
+        write(address)
+
+
+BLANK = ["/data/None", "s3://b/None/k", "s3://b/month=None", "s3://b/acme-None/k", "s3://None/k", "/data/x_None_y"]
+BLANK += [
+    "/data//k",
+    "s3://b//k",
+    "s3://b/k//",
+    "s3://b/org=/k",
+    "s3://b/org= /k",
+    "/data/null",
+    "/data/[]/x",
+    "/data/NaT",
+]
+
+
+@pytest.mark.parametrize("address", BLANK)
+def test_a_folder_that_a_template_rendered_to_nothing_is_refused(address: str) -> None:
+    with pytest.raises(UnpodConfigError, match=r"must not contain .*Did a template render to nothing"):
+        write(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/Nonesuch", "/data/x=y", "/data/nonempty", "/data/month=2026-02", "/d/..x"]
+)
+def test_a_folder_that_only_resembles_nothing_is_accepted(address: str) -> None:
+    assert normalised(address).endswith(address)
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIAKEY:geheim@bucket/k",
+        "s3://AKIAKEY:ge/heim+geheim@bucket/k",
+        "s3://bucket/k?X-Amz-Signature=geheim",
+        "abfs://container@account.dfs.core.windows.net/k?sv=2026&sig=geheim",
+        "file://user:geheim@/data/k",
+        "https://user:geheim@host/k",
+        "user:geheim@host/k",
+        "/data/k?token=geheim",
+    ],
+)
+def test_credentials_in_a_path_are_refused_and_not_shown(use: Callable[..., Any], address: str) -> None:
+    with pytest.raises(UnpodConfigError, match="storage_conn_id") as caught:
+        use(address)
+    assert "geheim" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)
+
+
+@settings(max_examples=300)
+@given(
+    st.text(min_size=1) | st.sampled_from(["..", ".", "None", "a-None", "null", "nan", "a/../b", "?", "x:y@z", "[]"])
+)
+def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
+    if not name.strip():
+        with pytest.raises(UnpodConfigError, match="must not be empty"):
+            path_segment(name)
+        return
+    folder = path_segment(name)
+
+    assert normalised(f"s3://bucket/exports/{folder}") == f"s3://bucket/exports/{folder}"
+    assert normalised(f"/data/{folder}") == f"file:///data/{folder}"
+    assert "/" not in folder
+    assert unquote(folder, errors="surrogatepass") == name  # so different names are different folders
+
+
+@pytest.mark.parametrize(
+    ("address", "for_airflow", "for_others"),
+    [
+        ("abfs://box@acme.dfs.core.windows.net/a/b", "abfs://box/a/b", "abfs://box@acme.dfs.core.windows.net/a/b"),
+        ("abfss://box@acme.blob.core.chinacloudapi.cn", "abfss://box", "abfss://box@acme.blob.core.chinacloudapi.cn"),
+        (
+            "abfs://my_az@box@acme.dfs.core.windows.net/a",
+            "abfs://my_az@box/a",
+            "abfs://box@acme.dfs.core.windows.net/a",
+        ),
+    ],
+)
+def test_azures_own_form_of_an_address_is_understood(address: str, for_airflow: str, for_others: str) -> None:
+    assert normalised(address) == address
+    assert store_address(address) == (for_airflow, "acme")
+    assert without_connection(address) == for_others
+
+
+@pytest.mark.parametrize("address", ["abfs://my_az@box/a/b", "abfs://box/a", "s3://my_aws@acme.dfs.example.net/a"])
+def test_other_addresses_reach_airflow_as_they_are(address: str) -> None:
+    assert store_address(address) == (address, None)
+    assert "my_a" not in without_connection(address)
 
 
 @pytest.mark.parametrize(
