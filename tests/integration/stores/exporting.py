@@ -9,10 +9,12 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_unpod.export import write_export
 from airflow_provider_unpod.export.options import ExportOptions
+from airflow_provider_unpod.export.publication import Publication
 from tests.export.support import FakeReading, row
 
 if TYPE_CHECKING:
@@ -31,8 +33,13 @@ def generation(number: int) -> Iterator[dict[str, Any]]:
     return (row(n, generation=number) for n in range(1, ROWS + 1))
 
 
-def export(address: str, conn_id: str | None, number: int) -> None:
-    write_export(FakeReading(generation(number)), address, conn_id=conn_id, options=OPTIONS)
+def export(
+    address: str, conn_id: str | None, number: int, mode: str = "full", killed_after_commit: bool = False
+) -> Any:
+    if killed_after_commit:
+        Publication._tidy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign] # dies there
+    options = replace(OPTIONS, export_mode=mode)
+    return write_export(FakeReading(generation(number)), address, conn_id=conn_id, options=options)
 
 
 def terminate(signum: int, frame: object) -> NoReturn:

@@ -11,6 +11,7 @@ from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.storage import Folder
 from tests.export.support import FakeReading, records, row, rows
+from tests.integration.stores.servers import AZURITE_ACCOUNT
 
 if TYPE_CHECKING:
     from tests.integration.stores.servers import Store
@@ -88,3 +89,18 @@ def test_a_damaged_file_is_refused(store: Store, folder: str) -> None:
 
     with pytest.raises(ExportError, match="not the file that was written"):
         read_export(folder, store.conn_id)
+
+
+@pytest.mark.parametrize("any_store", ["azure"], indirect=True)
+def test_azures_own_form_of_an_address_is_the_same_folder(store: Store, folder: str) -> None:
+    own_form = folder.replace("abfs://container/", f"abfs://container@{AZURITE_ACCOUNT}.dfs.core.windows.net/")
+    written = write_export(FakeReading(rows(10)), own_form, conn_id=store.conn_id)
+
+    assert written.address == own_form
+    assert list(read_export(own_form, store.conn_id)) == list(read_export(folder, store.conn_id)) == records(rows(10))
+
+
+@pytest.mark.parametrize("any_store", ["azure"], indirect=True)
+def test_a_storage_connection_of_another_account_than_that_of_the_address_is_refused(store: Store) -> None:
+    with pytest.raises(UnpodConfigError, match=f"must be of account 'acme'.*got '{AZURITE_ACCOUNT}'.*{store.conn_id}"):
+        write_export(FakeReading(rows(10)), "abfs://container@acme.dfs.core.windows.net/x", conn_id=store.conn_id)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.export.publication import current_manifest
 from airflow_provider_unpod.export.storage import Folder
 from tests.integration.stores import exporting
 
@@ -66,8 +67,8 @@ def killer(store: Store) -> Iterator[Killer]:
         yield Killer(process)
 
 
-def standing_generation(store: Store, folder: str) -> int:
-    """Which export stands; fails if it is not whole, or not of one piece."""
+def current_generation(store: Store, folder: str) -> int:
+    """Which export is current; fails if it is not whole, or mixed."""
     generations = [record["generation"] for record in read_export(folder, store.conn_id)]
     assert len(generations) == exporting.ROWS
     assert len(set(generations)) == 1
@@ -75,8 +76,9 @@ def standing_generation(store: Store, folder: str) -> int:
 
 
 def assert_no_litter(store: Store, folder: str) -> None:
-    listed = {file["path"] for file in read_export(folder, store.conn_id).manifest["files"]}
-    assert set(Folder(folder, store.conn_id).names()) == listed | {"_manifest.json"}
+    manifest = current_manifest(Folder(folder, store.conn_id))
+    assert manifest is not None
+    assert set(Folder(folder, store.conn_id).names()) == manifest.paths | {"_manifest.json"}
 
 
 @pytest.mark.parametrize("any_store", ["file", "s3", "azure"], indirect=True)
@@ -92,15 +94,30 @@ def test_readers_see_a_whole_export_and_the_next_try_leaves_no_litter(
     duration = time.perf_counter() - begun
     killed = 0
     for number in range(2, 2 * MOMENTS + 2, 2):
-        before = standing_generation(store, folder)
+        before = current_generation(store, folder)
         ended = killer.run((folder, store.conn_id, number), how, moments.uniform(0, duration))
         killed += ended != 0
 
-        assert standing_generation(store, folder) in (before, number)
+        assert current_generation(store, folder) in (before, number)
         if ended != -signal.SIGKILL:
             assert_no_litter(store, folder)
         else:
             exporting.export(folder, store.conn_id, number + 1)
-            assert standing_generation(store, folder) == number + 1
+            assert current_generation(store, folder) == number + 1
             assert_no_litter(store, folder)
     assert killed >= MOMENTS // 3
+
+
+@pytest.mark.parametrize("any_store", ["file", "s3", "azure", "gcs"], indirect=True)
+def test_the_litter_of_a_task_killed_between_commit_and_tidying_goes_with_the_next_task_even_without_a_change(
+    store: Store, folder: str, killer: Killer
+) -> None:
+    exporting.export(folder, store.conn_id, 0)
+    assert killer.run((folder, store.conn_id, 1, "changes", True), signal.SIGKILL) == -signal.SIGKILL
+    assert current_generation(store, folder) == 1
+    with pytest.raises(AssertionError):
+        assert_no_litter(store, folder)
+
+    assert exporting.export(folder, store.conn_id, 1, "changes") is None
+    assert current_generation(store, folder) == 1
+    assert_no_litter(store, folder)
