@@ -1,10 +1,13 @@
-"""Which partition an invoice belongs to, and what its files are called."""
+"""Which partition an invoice belongs to, and how its files are named."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from airflow_provider_unpod.billing.errors import short_repr
+from airflow_provider_unpod.export.errors import ExportRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,12 +17,19 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.options import ExportOptions
     from airflow_provider_unpod.export.spool import Partition
 
-#: What Hive, Spark, DuckDB and pyarrow take for "no value".
+#: What Hive, Spark, DuckDB and pyarrow read as "no value".
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+#: Bytes of a folder's name, on nearly every file system.
+_MAX_NAME = 255
 
 
 def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
-    """A function that gives the values of ``options.partition_by`` for an invoice."""
+    """A function that returns the values of ``options.partition_by`` for an invoice.
+
+    It raises ``ExportRefused``, naming the invoice, for a value that is too long for the name of a folder: before the
+    whole list has been read in vain.
+    """
     if not options.partition_by:
         return lambda _: ()
     values: dict[str, Callable[[Invoice], str]] = {
@@ -28,23 +38,43 @@ def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
         "month": partial(_month, timezone=options.timezone),
     }
     parts = tuple(values[key] for key in options.partition_by)
-    return lambda invoice: tuple(part(invoice) for part in parts)
+    seen: set[Partition] = set()
+
+    def partition_of(invoice: Invoice) -> Partition:
+        partition = tuple(part(invoice) for part in parts)
+        if partition not in seen:
+            _refuse_long_names(partition, options, invoice)
+            seen.add(partition)
+        return partition
+
+    return partition_of
 
 
 def file_names(found: list[Partition], export_id: str, options: ExportOptions) -> Iterator[tuple[str, Partition]]:
     """Each partition with the path of its file, in Hive layout.
 
-    Files of a partitioned export are numbered: file systems that do not tell ``usd`` from ``USD`` put two partitions
-    into one folder. An export that is not partitioned has one file, even if it is empty.
+    Files of a partitioned export are numbered: a file system that ignores case, or the form of accents, puts two
+    partitions into one folder. An export that is not partitioned has one file, even if it is empty.
     """
     if not options.partition_by:
         yield f"invoices-{export_id}{options.file_suffix}", ()
         return
     for number, partition in enumerate(found, start=1):
-        folders = "".join(
-            f"{key}={quote(value, safe='')}/" for key, value in zip(options.partition_by, partition, strict=True)
-        )
+        folders = "".join(f"{folder}/" for folder in _folders(partition, options))
         yield f"{folders}invoices-{export_id}-{number:05d}{options.file_suffix}", partition
+
+
+def _folders(partition: Partition, options: ExportOptions) -> list[str]:
+    return [f"{key}={quote(value, safe='')}" for key, value in zip(options.partition_by, partition, strict=True)]
+
+
+def _refuse_long_names(partition: Partition, options: ExportOptions, invoice: Invoice) -> None:
+    for key, value, folder in zip(options.partition_by, partition, _folders(partition, options), strict=True):
+        if len(folder) > _MAX_NAME:  # quoted: one byte a character
+            raise ExportRefused(
+                f"Leave {key!r} out of `partition_by`: the `{key}` of invoice {short_repr(invoice.invoice_id)} is too "
+                f"long for a folder ({len(folder)} bytes, at most {_MAX_NAME}): {short_repr(value)}."
+            )
 
 
 def _month(invoice: Invoice, timezone: ZoneInfo) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.columns import Column
 
+#: Files, and control totals, that the summary of an export lists one by one.
+_MOST_LISTED = 100
+
 
 @dataclass(frozen=True)
 class Written:
@@ -35,14 +38,20 @@ class Written:
     manifest: Manifest
 
     def summary(self) -> dict[str, Any]:
-        """What a task tells others about its export: where it is and what it adds up to, no invoices."""
+        """What a task passes on about its export: where it is and what it adds up to, no invoices.
+
+        Its size has a limit, since it goes into Airflow's database: ``files`` is ``None`` if there are more than 100,
+        and ``totals`` if there are more than 100 pairs of currency and status. The manifest has all of them.
+        """
+        files, totals = self.manifest.files, self.manifest.totals
         return {
             "manifest": f"{self.address}/{MANIFEST_NAME}",
             "export_id": self.manifest.export_id,
             "manifest_sha256": self.manifest.sha256,
-            "files": [f"{self.address}/{file.path}" for file in self.manifest.files],
+            "file_count": len(files),
+            "files": [f"{self.address}/{file.path}" for file in files] if len(files) <= _MOST_LISTED else None,
             "count": self.manifest.count,
-            "totals": self.manifest.totals,
+            "totals": totals if sum(map(len, totals.values())) <= _MOST_LISTED else None,
             "consistency": self.manifest.content["evidence"]["consistency"],
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
@@ -12,6 +13,7 @@ from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
 from airflow_provider_unpod.export.address import normalised
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
+from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
 from airflow_provider_unpod.task_boundary import check_connection_of, check_rendered, given_templates, is_final
 
 if TYPE_CHECKING:
@@ -129,23 +131,25 @@ class UnpodBillingOperator(BaseOperator):
         from airflow_provider_unpod.hooks.unpod import UnpodHook
         from airflow_provider_unpod.task_boundary import fail_fast
 
+        started = time.monotonic()
         with fail_fast():
             check_rendered(self, self._given)
             self._check_last_folder()
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = self._selection()
-            if self.output_path is None:
-                records = self._records(hook, selection)
-                self._report_lineage(hook, None)
-                return records
-            written = self._export(hook, selection, self.output_path, context)
+            with hook.get_conn():
+                if self.output_path is None:
+                    records = self._records(hook, selection, started)
+                    self._report_lineage(hook, None)
+                    return records
+                written = self._export(hook, selection, self.output_path, context)
             self._report_lineage(hook, written)
         if written is None:
             return self._without_change()
-        summary = written.summary()
-        # Out of how many: a misspelt status selects none, and nothing else would show it.
-        in_list = written.manifest.content["evidence"]["invoices"]
-        self.log.info("Exported %d of %d invoices: %s", summary["count"], in_list, summary["manifest"])
+        summary, manifest = written.summary(), written.manifest
+        evidence = manifest.content["evidence"]
+        line = log_line("Exported", manifest.count, manifest.totals, evidence, time.monotonic() - started)
+        self.log.info("%s: %s", line, summary["manifest"])
         send_asset_events(self.outlets, context, written)
         return summary
 
@@ -155,10 +159,12 @@ class UnpodBillingOperator(BaseOperator):
 
         return openlineage_facets(*self._lineage) if self._lineage else None
 
-    def _records(self, hook: UnpodHook, selection: Selection) -> list[dict[str, Any]]:
+    def _records(self, hook: UnpodHook, selection: Selection, started: float) -> list[dict[str, Any]]:
         from airflow_provider_unpod.export.errors import ExportRefused
         from airflow_provider_unpod.export.spool import encode_record
+        from airflow_provider_unpod.export.totals import Totals
 
+        totals = Totals()
         records: list[dict[str, Any]] = []
         size = 2
         with self._read(hook, selection) as invoices:
@@ -171,7 +177,9 @@ class UnpodBillingOperator(BaseOperator):
                         f"them they exceed max_xcom_bytes={self.max_xcom_bytes}, the most that is returned as an XCom."
                     )
                 records.append(record)
-            self.log.info("Read %d of %d invoices.", len(records), invoices.evidence.invoices)
+                totals.add(invoice.currency, invoice.status, invoice.amount)
+            evidence, seconds = invoices.evidence.as_dict(), time.monotonic() - started
+            self.log.info("%s.", log_line("Read", len(records), totals.as_dict(), evidence, seconds))
         return records
 
     def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> Written | None:
@@ -202,7 +210,7 @@ class UnpodBillingOperator(BaseOperator):
         # Airflow sends an event for every outlet of a task that succeeds; this one has done nothing to them.
         self.outlets = []
         nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency"))
-        return {**nothing, "files": [], "count": 0, "totals": {}}
+        return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
 
     def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:
         from airflow_provider_unpod.operators.lineage import report_hook_lineage
@@ -292,31 +300,6 @@ class UnpodBillingOperator(BaseOperator):
         names = ("statuses", "invoice_date_from", "invoice_date_to")
         final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
         Selection.from_arguments(**final, timezone=self.business_timezone)
-
-
-def send_asset_events(outlets: Iterable[Any], context: Context, written: Written) -> None:
-    """Put what downstream DAGs need to know into the events of a task's outlets.
-
-    An export with a partition by month sends, on Airflow 3.3, one event a month with the month as its partition key.
-    DAGs that are scheduled on such events need a partitioned timetable. An asset alias becomes the organisation's
-    billing asset; Airflow 2 takes only flat values there, so these events lack ``totals``, which the manifest has.
-    """
-    from airflow.providers.common.compat.sdk import AssetAlias
-
-    from airflow_provider_unpod.assets import billing_asset
-
-    extra = written.summary()
-    del extra["files"]
-    months = sorted({file.partition["month"] for file in written.manifest.files if "month" in file.partition})
-    for outlet in outlets:
-        event = context["outlet_events"][outlet]
-        if isinstance(outlet, AssetAlias):
-            flat = {name: value for name, value in extra.items() if name != "totals"}
-            event.add(billing_asset(written.manifest.content["organization"]), extra=flat)
-            continue
-        event.extra.update(extra)
-        if months and hasattr(event, "add_partitions"):
-            event.add_partitions(months)
 
 
 def _selection_as_dict(selection: Selection) -> dict[str, Any]:

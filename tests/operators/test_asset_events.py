@@ -1,7 +1,8 @@
-"""What downstream DAGs and lineage are told of an export, on Airflow's own objects."""
+"""The events of an export's outlets, on Airflow's own objects."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ except ImportError:  # Airflow 2.11
     from airflow.utils.context import OutletEventAccessors
 
 BILLING = Asset("unpod://unpod.tv/billing")
-EXTRA = ("manifest", "export_id", "manifest_sha256", "count", "totals", "consistency")
+EXTRA = ("manifest", "export_id", "manifest_sha256", "file_count", "count", "totals", "consistency")
 
 
 def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:
@@ -39,6 +40,56 @@ def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
     extra = {name: summary[name] for name in EXTRA}
     assert events[BILLING].extra == extra
     assert not getattr(events[BILLING], "partition_keys", None)
+
+
+@dataclass
+class Dataset:
+    """As OpenLineage's, which is no asset; Airflow lets a task have it as an outlet."""
+
+    namespace: str
+    name: str
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_an_outlet_that_is_not_an_asset_does_not_fail_the_task(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    outlets = [Dataset("s3://bucket", "invoices"), BILLING]
+    summary, events = run(UnpodBillingOperator(task_id="export", output_path=str(tmp_path), outlets=outlets))
+
+    assert events[BILLING].extra["export_id"] == summary["export_id"]
+
+
+class Supervisor:
+    """Answers a worker's questions about assets as Airflow's supervisor does."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def send(self, msg: Any) -> Any:
+        from airflow.sdk.exceptions import ErrorType
+        from airflow.sdk.execution_time.comms import ErrorResponse
+
+        return ErrorResponse(error=ErrorType(self._kind), detail={"name": msg.name})
+
+
+@pytest.mark.skipif(not hasattr(Asset, "ref"), reason="Airflow 2.11 has no references to assets")
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_a_reference_to_an_asset_that_airflow_does_not_know_does_not_fail_the_task(
+    unpod_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    operator = UnpodBillingOperator(
+        task_id="export", output_path=str(tmp_path), outlets=[Asset.ref(name="unknown"), BILLING]
+    )
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor("ASSET_NOT_FOUND"), raising=False)
+    summary, events = run(operator)
+    assert events[BILLING].extra["export_id"] == summary["export_id"]
+    assert "unknown" in caplog.text
+
+    # What may pass is a matter for a retry, or the event would lack what downstream DAGs need.
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor("API_SERVER_ERROR"), raising=False)
+    with pytest.raises(Exception, match="API_SERVER_ERROR"):
+        run(operator)
 
 
 @pytest.mark.unpod_sandbox(invoices=120)

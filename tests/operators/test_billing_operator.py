@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
+from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
@@ -79,16 +80,49 @@ def test_the_same_invoices_come_by_xcom_and_by_file(unpod_sandbox: Sandbox, tmp_
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_the_log_tells_how_many_of_all_invoices_were_selected_so_that_a_misspelt_status_shows(
+def test_the_log_says_how_many_of_all_invoices_were_selected_so_that_a_misspelt_status_shows(
     unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
 ) -> None:
     run(statuses="payed")
     run(statuses="payed", output_path=str(tmp_path))
-    run(output_path=str(tmp_path))
 
-    assert "Read 0 of 250 invoices." in task_log.text
-    assert f"Exported 0 of 250 invoices: file://{tmp_path}/_manifest.json" in task_log.text
-    assert f"Exported 250 of 250 invoices: file://{tmp_path}/_manifest.json" in task_log.text
+    assert "Read 0 of 250 invoices, " in task_log.text
+    assert "Exported 0 of 250 invoices, " in task_log.text
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_the_log_says_how_much_money_was_exported_at_what_cost_and_how_surely_it_is_all(
+    unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
+) -> None:
+    sums: dict[str, Decimal] = {}
+    for record in run():
+        sums[record["currency"]] = sums.get(record["currency"], Decimal(0)) + Decimal(record["amount"])
+    unpod_sandbox.reset_stats()
+    summary = run(output_path=str(tmp_path))
+    amounts = ", ".join(f"{currency} {sums[currency]}" for currency in sorted(sums))
+    requests = unpod_sandbox.stats["requests"]
+
+    proved = f"250 of 250 invoices ({amounts}), proved complete by linked windows, with {requests} requests in "
+    assert f"Read {proved}" in task_log.text
+    assert f"Exported {proved}" in task_log.text
+    assert task_log.messages[-1].endswith(f" s: {summary['manifest']}")
+    run(consistency="single-pass")
+    assert "read in a single pass, which proves less than `linked`" in task_log.messages[-1]
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+@pytest.mark.parametrize("files", [True, False])
+def test_the_operator_closes_its_connections_even_if_it_fails(
+    unpod_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    closed: list[UnpodClient] = []
+    monkeypatch.setattr(UnpodClient, "close", lambda client: closed.append(client))
+    arguments = {"output_path": str(tmp_path)} if files else {}
+    run(**arguments)
+    assert len(closed) == 1
+    with pytest.raises(AirflowFailException):
+        run(**arguments, org_handle="nobody")
+    assert len(closed) == 2
 
 
 @pytest.mark.unpod_sandbox(invoices=10)

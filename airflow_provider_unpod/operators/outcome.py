@@ -1,0 +1,92 @@
+"""What a finished read or export leaves in the task's log and in the events of its outlets."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Context as DecimalContext
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.billing.errors import short_repr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_unpod.export.writer import Written
+
+log = logging.getLogger(__name__)
+
+_PROOFS = {
+    "linked": "proved complete by linked windows",
+    "repeated": "proved complete by passes that agree",
+    "single-pass": "read in a single pass, which proves less than `linked`",
+}
+_MOST_CURRENCIES = 10
+#: Digits of a sum; no total of an export has as many.
+_PRECISION = 250
+
+
+def log_line(verb: str, count: int, totals: Mapping[str, Any], evidence: Mapping[str, Any], seconds: float) -> str:
+    """How many invoices of how many in the list, how much money, how surely complete, and at what cost.
+
+    :param totals: ``{currency: {status: {"count": n, "amount": "…"}}}``.
+    :param evidence: of the reading, as in a manifest. Its `invoices` shows a misspelt status, which selects none.
+    """
+    amounts = f" ({_amounts(totals)})" if totals else ""
+    requests = f"{evidence['requests']} request{'' if evidence['requests'] == 1 else 's'}"
+    proof = _PROOFS[evidence["consistency"]]
+    return f"{verb} {count} of {evidence['invoices']} invoices{amounts}, {proof}, with {requests} in {seconds:.1f} s"
+
+
+def send_asset_events(outlets: Iterable[Any], context: Context, written: Written) -> None:
+    """Put what downstream DAGs need to know into the events of a task's outlets.
+
+    An export with a partition by month sends, on Airflow 3.3, one event a month with the month as its partition key.
+    DAGs that are scheduled on such events need a partitioned timetable. An asset alias becomes the organization's
+    billing asset; Airflow 2 takes only flat values there, so these events lack ``totals``, which the manifest has.
+    Outlets that are not assets, and references to assets that Airflow does not know, are left alone.
+    """
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    from airflow_provider_unpod.assets import billing_asset
+
+    extra = written.summary()
+    del extra["files"]
+    months = sorted({file.partition["month"] for file in written.manifest.files if "month" in file.partition})
+    for outlet in outlets:
+        event = _event_of(outlet, context)
+        if event is None:
+            continue
+        if isinstance(outlet, AssetAlias):
+            flat = {name: value for name, value in extra.items() if name != "totals"}
+            event.add(billing_asset(written.manifest.content["organization"]), extra=flat)
+            continue
+        event.extra.update(extra)
+        if months and hasattr(event, "add_partitions"):
+            event.add_partitions(months)
+
+
+def _event_of(outlet: Any, context: Context) -> Any:
+    try:
+        return context["outlet_events"][outlet]
+    except TypeError:  # not an asset but, for example, a dataset of OpenLineage
+        return None
+    except Exception as error:
+        # The text of Airflow's own error begins with its kind. Others may pass, and a retry sends the event then.
+        if not str(error).startswith("ASSET_NOT_FOUND"):
+            raise
+        log.warning("The outlet %s is not an asset that Airflow knows, so it gets no event.", short_repr(outlet))
+        return None
+
+
+def _amounts(totals: Mapping[str, Any]) -> str:
+    with localcontext(DecimalContext(prec=_PRECISION)):
+        sums = [
+            f"{currency if currency.isalnum() else short_repr(currency, 20)} "
+            f"{sum(Decimal(cell['amount']) for cell in statuses.values()):f}"
+            for currency, statuses in totals.items()
+        ]
+    more = len(sums) - _MOST_CURRENCIES
+    return ", ".join(sums[:_MOST_CURRENCIES]) + (f" and {more} more currencies" if more > 0 else "")

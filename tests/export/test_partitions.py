@@ -1,0 +1,47 @@
+"""Partitions: the folders they are in, and what becomes of values that no folder can be named after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.export import read_export, write_export
+from airflow_provider_unpod.export.errors import ExportRefused
+from airflow_provider_unpod.export.options import ExportOptions
+from tests.export.support import FakeReading, names_in, records, row
+
+
+def test_folders_have_currencies_in_capitals_and_statuses_in_small_letters_and_records_stay_as_they_came(
+    tmp_path: Path,
+) -> None:
+    found = [row(n, currency=c, status=s) for n, (c, s) in enumerate([("USD", "paid"), ("usd ", " Paid")], start=1)]
+    options = ExportOptions(partition_by=("currency", "status"))
+    written = write_export(FakeReading(found), str(tmp_path), options=options)
+
+    assert [str(Path(file.path).parent) for file in written.manifest.files] == ["currency=USD/status=paid"]
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize(("value", "size"), [("x" * 300, 307), ("€" * 30, 277), ("/" * 100, 307)])
+def test_a_value_too_long_for_a_folder_is_refused_when_it_is_seen(tmp_path: Path, value: str, size: int) -> None:
+    read = []
+
+    def found() -> Iterator[dict[str, Any]]:
+        for number in range(1, 1000):
+            read.append(number)
+            yield row(number, status=value if number == 3 else "paid")
+
+    with pytest.raises(ExportRefused, match=f"^Leave 'status' out of `partition_by`: .*invoice 3 .*{size} bytes"):
+        write_export(FakeReading(found()), str(tmp_path), options=ExportOptions(partition_by=("currency", "status")))
+    assert read == [1, 2, 3]
+    assert names_in(tmp_path) == []
+
+
+def test_a_value_of_just_the_longest_name_is_written(tmp_path: Path) -> None:
+    found = [row(1, status="x" * (255 - len("status=")))]
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("status",)))
+
+    assert list(read_export(str(tmp_path))) == records(found)
