@@ -12,6 +12,9 @@ import pytest
 
 #: What a DAG file imports, and the names of Airflow that it cannot do without: those are not our cost.
 DAG_MODULES = {
+    "airflow_provider_unpod.hooks.unpod": (
+        "from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook"
+    ),
     "airflow_provider_unpod.operators.billing": "from airflow.providers.common.compat.sdk import BaseOperator",
     "airflow_provider_unpod.sensors.invoice": (
         "from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout\n"
@@ -32,6 +35,8 @@ NOT_YET = (
     "openlineage",
     "pandas",
     "pyarrow",
+    "requests",
+    "tenacity",
     "zstandard",
     "airflow_provider_unpod.export.formats",
     "airflow_provider_unpod.export.writer",

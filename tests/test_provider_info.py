@@ -19,7 +19,7 @@ from airflow.providers_manager import ProvidersManager
 
 import airflow_provider_unpod
 from airflow_provider_unpod.billing.http.base_url import base_url_of
-from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra
+from airflow_provider_unpod.billing.http.settings import OPTIONS, options_in
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, FIELD_BEHAVIOUR, get_provider_info
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 
@@ -28,6 +28,10 @@ ROOT = Path(airflow_provider_unpod.__file__).parents[1]
 HAS_METADATA_FORMS = '"conn-fields"' in (resources.files("airflow") / "provider.yaml.schema.json").read_text()
 metadata_forms = pytest.mark.skipif(not HAS_METADATA_FORMS, reason="Airflow 3.2 and later read forms from metadata")
 hook_forms = pytest.mark.skipif(HAS_METADATA_FORMS, reason="only Airflow 2.11 asks the hook for its form")
+
+
+def _checked(extra: dict[str, Any]) -> dict[str, Any]:
+    return {name: OPTIONS[name](value) for name, value in options_in(extra).items()}
 
 
 def airflow_schema(name: str) -> dict[str, Any]:
@@ -64,13 +68,13 @@ class TestMetadata:
 
 class TestForm:
     def test_has_a_field_for_everything_that_the_extra_may_hold(self) -> None:
-        assert set(CONNECTION_FIELDS) == set(EXTRA_FIELDS)
+        assert set(CONNECTION_FIELDS) == set(OPTIONS)
 
     def test_descriptions_and_placeholders_name_values_that_the_client_accepts(self) -> None:
         placeholders = dict(FIELD_BEHAVIOUR["placeholders"])
         assert base_url_of(placeholders.pop("host"), None, placeholders.pop("schema")) == "https://unpod.dev"
         assert placeholders.pop("login")
-        assert settings_from_extra(placeholders) == {
+        assert _checked(placeholders) == {
             "auth_scheme": "Token",
             "timeout": 30.0,
             "page_size": 100,
@@ -78,13 +82,13 @@ class TestForm:
             "verify": True,
         }
         for scheme in CONNECTION_FIELDS["auth_scheme"]["schema"]["enum"]:
-            assert settings_from_extra({"auth_scheme": scheme}) == {"auth_scheme": scheme}
+            assert _checked({"auth_scheme": scheme}) == {"auth_scheme": scheme}
 
     def test_limits_in_the_form_are_those_of_the_client(self) -> None:
         for name, field in CONNECTION_FIELDS.items():
             for limit in ("minimum", "maximum"):
                 if limit in field["schema"]:
-                    assert settings_from_extra({name: field["schema"][limit]})
+                    assert _checked({name: field["schema"][limit]})
 
     @metadata_forms
     def test_airflow_3_shows_it_from_metadata(self) -> None:
@@ -132,7 +136,7 @@ class TestForm:
         form = type("UnpodForm", (Form,), UnpodHook.get_connection_form_widgets())(MultiDict(entered))
         form.validate()
         assert set(form.errors) == wrong
-        settings_from_extra({name: value for name, value in form.data.items() if name not in wrong})
+        _checked({name: value for name, value in form.data.items() if name not in wrong})
 
     def test_hook_and_metadata_say_the_same_of_the_standard_fields(self) -> None:
         from_hook = UnpodHook.get_ui_field_behaviour()

@@ -1,14 +1,16 @@
-"""Lists, statuses and invoice ids as users write them, and as templates and other tasks hand them on.
+"""Checks of the arguments that users write, and that templates and other tasks hand on; one for each kind of value.
 
-A template of a list renders to a text, one of nothing to ``"None"``: the first is the list again, the second is refused
-at once, because nobody would ever see an invoice of that name.
+A rendered template is a text: that of a list is the list again. The text of nothing (``"None"``) is refused, because
+a task would wait for an invoice of that name for ever. Messages have one form:
+`` `name` must be …, got …. What to do. ``
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
 #: What templates render to where there is nothing, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
 GAVE_NOTHING = "Did a template or an upstream task return nothing?"
-#: No status, invoice number or connection id has these, but the text of nearly everything that was meant to be another
-#: value: of a list in a list, a set, a generator (``{{ rows | map(...) }}``), a connection, JSON.
+#: Characters that no status or id contains, but the ``str()`` of a wrongly rendered object does: a nested list, a set,
+#: a generator (``{{ rows | map(...) }}``), a connection, JSON.
 _NO_NAME = re.compile(r"""[\[\]{}<>"']|\(\)""").search
 
 
 def unrendered(value: Any, name: str) -> Any:
-    """``value``, except that the text of a list, or texts with commas between, are a list again.
+    """Turn the text of a list, or a text with commas, into a list; give any other value back.
 
-    :raises UnpodConfigError: if it begins like a list and is none.
+    :raises UnpodConfigError: if a text begins like a list but is not one.
     """
     if not isinstance(value, str):
         return value
@@ -43,28 +45,31 @@ def unrendered(value: Any, name: str) -> Any:
             items = None
         if isinstance(items, (list, tuple, set)):
             return list(items)
-        raise UnpodConfigError(f"`{name}` is the text of no list such as [1, 2] or ['a', 'b']: {short_repr(value)}.")
+        raise UnpodConfigError(
+            f"`{name}` looks like a list but cannot be parsed, got {short_repr(value)}. Write for example [1, 2] or "
+            "['a', 'b']."
+        )
     return [part.strip() for part in text.split(",")] if "," in text else value
 
 
 def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
-    """One status or several as they are compared (stripped, case-folded); sorted, because their order means nothing.
+    """Check one status or several, and give them stripped, case-folded and sorted: their order means nothing.
 
-    :raises UnpodConfigError: if it is anything else, or none where there must be one.
+    :raises UnpodConfigError: if one is not a status, or if there is none and ``may_be_empty`` is false.
     """
     given = _several(unrendered(value, name))
     if not all(map(_is_name, given)) or not (given or may_be_empty):
-        or_empty = ", or be []" if may_be_empty else ""
+        or_empty = ", or []" if may_be_empty else ""
         raise UnpodConfigError(
-            f"`{name}` must name a status such as 'paid'{or_empty}, not {short_repr(value)}. {GAVE_NOTHING}"
+            f"`{name}` must be a status such as 'paid', or several{or_empty}, got {short_repr(value)}. {GAVE_NOTHING}"
         )
     return tuple(sorted(set(map(status_key, given))))
 
 
 def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
-    """One invoice id or several, each once in the order given, by the form in which they are compared.
+    """Check one invoice id or several: a dictionary from the form in which they are compared to the id as given.
 
-    :raises UnpodConfigError: if one is no id, or there is none.
+    :raises UnpodConfigError: if one is not an id, or there is none.
     """
     by_key: dict[InvoiceId, InvoiceId] = {}
     for one in _ids(value, name):
@@ -73,7 +78,7 @@ def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
 
 
 def text_of(value: Any, name: str) -> str:
-    """A non-empty string. An integer is its digits: native templates make one of ``"12345"``.
+    """Check a non-empty string. An integer is its digits: native templates make one of ``"12345"``.
 
     :raises UnpodConfigError: if it is neither, or the text of another object.
     """
@@ -85,28 +90,51 @@ def text_of(value: Any, name: str) -> str:
 
 
 def org_handle_of(value: Any) -> str | None:
-    """An organization handle, or ``None`` for the connection's.
+    """Check an organization handle; ``None`` means the connection's.
 
     :raises UnpodConfigError: if it is anything else.
     """
     return None if value is None else text_of(value, "org_handle")
 
 
-def seconds_of(value: Any, name: str) -> float:
-    """Seconds, or a ``timedelta``, as seconds.
+def choice_of(value: Any, name: str, choices: Sequence[Any]) -> Any:
+    """Check one of several values.
 
-    :raises UnpodConfigError: if it is neither, or no time that anybody can wait.
+    :raises UnpodConfigError: if it is none of them.
+    """
+    if value in choices:
+        return value
+    *others, last = map(repr, choices)
+    raise UnpodConfigError(f"`{name}` must be {', '.join(others)} or {last}, got {short_repr(value)}.")
+
+
+def whole_number_of(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
+    """Check an integer within limits; a text, a fraction and a bool are not integers.
+
+    :raises UnpodConfigError: if it is anything else, or out of range.
+    """
+    if type(value) is int and value >= least and (most is None or value <= most):
+        return value
+    limits = f"{least} or more" if most is None else f"from {least} to {most}"
+    raise UnpodConfigError(f"`{name}` must be a whole number, {limits}, got {short_repr(value)}.")
+
+
+def seconds_of(value: Any, name: str) -> float:
+    """Check seconds or a ``timedelta``, and give seconds.
+
+    :raises UnpodConfigError: if it is neither, negative or not finite.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds < float("inf"):
+    if type(seconds) in (int, float) and 0 <= seconds < math.inf:
         return float(seconds)
-    raise UnpodConfigError(f"`{name}` must be seconds, from 0 on, or a timedelta, not {short_repr(value)}.")
+    raise UnpodConfigError(f"`{name}` must be seconds, 0 or more, or a timedelta, got {short_repr(value)}.")
 
 
 def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:
-    """A moment in UTC from an ISO 8601 text, a ``date`` or a ``datetime``; without a zone of its own it is in ``zone``.
+    """Check an ISO 8601 text, ``date`` or ``datetime``, and give the moment in UTC.
 
-    An integer of eight digits is a date, too: native templates make one of ``{{ ds_nodash }}``.
+    One without an offset is wall time in ``zone``. An integer of eight digits is a date, too: native templates make one
+    of ``{{ ds_nodash }}``.
 
     :raises UnpodConfigError: if it is not a full date.
     """
@@ -125,7 +153,7 @@ def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:
 
 
 def zone_of(value: Any, name: str) -> ZoneInfo:
-    """A time zone from its IANA name.
+    """Check the IANA name of a time zone, and give the zone.
 
     :raises UnpodConfigError: if there is no such zone.
     """
@@ -151,8 +179,8 @@ def _ids(value: Any, name: str) -> list[InvoiceId]:
     for one in ids:
         if not _is_name(one) and (not isinstance(one, int) or isinstance(one, bool)):
             raise UnpodConfigError(
-                f"`{name}` must be an invoice id or number, or several; {short_repr(one)} is none. {GAVE_NOTHING}"
+                f"`{name}` must be an invoice id or number, or several, got {short_repr(one)}. {GAVE_NOTHING}"
             )
     if not ids:
-        raise UnpodConfigError(f"`{name}` is empty: give at least one invoice id. {GAVE_NOTHING}")
+        raise UnpodConfigError(f"`{name}` must be at least one invoice id, got none. {GAVE_NOTHING}")
     return ids

@@ -119,6 +119,11 @@ class UnpodClient:
         self._requests_made = 0
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log must show: the API token and the password of the proxy in use, if it has one."""
+        return (self._secret, *self._transport.proxy_passwords)
+
+    @property
     def requests_made(self) -> int:
         """All requests sent so far, retries included."""
         return self._requests_made
@@ -271,6 +276,6 @@ def _check_transport_security(base_url: str, allow_insecure_http: bool) -> None:
     host = rest[1:].partition("]")[0] if rest.startswith("[") else rest.partition(":")[0]
     if scheme == "http" and not allow_insecure_http and not is_loopback(host):
         raise UnpodConfigError(
-            "The connection's `host` is a plain http address of another machine, where the API token could be read "
-            "on its way: enter an https address, or set `allow_insecure_http` in the extra to accept that."
+            "Host (`host`) must be an https address: over plain http to another machine, the API token could be read "
+            "on its way. To accept that, set `allow_insecure_http`."
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from airflow_provider_unpod.billing.arguments import zone_of
+from airflow_provider_unpod.billing.arguments import choice_of, zone_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class ExportOptions:
     ignore_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("file_format", self.file_format, FILE_FORMATS)
-        _one_of("compression", self.compression, COMPRESSIONS)
-        _one_of("export_mode", self.export_mode, MODES)
+        choice_of(self.file_format, "file_format", FILE_FORMATS)
+        choice_of(self.compression, "compression", COMPRESSIONS)
+        choice_of(self.export_mode, "export_mode", MODES)
         partition_keys(self.partition_by)
         if field_names(self.ignore_fields, "ignore_fields") and self.export_mode != CHANGES:
             raise UnpodConfigError("`ignore_fields` needs export_mode='changes': a full export compares nothing.")
@@ -81,11 +81,6 @@ def field_names(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]
     return tuple(sorted(set(names)))
 
 
-def _one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        raise UnpodConfigError(f"{name}={value!r} is not known: choose one of {', '.join(map(repr, choices))}.")
-
-
 def partition_keys(value: str | Iterable[str] | None) -> tuple[str, ...]:
     """One key or several as a tuple.
 
@@ -93,7 +88,7 @@ def partition_keys(value: str | Iterable[str] | None) -> tuple[str, ...]:
     """
     keys = (value,) if isinstance(value, str) else tuple(value or ())
     for key in keys:
-        _one_of("partition_by", key, PARTITION_KEYS)
+        choice_of(key, "partition_by", PARTITION_KEYS)
     if len(set(keys)) != len(keys):
-        raise UnpodConfigError(f"partition_by={keys!r} names a key twice.")
+        raise UnpodConfigError(f"`partition_by` must name each key once, got {short_repr(keys)}.")
     return keys

@@ -1,22 +1,21 @@
-"""UnpodHook: a Connection of type Unpod becomes a client of the billing API."""
+"""UnpodHook: a Connection of type Unpod becomes a client of the billing API.
+
+The client is imported when it is made: DAG files that import the hook do not pay for ``requests``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
-from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
-from airflow_provider_unpod.billing.http.base_url import base_url_of
-from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, RetryPolicy
-from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra, unknown_fields
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
+    from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.http.retry import RetryPolicy
     from airflow_provider_unpod.billing.reading.evidence import Evidence
     from airflow_provider_unpod.billing.reading.reading import Reading
     from airflow_provider_unpod.billing.reading.selection import Selection
@@ -75,11 +76,12 @@ class InvoiceReading(Iterator[Invoice]):
 
 
 class UnpodHook(BaseHook):
-    """Reads billing data of an Unpod organisation.
+    """Reads billing data of an Unpod organization.
 
     :param unpod_conn_id: id of a connection of type ``unpod``.
-    :param org_handle: organisation handle (``Org-Handle`` header) in place of the connection's ``login``; ``None``, and
-        nothing else, means that one.
+    :param org_handle: organization handle (``Org-Handle`` header) in place of the connection's ``login``; ``None``
+        means the connection's, and nothing else does.
+    :param retry: how often and how long transient failures are retried; by default 8 attempts within 5 minutes.
     """
 
     conn_name_attr = "unpod_conn_id"
@@ -87,96 +89,64 @@ class UnpodHook(BaseHook):
     conn_type = CONNECTION_TYPE
     hook_name = HOOK_NAME
 
-    def __init__(self, unpod_conn_id: str = default_conn_name, org_handle: str | None = None) -> None:
+    def __init__(
+        self,
+        unpod_conn_id: str = default_conn_name,
+        org_handle: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         super().__init__()
         self.unpod_conn_id = unpod_conn_id
         self.org_handle = org_handle
+        self.retry = retry
 
     def get_conn(self) -> UnpodClient:
-        """The client of this hook, always the same one: its sessions and its knowledge of rate limits are shared.
+        """Give the client of this hook, always the same one: its sessions and its budget of requests are shared.
 
         :raises UnpodConfigError: naming the connection, the field that is wrong and what to enter.
-        :raises AirflowNotFoundException: when there is no such connection.
+        :raises AirflowNotFoundException: if there is no such connection.
         """
         return self._client
 
     @cached_property
     def _client(self) -> UnpodClient:
-        return self.connect(DEFAULT_RETRY)
-
-    def connect(self, retry: RetryPolicy) -> UnpodClient:
-        """A client of its own, which the caller closes; it raises what :meth:`get_conn` does.
-
-        :param retry: how often and how long passing faults are retried.
-        """
-        return self._client_of(self._connection(), retry)
-
-    def _client_of(self, connection: Connection, retry: RetryPolicy) -> UnpodClient:
-        client = self.client_from(connection, self.org_handle, retry)
-        mask_secrets_of(connection)
-        return client
+        return client_from(self._connection(), self.org_handle, self.retry)
 
     def _connection(self) -> Connection:
-        # Not kept: a connection shows its password in its repr, so that the hook would, too.
+        # Not kept: the repr of a connection contains its password, and so would the hook's attributes.
         conn_id = text_of(self.unpod_conn_id, "unpod_conn_id")
         try:
             return self.get_connection(conn_id)
         except AirflowNotFoundException as error:
             # The same type, which is retried: a secrets backend that cannot be reached looks just the same.
-            raise AirflowNotFoundException(
-                f"There is no connection {conn_id!r}: create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
-            ) from error
-
-    @staticmethod
-    def client_from(
-        connection: Connection, org_handle: str | None = None, retry: RetryPolicy = DEFAULT_RETRY
-    ) -> UnpodClient:
-        """A client from a connection that is already at hand, for triggers, which get theirs asynchronously.
-
-        Neither asks Airflow nor the network for anything, so that it may run on an event loop.
-
-        :param org_handle: organisation handle; ``None``, and nothing else, means the connection's ``login``.
-        :param retry: how often and how long passing faults are retried.
-        :raises UnpodConfigError: naming the argument, or the connection and the field, and what to enter.
-        """
-        handle = org_handle_of(org_handle)
-        try:
-            extra = extra_of(connection)
-            if said := _about_unknown_fields(extra):
-                log.warning("Connection %r: its %s", connection.conn_id, said)
-            return UnpodClient(
-                base_url_of(connection.host, connection.port, connection.schema),
-                connection.password or "",
-                (connection.login or "") if handle is None else handle,
-                **settings_from_extra(extra),
-                retry=retry,
-            )
-        except UnpodConfigError as error:
-            raise UnpodConfigError(f"Connection {connection.conn_id!r}: {error.message}") from error
+            raise AirflowNotFoundException(why_not_found(conn_id)) from error
 
     def get_organizations(self) -> list[dict[str, Any]]:
-        """The organisations that the token may see, as the API gives them; ``domain_handle`` is the handle.
+        """List the organizations that the token may read, as the API sends them; ``domain_handle`` is the handle.
 
         :raises UnpodError: see :mod:`airflow_provider_unpod.billing.errors`.
         """
         return self.get_conn().get_organizations()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether host, token and organisation handle are right, and in words what is not; reads no billing data."""
+        """Check host, token and organization handle with one request, and say what to change; reads no billing data."""
+        from airflow_provider_unpod.billing.http.retry import RetryPolicy
+
         try:
-            # One try: somebody sits there and waits, and wants to know how it is now.
             connection = self._connection()
-            with self._client_of(connection, RetryPolicy(attempts=1)) as client:
+            # Somebody waits for the result, and wants to know how it is now. Without the connection's id: Airflow's
+            # form tests under a random one.
+            with _client_of(connection, self.org_handle, RetryPolicy(attempts=1)) as client:
                 handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
-            said = _about_unknown_fields(extra_of(connection))
-            return True, f"Connected to {client.base_url} as organisation {client.org_handle!r}. {said}".rstrip()
+            note = _about_unknown_fields(extra_of(connection))
+            return True, f"Connected to {client.base_url} as organization {client.org_handle!r}. {note}".rstrip()
         known = ", ".join(sorted(handles)) or "none"
         return False, (
-            f"{client.base_url} accepts the API token, but it gives no access to an organisation "
-            f"{client.org_handle!r}. Enter one of its organisation handles in `login`: {known}."
+            f"Organization handle (`login`) must be one of: {known}. The API token (`password`) is accepted, but gives "
+            f"no access to an organization {client.org_handle!r}."
         )
 
     def iter_invoices(
@@ -188,20 +158,20 @@ class UnpodHook(BaseHook):
         max_concurrency: int | None = None,
         consistency: str = "linked",
     ) -> InvoiceReading:
-        """The organisation's invoices, read completely while the list may change.
+        """Iterate over the organization's invoices, read completely while the list may change.
 
-        The API has no filters, so the whole list is read whatever is asked for.
+        The API has no filters, so the whole list is read whatever is selected.
 
-        :param statuses: only these; one status or several. ``None``: all.
-        :param invoice_date_from: only invoices of this moment or later: ISO 8601 text, a date or a datetime,
-            UTC where it names no zone.
-        :param invoice_date_to: only invoices before this moment.
-        :param page_size: rows per request, in place of the connection's.
-        :param max_concurrency: requests in flight at once, in place of the connection's.
+        :param statuses: one status or several, in any case; ``None``: all.
+        :param invoice_date_from: the earliest invoice date, inclusive: ISO 8601 text, a date or a datetime, in UTC
+            where it has no offset; ``None``: no limit.
+        :param invoice_date_to: the end of the span, exclusive; the same.
+        :param page_size: rows per request, 1 to 100,000, in place of the connection's.
+        :param max_concurrency: requests in flight at once, 1 to 64, in place of the connection's.
         :param consistency: ``linked`` (proved complete) or ``single-pass`` (fewest requests; see
             :mod:`airflow_provider_unpod.billing.reading.reading`).
-        :raises UnpodConfigError: at once, when an argument makes no sense.
-        :raises UnpodError: while iterating, when the list cannot be read, or not be proved complete.
+        :raises UnpodConfigError: at once, if an argument is invalid.
+        :raises UnpodError: while iterating, if the list cannot be read or its completeness not be proved.
         """
         from airflow_provider_unpod.billing.reading.reading import read_list
         from airflow_provider_unpod.billing.reading.selection import Selection
@@ -215,21 +185,21 @@ class UnpodHook(BaseHook):
         return InvoiceReading(reading, selection)
 
     def get_invoice(self, invoice_id: int | str) -> Invoice:
-        """One invoice by its id; ``101`` and ``"101"`` are the same invoice.
+        """Find one invoice by its id or number; ``101`` and ``"101"`` are the same invoice.
 
-        The API has no such endpoint: the list is searched. The hook remembers where invoices were, so that looking
-        again is cheap.
+        The API has no such endpoint: the list is searched. The hook remembers where invoices were, so the next search
+        for one costs a request.
 
-        :raises UnpodConfigError: when it is no id.
-        :raises UnpodInvoiceNotFound: when a complete pass over the list did not contain it.
-        :raises UnpodError: when the list cannot be read.
+        :raises UnpodConfigError: if it is not an id.
+        :raises UnpodInvoiceNotFound: if a complete reading of the list did not contain it.
+        :raises UnpodError: if the list cannot be read.
         """
         invoice_ids_of([invoice_id], "invoice_id")
         client = self.get_conn()
         invoice = self._finder.find(invoice_id)
         if invoice is None:
             raise UnpodInvoiceNotFound(
-                f"Organisation {client.org_handle!r} has no invoice {invoice_id!r}.", url=client.base_url
+                f"Organization {client.org_handle!r} has no invoice {invoice_id!r}.", url=client.base_url
             )
         return invoice
 
@@ -270,13 +240,73 @@ class UnpodHook(BaseHook):
         return {name: widget(field) for name, field in CONNECTION_FIELDS.items()}
 
 
+def client_from(connection: Connection, org_handle: str | None = None, retry: RetryPolicy | None = None) -> UnpodClient:
+    """Make a client from a connection, and have Airflow mask its secrets in all logs of this process.
+
+    The one way from a connection to a client. It may block for a while: not to be called on an event loop.
+
+    :param org_handle: organization handle; ``None`` means the connection's ``login``, and nothing else does.
+    :param retry: how often and how long transient failures are retried; ``None``: the client's default.
+    :raises UnpodConfigError: naming the argument, or the connection and the field, and what to enter.
+    """
+    org_handle_of(org_handle)  # an argument, so its error does not name the connection
+    try:
+        client = _client_of(connection, org_handle, retry)
+        note = _about_unknown_fields(extra_of(connection))
+    except UnpodConfigError as error:
+        raise UnpodConfigError(f"{error.message} Connection: {connection.conn_id!r}.") from None
+    if note:
+        log.warning("Connection %r: %s", connection.conn_id, note)
+    return client
+
+
+def _client_of(connection: Connection, org_handle: str | None, retry: RetryPolicy | None) -> UnpodClient:
+    from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.http.base_url import base_url_of
+    from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY
+    from airflow_provider_unpod.billing.http.settings import options_in
+
+    handle = org_handle_of(org_handle)
+    client = UnpodClient(
+        base_url_of(connection.host, connection.port, connection.schema),
+        connection.password or "",
+        (connection.login or "") if handle is None else handle,
+        **options_in(extra_of(connection)),
+        retry=retry or DEFAULT_RETRY,
+    )
+    for secret in client.secrets:
+        _mask_secret(secret)
+    return client
+
+
+def _mask_secret(secret: str) -> None:
+    try:
+        from airflow.sdk.log import mask_secret
+    except ImportError:  # Airflow 2.11; the newest common-compat for Python 3.10 does not bridge this name
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]  # one or the other
+
+    mask_secret(secret)
+
+
+def why_not_found(conn_id: str) -> str:
+    """Say what to do about a connection that Airflow does not find, or finds and cannot read."""
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    if variable in os.environ:
+        # Airflow reports one that it cannot parse, and drops the reason.
+        return (
+            f"Put all values in {variable} in quotes: Airflow cannot read connection {conn_id!r}. It must be a URI, or "
+            "a JSON object whose `login`, `password` and `host` are strings, even if they are digits only."
+        )
+    return f"There is no connection {conn_id!r}. Create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
+
+
 def extra_of(connection: Connection) -> dict[str, Any]:
-    """The connection's ``extra`` as a dict; empty where there is none.
+    """Parse a connection's ``extra``; empty where there is none.
 
     Airflow's own ``extra_dejson`` quietly gives an empty dict for broken JSON, and may call its supervisor, which must
     not be done on an event loop.
 
-    :raises UnpodConfigError: when it is no JSON object.
+    :raises UnpodConfigError: if it is not a JSON object.
     """
     if not connection.extra:
         return {}
@@ -285,26 +315,13 @@ def extra_of(connection: Connection) -> dict[str, Any]:
     except ValueError:
         extra = None
     if not isinstance(extra, dict):
-        raise UnpodConfigError('The connection\'s `extra` is no JSON object: enter for example {"timeout": 30}.')
+        raise UnpodConfigError('`extra` must be a JSON object, for example {"timeout": 30}.')
     return extra
 
 
 def _about_unknown_fields(extra: dict[str, Any]) -> str:
-    """A misspelt field has no effect, which nothing else would show. Names only: values may be secret."""
+    """Name the keys that have no effect, which nothing else would show. Names only: values may be secret."""
+    from airflow_provider_unpod.billing.http.settings import OPTIONS, unknown_fields
+
     unknown = ", ".join(map(repr, unknown_fields(extra)))
-    return f"`extra` has keys that do nothing: {unknown}; those known are {', '.join(EXTRA_FIELDS)}." if unknown else ""
-
-
-def mask_secrets_of(connection: Connection) -> None:
-    """Have Airflow mask the API token, and the passwords of proxies, in all logs of this task."""
-    try:
-        from airflow.sdk.log import mask_secret
-    except ImportError:  # Airflow 2.11; the newest common-compat for Python 3.10 does not bridge this name
-        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]  # one or the other
-
-    proxies = settings_from_extra(extra_of(connection)).get("proxies", {})
-    passwords = (urlsplit(url if "://" in url else f"//{url}").password for url in proxies.values())
-    for secret in (connection.password, *passwords):
-        if secret:
-            mask_secret(secret)
-            mask_secret(unquote(secret))  # as it stands in a URL, and as it is meant
+    return f"`extra` has keys without effect: {unknown}. Known keys: {', '.join(OPTIONS)}." if unknown else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, text_of
+from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, text_of, whole_number_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
@@ -255,8 +255,7 @@ class UnpodBillingOperator(BaseOperator):
         self._check_numbers()
         self._check_what_is_final()
         check_consistency(self.consistency)
-        if self.on_no_change not in ("skip", "succeed"):
-            raise UnpodConfigError(f"on_no_change={self.on_no_change!r} is not known: choose 'skip' or 'succeed'.")
+        choice_of(self.on_no_change, "on_no_change", ("skip", "succeed"))
         if self.on_no_change != "skip" and self.export_mode != "changes":
             raise UnpodConfigError("`on_no_change` has no effect without export_mode='changes'. Set both, or neither.")
         if self.output_path is None:
@@ -277,9 +276,7 @@ class UnpodBillingOperator(BaseOperator):
             value = getattr(self, name)
             if value is not None:
                 argument_of_reading(name, value)
-        most = self.max_xcom_bytes
-        if not isinstance(most, int) or isinstance(most, bool) or most <= 0:
-            raise UnpodConfigError(f"max_xcom_bytes={most!r} is no size: enter bytes, above 0.")
+        whole_number_of(self.max_xcom_bytes, "max_xcom_bytes")
 
     def _check_last_folder(self) -> None:
         """Refuse ``s3://bucket/{{ handle }}`` where the handle is empty: it would be the folder above."""

@@ -17,7 +17,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_unpod.billing import errors
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
+from airflow_provider_unpod.billing.arguments import whole_number_of
+from airflow_provider_unpod.billing.errors import UnpodError
 from airflow_provider_unpod.billing.invoice import KNOWN_STATUSES, PAID, InvoiceId
 from airflow_provider_unpod.billing.watching.condition import (
     DEFAULT_FAILURE_STATUSES,
@@ -121,8 +122,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     def _refuse_nonsense(self) -> None:
         """What can be seen to be wrong before templates are rendered and other tasks' results are known."""
-        if not isinstance(self.max_failures, int) or self.max_failures < 1:
-            raise UnpodConfigError(f"`max_failures` must be a whole number from 1 on, not {self.max_failures!r}.")
+        whole_number_of(self.max_failures, "max_failures")
         check_connection_of(self)
         final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
         Condition.from_arguments(**{**_STAND_INS, **final}, wait_for=self.wait_for, on_missing=self.on_missing)
@@ -279,7 +279,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             from airflow_provider_unpod.billing.watching.poller import InvoicePoller
             from airflow_provider_unpod.hooks.unpod import UnpodHook
 
-            client = UnpodHook(self.unpod_conn_id, self.org_handle).connect(POLL_RETRY)
+            client = UnpodHook(self.unpod_conn_id, self.org_handle, POLL_RETRY).get_conn()
             self._poller = InvoicePoller(client, condition)
         return self._poller.poll()
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of
+from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, statuses_of, whole_number_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
-from airflow_provider_unpod.billing.watching.condition import DEFAULT_FAILURE_STATUSES, Condition, check_choice
+from airflow_provider_unpod.billing.watching.condition import DEFAULT_FAILURE_STATUSES, Condition
 from airflow_provider_unpod.billing.watching.history import History, Transition
 from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions
 from airflow_provider_unpod.triggers.events import Journal, PolledEvent, events_on, polled_events, producer
@@ -66,7 +66,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         self.condition = Condition.from_arguments(invoice_id, target_status, failure_statuses, wait_for, on_missing)
         self.deadline = None if deadline is None else datetime.fromisoformat(deadline)
-        self.max_failures = max_failures
+        self.max_failures = whole_number_of(max_failures, "max_failures")
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What Airflow stores and logs: ids and numbers, no secret."""
@@ -214,7 +214,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         on_first_start: str = "nothing",
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
-        check_choice("on_first_start", on_first_start, ("nothing", "all"))
+        choice_of(on_first_start, "on_first_start", ("nothing", "all"))
         # In one order and one spelling each, whatever the process: to Airflow another one is another trigger, and what
         # this one has told is kept under both.
         self.to_statuses = None if to_statuses is None else statuses_of(to_statuses, "to_statuses")

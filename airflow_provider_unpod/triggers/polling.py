@@ -144,11 +144,14 @@ class _Poller:
     async def _connect(self) -> None:
         from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
+        from airflow_provider_unpod.hooks.unpod import client_from, why_not_found
+
         try:
             connection = await get_async_connection(self._unpod_conn_id)
         except AirflowNotFoundException as error:
-            raise UnpodConfigError(f"There is no connection {self._unpod_conn_id!r}: {error}") from error
-        self._client = await asyncio.to_thread(_client_from, connection, self._org_handle)
+            raise UnpodConfigError(why_not_found(self._unpod_conn_id)) from error
+        # In a thread: it may have to import `requests`, and to ask Airflow to mask the secrets.
+        self._client = await asyncio.to_thread(client_from, connection, self._org_handle, POLL_RETRY)
         self._tracker = Tracker(self._client)
 
     async def _poll(self, wanted: Wanted, number: int) -> Snapshot:
@@ -179,11 +182,3 @@ class _Poller:
         if error.permanent:
             self.close()  # the next look reads the connection anew: somebody may have mended it
         return PollFailure(number, datetime.now(timezone.utc), error, self._failures)
-
-
-def _client_from(connection: Any, org_handle: str | None) -> UnpodClient:
-    """Takes a while: it may have to import ``requests``."""
-    from airflow_provider_unpod.hooks.unpod import UnpodHook, mask_secrets_of
-
-    mask_secrets_of(connection)
-    return UnpodHook.client_from(connection, org_handle, POLL_RETRY)

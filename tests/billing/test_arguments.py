@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of, unrendered
+from airflow_provider_unpod.billing.arguments import (
+    choice_of,
+    invoice_ids_of,
+    statuses_of,
+    text_of,
+    unrendered,
+    whole_number_of,
+    zone_of,
+)
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.task_boundary import is_final
 
@@ -59,3 +67,35 @@ def test_what_no_template_is_in_is_final(final: Any) -> None:
 @pytest.mark.parametrize("open_", ["{{ x }}", ["a", ("{% x %}",)], {"a": "{{ x }}"}, iter([1])])
 def test_a_template_is_not_final_wherever_it_stands(open_: Any) -> None:
     assert not is_final(open_)
+
+
+def test_every_refusal_names_the_argument_what_it_must_be_and_what_was_got() -> None:
+    for check, said in (
+        (lambda: choice_of("some", "wait_for", ("all", "any")), "`wait_for` must be 'all' or 'any', got 'some'."),
+        (lambda: choice_of(0, "compression", (None, "a", "b")), "`compression` must be None, 'a' or 'b', got 0."),
+        (lambda: whole_number_of(0, "tries"), "`tries` must be a whole number, 1 or more, got 0."),
+        (lambda: whole_number_of("7", "n", least=2, most=9), "`n` must be a whole number, from 2 to 9, got '7'."),
+        (lambda: zone_of("Mars/Olympus", "tz"), "`tz` must be an IANA time zone such as UTC or Europe/Berlin, got '"),
+    ):
+        with pytest.raises(UnpodConfigError) as caught:
+            check()
+        assert caught.value.message.startswith(said)
+
+
+@pytest.mark.parametrize("value", [0, -1, 10, "7", 7.0, 7.5, True, None, [7]])
+def test_only_an_integer_within_its_limits_is_a_whole_number(value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match="`n` must be a whole number"):
+        whole_number_of(value, "n", most=9)
+    assert whole_number_of(9, "n", most=9) == 9
+
+
+@pytest.mark.parametrize("value", ["", "../etc/passwd", "Europe", "/etc/localtime", None, 7, b"UTC"])
+def test_only_the_name_of_a_time_zone_is_one(value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match="`tz` must be an IANA time zone"):
+        zone_of(value, "tz")
+
+
+def test_an_integer_is_its_text_where_a_text_is_meant() -> None:
+    assert text_of(12345, "org_handle") == "12345"
+    with pytest.raises(UnpodConfigError, match="`org_handle` must be a non-empty string, got True"):
+        text_of(True, "org_handle")

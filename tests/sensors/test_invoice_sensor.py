@@ -378,7 +378,7 @@ NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"invoice_id": []}, "empty"),
+        ({"invoice_id": []}, "at least one invoice id"),
         *[({"invoice_id": one}, "`invoice_id`.*template") for one in NO_IDS],
         *[({"invoice_id": [101, one]}, "`invoice_id`.*template") for one in NO_IDS],
         ({"invoice_id": "[101, 102"}, "`invoice_id`.*list"),

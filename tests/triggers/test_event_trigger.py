@@ -292,7 +292,7 @@ def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(cra
     ("arguments", "hint"),
     [
         ({"on_first_start": "some"}, "on_first_start"),
-        ({"invoice_ids": []}, "`invoice_ids` is empty"),
+        ({"invoice_ids": []}, "`invoice_ids` must be at least one"),
         ({"invoice_ids": ["101", None]}, "`invoice_ids`"),
         ({"invoice_ids": 1.5}, "`invoice_ids`"),
         ({"invoice_ids": "None"}, "`invoice_ids`"),

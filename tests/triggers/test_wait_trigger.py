@@ -73,6 +73,12 @@ def test_what_a_poll_cannot_be_made_with_is_refused_when_the_dag_is_parsed(kind:
         kind(101, **{name: value})
 
 
+@pytest.mark.parametrize("value", [0, -1, "5", 1.5, True, None])
+def test_a_wait_that_would_end_at_the_first_outage_is_refused(value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match="`max_failures` must be a whole number, 1 or more"):
+        trigger(101, max_failures=value)
+
+
 def test_an_interval_may_be_a_timedelta_and_shares_the_poll_of_those_in_seconds() -> None:
     assert (
         trigger(1, poke_interval=timedelta(minutes=1)).shared_stream_key()

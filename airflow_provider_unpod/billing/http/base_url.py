@@ -12,17 +12,16 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 DEFAULT_HOST = "unpod.dev"
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?").fullmatch
-_EXAMPLES = "`https://unpod.dev`, `unpod.ai` or `http://localhost:3001`"
+_EXAMPLES = "https://unpod.dev, unpod.ai or http://localhost:3001"
 
 
 def base_url_of(host: str | None, port: int | None, schema: str | None) -> str:
-    """``scheme://host[:port]`` from the fields of a connection; ``https://unpod.dev`` where all are empty.
+    """Make ``scheme://host[:port]`` of the fields of a connection; ``https://unpod.dev`` where all are empty.
 
-    The host may be a name, an address or a URL with nothing behind the port. Without a scheme it is ``https``, and
-    ``http`` for this very machine (``localhost``, ``127.0.0.1``, ``[::1]``).
+    The host may be a name, an address or a URL that ends with the port. The default scheme is ``https``, and ``http``
+    for this machine (``localhost``, ``127.0.0.1``, ``[::1]``).
 
-    :raises UnpodConfigError: naming ``host``, ``port`` or ``schema``. What was entered is shown only where it can
-        not hold a secret.
+    :raises UnpodConfigError: naming ``host``, ``port`` or ``schema``. The value is never shown: it may hold a secret.
     """
     parts = _split((host or "").strip() or DEFAULT_HOST)
     name = _host_name(parts)
@@ -33,7 +32,7 @@ def base_url_of(host: str | None, port: int | None, schema: str | None) -> str:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether ``host`` (no brackets, no port) is this machine, by its text alone: no name is looked up."""
+    """Say whether ``host`` (no brackets, no port) is this machine, by its text alone: no name is looked up."""
     if host is None:
         return False
     if host.lower().rstrip(".") == "localhost":
@@ -51,22 +50,19 @@ def _split(text: str) -> SplitResult:
         # urlsplit itself drops line breaks without a word.
         parts = urlsplit(text if text.isprintable() else "")
     except ValueError:
-        raise UnpodConfigError(f"The connection's `host` is no address: enter for example {_EXAMPLES}.") from None
+        raise UnpodConfigError(f"Host (`host`) must be an address such as {_EXAMPLES}.") from None
     if "@" in parts.netloc:
         raise UnpodConfigError(
-            "The connection's `host` holds credentials: enter the address alone there, the organisation handle "
-            "in `login` and the API token in `password`."
+            "Host (`host`) must be the address alone, without credentials. Enter the organization handle in `login` "
+            "and the API token in `password`."
         )
     if behind := _behind(parts, text):
-        raise UnpodConfigError(
-            f"The connection's `host` holds {behind} behind the address: enter only the address, "
-            f"for example {_EXAMPLES}."
-        )
+        raise UnpodConfigError(f"Host (`host`) must be the address alone, without {behind}: for example {_EXAMPLES}.")
     return parts
 
 
 def _behind(parts: SplitResult, text: str) -> str | None:
-    """What stands behind the address and must not."""
+    """Name what follows the address and must not."""
     if parts.path.strip("/"):
         return "a path"
     if parts.query or text.endswith("?"):
@@ -93,7 +89,7 @@ def _host_name(parts: SplitResult) -> str:
             return name
     except (ValueError, UnicodeError):
         pass
-    raise UnpodConfigError(f"The connection's `host` is no host name: enter for example {_EXAMPLES}.")
+    raise UnpodConfigError(f"Host (`host`) must be a host name such as {_EXAMPLES}.")
 
 
 def _port(parts: SplitResult, port: int | str | None) -> int | None:
@@ -104,17 +100,18 @@ def _port(parts: SplitResult, port: int | str | None) -> int | None:
     except (TypeError, ValueError):
         in_host, separate = None, -1
     if in_host is not None and separate is not None and in_host != separate:
-        raise UnpodConfigError("The connection's `host` and `port` name two different ports: leave `port` empty.")
+        raise UnpodConfigError("Leave Port (`port`) empty: with the one in `host` there are two different ports.")
     number = in_host if in_host is not None else separate
     if number is not None and not 1 <= number <= 65535:
-        raise UnpodConfigError("The connection's `port` is no port: enter a number from 1 to 65535, or nothing.")
+        raise UnpodConfigError("Port (`port`) must be empty or a number from 1 to 65535.")
     return number
 
 
 def _scheme(in_host: str, schema: str, name: str) -> str:
-    for field, value in (("host", in_host), ("schema", schema)):
-        if value not in ("", "http", "https"):
-            raise UnpodConfigError(f"The connection's `{field}` names an unknown scheme: enter `https` or `http`.")
+    if in_host not in ("", "http", "https"):
+        raise UnpodConfigError(f"Host (`host`) must begin with https:// or http://: for example {_EXAMPLES}.")
+    if schema not in ("", "http", "https"):
+        raise UnpodConfigError("Schema (`schema`) must be https, http or empty.")
     if in_host and schema and in_host != schema:
-        raise UnpodConfigError("The connection's `host` and `schema` name two schemes: leave `schema` empty.")
+        raise UnpodConfigError("Leave Schema (`schema`) empty: with the one in `host` there are two different schemes.")
     return in_host or schema or ("http" if is_loopback(name) else "https")

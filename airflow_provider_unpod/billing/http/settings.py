@@ -1,7 +1,7 @@
-"""The client's options, as code or as the text fields of a connection give them, checked one by one.
+"""The client's options, checked one by one, as Python values or as the texts that a connection gives.
 
 A form, an environment variable and a URI know only texts: ``"30"`` is 30 and ``"true"`` is ``True``. Every error
-names the connection field that is wrong and says what to enter; none repeats a value that may be a secret.
+names the field and says what to enter; none shows a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.arguments import whole_number_of
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
 #: The schemes that Unpod's pages and backend name, in the spelling in which they are sent.
 AUTH_SCHEMES = ("Token", "jwt", "Bearer")
@@ -25,99 +26,94 @@ _PROXY_SCHEMES = ("http", "https")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def settings_from_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of ``UnpodClient`` that a connection's ``extra`` holds; empty fields are left out.
+def options_in(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the keyword arguments of ``UnpodClient`` that a connection's ``extra`` holds, as they stand there.
 
-    :raises UnpodConfigError: naming the field that is wrong and what to enter.
+    Empty fields are left out: a form saves all of its fields.
     """
-    given = {name: extra.get(name) for name in EXTRA_FIELDS}
-    return {
-        name: _CHECKS[name](value)
-        for name, value in given.items()
-        if value is not None and not (isinstance(value, str) and not value.strip())
-    }
+    given = {name: extra.get(name) for name in OPTIONS}
+    return {name: value for name, value in given.items() if value is not None and str(value).strip()}
 
 
 def unknown_fields(extra: Mapping[str, Any]) -> list[str]:
-    """The keys of an ``extra`` that mean nothing here; Airflow 2's own spelling of a form's field is not reported."""
-    return sorted(name for name in extra if name not in EXTRA_FIELDS and not name.startswith("extra__"))
+    """List the keys of an ``extra`` that have no effect; Airflow 2's own spelling of a form's field is not one."""
+    return sorted(name for name in extra if name not in OPTIONS and not name.startswith("extra__"))
 
 
-def token(value: str | None) -> str:
-    """The API token; never shown, not even its wrong character."""
-    if not value:
-        raise UnpodConfigError("The connection's `password` is empty: enter the API token there.")
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+def token(value: Any) -> str:
+    """Check the API token. It is never shown, not even the character that is wrong."""
+    if value is None or value == "":
+        raise UnpodConfigError("Enter the API token (`password`): it is empty.")
+    text = _text(value)
+    if not text or not _is_header_value(text) or " " in text:
         raise UnpodConfigError(
-            "The connection's `password` is no API token: it holds a space, a line break or a character that "
-            "no HTTP header can carry. Enter the token alone, without `Token` or `Bearer` in front of it."
+            "Enter the API token (`password`) alone, without `Token` or `Bearer` before it: it must be printable "
+            "ASCII characters without spaces or line breaks."
         )
-    return value
+    return text
 
 
-def org_handle(value: str | None) -> str:
-    """The organisation handle, the ``domain_handle`` of the organisations endpoint."""
-    if value is None or not str(value).strip():
+def org_handle(value: Any) -> str:
+    """Check the organization handle, the ``domain_handle`` of the organizations endpoint."""
+    text = _text(value)
+    if not text:
         raise UnpodConfigError(
-            "There is no organisation handle: enter it in the connection's `login`, for example `unpod.tv`, or give "
-            "`org_handle`."
+            "Enter the organization handle (`login`), for example unpod.tv, or pass `org_handle`: there is none."
         )
-    return header_value(value, "The organisation handle (`org_handle`, or the connection's `login`)")
-
-
-def header_value(value: Any, subject: str) -> str:
-    """A text that can stand in an HTTP header; ``subject`` is what an error is about."""
-    text = value.strip() if isinstance(value, str) else str(value)
-    if not text.isascii() or not text.isprintable():
+    if not _is_header_value(text):
         raise UnpodConfigError(
-            f"{subject} holds a line break or a character that no HTTP header can carry: enter plain letters, digits "
-            "and signs."
+            "The organization handle (`login`, or `org_handle`) must be printable ASCII characters without line breaks."
         )
     return text
 
 
 def product_id(value: Any) -> str:
-    """The ``Product-Id`` header."""
-    return header_value(value, "The connection's extra `product_id`")
+    """Check the ``Product-Id`` header."""
+    text = _text(value)
+    if text is None or not _is_header_value(text):
+        raise UnpodConfigError("`product_id` must be printable ASCII characters, for example unpod.ai.")
+    return text
 
 
 def auth_scheme(value: Any) -> str:
-    """The word before the token, matched whatever its case."""
+    """Check the word before the token, in any case."""
     for scheme in AUTH_SCHEMES:
         if isinstance(value, str) and value.strip().lower() == scheme.lower():
             return scheme
     # Not shown: people paste the token into the wrong field.
-    raise UnpodConfigError("The connection's extra `auth_scheme` is unknown: enter `Token`, `jwt` or `Bearer`.")
+    raise UnpodConfigError("`auth_scheme` must be Token, jwt or Bearer.")
 
 
 def timeout(value: Any) -> float:
-    """Seconds that one whole request may take."""
-    seconds = _number(value, float)
-    if seconds is None or not 0 < seconds <= _MAX_TIMEOUT:
+    """Check the seconds that one whole request may take."""
+    try:
+        seconds = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 < seconds <= _MAX_TIMEOUT:
         raise UnpodConfigError(
-            "The connection's extra `timeout` is no time: enter the seconds that one whole request may take, "
-            "for example 30."
+            f"`timeout` must be seconds above 0, at most {_MAX_TIMEOUT:g}, for example 30; got {short_repr(value)}."
         )
-    return float(seconds)
+    return seconds
 
 
 def page_size(value: Any) -> int:
-    """Rows asked for in one page."""
-    return _whole(value, "page_size", _MAX_PAGE_SIZE, example=100)
+    """Check the rows asked for in one page."""
+    return whole_number_of(_number(value), "page_size", most=_MAX_PAGE_SIZE)
 
 
 def max_concurrency(value: Any) -> int:
-    """Requests in flight at once."""
-    return _whole(value, "max_concurrency", MAX_CONCURRENCY, example=4)
+    """Check the requests in flight at once."""
+    return whole_number_of(_number(value), "max_concurrency", most=MAX_CONCURRENCY)
 
 
 def argument_of_reading(name: str, value: Any) -> int:
-    """``page_size`` or ``max_concurrency`` for one reading, in the same limits; in Python code a text is no number."""
-    return int(_CHECKS[name](None if isinstance(value, str) else value))
+    """Check ``page_size`` or ``max_concurrency`` as an argument in Python code, where a text is not a number."""
+    return whole_number_of(value, name, most=_MAX_PAGE_SIZE if name == "page_size" else MAX_CONCURRENCY)
 
 
 def verify(value: Any) -> bool | str:
-    """Whether, or against which CA file or directory, the server's certificate is checked."""
+    """Check whether, or against which CA file or directory, the server's certificate is verified."""
     flag = _flag(value)
     if flag is not None:
         return flag
@@ -126,21 +122,21 @@ def verify(value: Any) -> bool | str:
         if path.exists():
             return str(path)
     raise UnpodConfigError(
-        "The connection's extra `verify` is neither true nor false nor a file that is there: enter `true`, or the "
-        "path of a CA file that every worker and triggerer can read."
+        f"`verify` must be true, false or an existing CA file, got {short_repr(value)}. The file must be on every "
+        "worker and triggerer."
     )
 
 
 def allow_insecure_http(value: Any) -> bool:
-    """Whether the token may be sent over plain http to another machine."""
+    """Check whether the token may be sent over plain http to another machine."""
     flag = _flag(value)
     if flag is None:
-        raise UnpodConfigError("The connection's extra `allow_insecure_http` is no yes or no: enter `true` or `false`.")
+        raise UnpodConfigError(f"`allow_insecure_http` must be true or false, got {short_repr(value)}.")
     return flag
 
 
 def proxies(value: Any) -> dict[str, str]:
-    """Proxy URLs by scheme of the address asked for, as ``requests`` takes them; they may hold credentials."""
+    """Check proxy URLs by scheme of the API's address, as ``requests`` takes them; they may hold credentials."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -152,11 +148,11 @@ def proxies(value: Any) -> dict[str, str]:
 
 
 def proxy_url(url: Any) -> str:
-    """One proxy's URL. SOCKS is refused: through it, neither the deadline nor a cancelled read would hold."""
+    """Check one proxy's URL. SOCKS is refused: through it, neither the deadline nor a canceled read would hold."""
     if not isinstance(url, str):
         raise _bad_proxies()
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts = _proxy_parts(url)
         if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and (parts.port is None or parts.port > 0):
             return url
     except ValueError:
@@ -164,11 +160,32 @@ def proxy_url(url: Any) -> str:
     raise _bad_proxies()
 
 
+def proxy_passwords(url: str) -> tuple[str, ...]:
+    """Give the password in a proxy's URL as it stands there and decoded; nothing where there is none."""
+    password = _proxy_parts(url).password
+    return (password, unquote(password)) if password else ()
+
+
+def _proxy_parts(url: str) -> Any:
+    return urlsplit(url if "://" in url else f"http://{url}")
+
+
 def _bad_proxies() -> UnpodConfigError:
     return UnpodConfigError(
-        "The connection's extra `proxies` (or a proxy of the environment) is no set of http proxies: enter for "
-        'example {"https": "http://proxy.example:3128"}. SOCKS proxies are not supported.'
+        '`proxies` must be a JSON object such as {"https": "http://proxy.example:3128"}, with http proxies only '
+        "(SOCKS is not supported); so must be the proxies of the environment, which are used without it."
     )
+
+
+def _is_header_value(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _text(value: Any) -> str | None:
+    """Strip a text; ``None`` for anything else but an integer, which JSON and native templates make of digits."""
+    if type(value) is int:
+        return str(value)
+    return value.strip() if isinstance(value, str) else None
 
 
 def _flag(value: Any) -> bool | None:
@@ -176,32 +193,19 @@ def _flag(value: Any) -> bool | None:
         return value
     if isinstance(value, str):
         return _FLAGS.get(value.strip().lower())
-    if isinstance(value, int):
-        return bool(value) if value in (0, 1) else None
-    return None
+    return bool(value) if type(value) is int and value in (0, 1) else None
 
 
-def _number(value: Any, kind: type[int] | type[float]) -> int | float | None:
-    """``value`` as a finite number of ``kind``; ``None`` where it is none (so is ``True``, and 1.5 for an int)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = kind(value)
-    except (ValueError, OverflowError):
-        return None
-    if not math.isfinite(number) or (not isinstance(value, str) and number != value):
-        return None
-    return number
+def _number(value: Any) -> Any:
+    """``value``, but digits and ``20.0`` as an integer: texts come from URIs, fractions from forms."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    text = value.strip() if isinstance(value, str) else ""
+    return int(text) if text.isdecimal() and len(text) < 10 else value
 
 
-def _whole(value: Any, name: str, most: int, example: int) -> int:
-    number = _number(value, int)
-    if number is None or not 1 <= number <= most:
-        raise UnpodConfigError(f"`{name}` must be a whole number from 1 to {most}, for example {example}.")
-    return int(number)
-
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
+#: The fields of a connection's extra, each an argument of ``UnpodClient``, and how they are checked.
+OPTIONS: dict[str, Callable[[Any], Any]] = {
     "auth_scheme": auth_scheme,
     "product_id": product_id,
     "timeout": timeout,
@@ -211,5 +215,3 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "proxies": proxies,
     "allow_insecure_http": allow_insecure_http,
 }
-#: The fields of a connection's extra, each of them an argument of ``UnpodClient``.
-EXTRA_FIELDS = tuple(_CHECKS)

@@ -101,6 +101,11 @@ class Transport:
         self._plain_http = base_url.startswith("http://")
         self._spoke_http = False
 
+    @property
+    def proxy_passwords(self) -> tuple[str, ...]:
+        """As they stand in a URL and as they are meant; of the connection's proxy or the environment's."""
+        return tuple(each for url in self._proxies.values() for each in settings.proxy_passwords(url))
+
     def send(self, url: str, cancellation: Cancellation | None) -> Response:
         """The answer to GET ``url``, an address below the base URL. Redirects are answers, not followed.
 

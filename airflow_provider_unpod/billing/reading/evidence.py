@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.arguments import choice_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +17,7 @@ LINKED, REPEATED, SINGLE_PASS = "linked", "repeated", "single-pass"
 
 def check_consistency(consistency: str) -> None:
     """:raises UnpodConfigError: if no reading can be asked for at this level."""
-    if consistency not in (LINKED, SINGLE_PASS):
-        raise UnpodConfigError(f'consistency must be "{LINKED}" or "{SINGLE_PASS}", not {consistency!r}.')
+    choice_of(consistency, "consistency", (LINKED, SINGLE_PASS))
 
 
 @dataclass(frozen=True, slots=True)

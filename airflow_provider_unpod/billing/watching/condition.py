@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from airflow_provider_unpod.billing.arguments import invoice_ids_of, statuses_of, unrendered
+from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, statuses_of, unrendered
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, short_repr
 from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId
 
@@ -69,8 +69,8 @@ class Condition:
         single = isinstance(given, (int, str))
         by_key = invoice_ids_of(given, "invoice_id")
         target, failures = _target_and_failures(target_status, failure_statuses)
-        check_choice("wait_for", wait_for, ("all", "any"))
-        check_choice("on_missing", on_missing, ("wait", "fail"))
+        choice_of(wait_for, "wait_for", ("all", "any"))
+        choice_of(on_missing, "on_missing", ("wait", "fail"))
         return cls(tuple(by_key.values()), target, failures, wait_for, on_missing, single, tuple(by_key))
 
     def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
@@ -158,12 +158,6 @@ def _target_and_failures(target_status: str, failure_statuses: str | Iterable[st
             f"failure_statuses={list(others)}."
         )
     return targets[0], others
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """:raises UnpodConfigError: if ``value`` is none of ``choices``."""
-    if value not in choices:
-        raise UnpodConfigError(f"`{name}` must be {' or '.join(map(repr, choices))}, not {value!r}.")
 
 
 def _age(invoice: Invoice) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http.base_url import base_url_of
-from airflow_provider_unpod.billing.http.settings import EXTRA_FIELDS, settings_from_extra
+from airflow_provider_unpod.billing.http.settings import OPTIONS, options_in, proxy_passwords
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_host_port_and_schema_make_one_address(host: str | None, port: Any, sche
         ("http://localhost", None, "https", "schema", "two"),
     ],
 )
-def test_an_address_that_cannot_be_meant_is_refused_by_its_field(
+def test_an_invalid_address_is_refused_by_its_field(
     host: str, port: Any, schema: str | None, field: str, said: str
 ) -> None:
     with pytest.raises(UnpodConfigError, match=f"`{field}`.*{said}") as caught:
@@ -120,7 +120,7 @@ def test_options_as_a_form_or_a_uri_gives_them_are_texts(tmp_path: Path) -> None
         "allow_insecure_http": "True",
         "something_else": "is not ours",
     }
-    options = settings_from_extra(texts)
+    options = {name: OPTIONS[name](value) for name, value in options_in(texts).items()}
     assert options == {
         "auth_scheme": "Bearer",
         "product_id": "unpod.ai",
@@ -131,14 +131,14 @@ def test_options_as_a_form_or_a_uri_gives_them_are_texts(tmp_path: Path) -> None
         "proxies": {"https": "http://proxy.example:3128"},
         "allow_insecure_http": True,
     }
-    assert settings_from_extra(options) == options
-    assert set(options) == set(EXTRA_FIELDS)
+    assert {name: OPTIONS[name](value) for name, value in options_in(options).items()} == options
+    assert set(options) == set(OPTIONS)
 
 
 def test_empty_fields_of_a_form_mean_the_default() -> None:
-    assert settings_from_extra(dict.fromkeys(EXTRA_FIELDS)) == {}
-    assert settings_from_extra(dict.fromkeys(EXTRA_FIELDS, " ")) == {}
-    assert settings_from_extra({}) == {}
+    assert options_in(dict.fromkeys(OPTIONS)) == {}
+    assert options_in(dict.fromkeys(OPTIONS, " ")) == {}
+    assert options_in({}) == {}
 
 
 GOOD: dict[str, list[tuple[Any, Any]]] = {
@@ -167,14 +167,12 @@ BAD: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "value", "means"), [(name, *case) for name, cases in GOOD.items() for case in cases])
 def test_an_option_means_the_same_as_text_and_as_value(name: str, value: Any, means: Any) -> None:
-    assert settings_from_extra({name: value}) == {name: means}
+    assert OPTIONS[name](value) == means
     UnpodClient("https://unpod.dev", "token", "acme", **{name: value}).close()
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_an_option_that_makes_no_sense_is_refused_by_its_name(name: str, value: Any) -> None:
-    with pytest.raises(UnpodConfigError, match=f"`{name}`"):
-        settings_from_extra({name: value})
+def test_an_invalid_option_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(UnpodConfigError, match=f"`{name}`"):
         UnpodClient("https://unpod.dev", "token", "acme", **{name: value})
 
@@ -186,7 +184,7 @@ def test_no_secret_of_a_wrong_field_is_shown() -> None:
         {"proxies": json.dumps({"https": "http://carl:pr0xy-pw@proxy:99999"})},
     ):
         with pytest.raises(UnpodConfigError) as caught:
-            settings_from_extra(extra)
+            UnpodClient("https://unpod.dev", "token", "acme", **extra)  # type: ignore[arg-type]  # the point
         assert "secret" not in str(caught.value)
         assert "pr0xy-pw" not in str(caught.value)
 
@@ -198,3 +196,33 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
     with pytest.raises(UnpodConfigError, match="environment") as caught:
         connect("https://unpod.dev")
     assert "pr0xy-pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"), [("tok-123", "tok-123"), (" tok-123\n", "tok-123"), (123456, "123456"), ("123456", "123456")]
+)
+def test_a_token_or_handle_of_digits_is_its_text_and_blanks_around_it_are_dropped(value: Any, sent: str) -> None:
+    with UnpodClient("https://unpod.dev", value, value) as client:
+        assert client.org_handle == sent
+        assert client.secrets == (sent,)
+
+
+@pytest.mark.parametrize("value", [None, "", " ", True, 1.5, b"tok", "Token tok-123", "tok\n123", "t\u00f6k", [], {}])
+def test_an_invalid_token_is_refused_by_its_field_and_never_shown(value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match=r"^Enter the API token \(`password`\)") as caught:
+        UnpodClient("https://unpod.dev", value, "acme")
+    assert "123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "", " ", True, 1.5, "a\nb", "\u00fc"])
+def test_an_invalid_handle_is_refused_by_its_field(value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match=r"(?i)organization handle \(`login`"):
+        UnpodClient("https://unpod.dev", "token", value)
+
+
+def test_the_secrets_of_a_client_are_its_token_and_the_password_of_the_proxy_in_use() -> None:
+    proxies = {"https": "http://me:pr0xy%2Fword@proxy:3128", "http": "http://me:unused@proxy:3128"}
+    with UnpodClient("https://unpod.dev", "token", "acme", proxies=proxies) as client:
+        assert client.secrets == ("token", "pr0xy%2Fword", "pr0xy/word")
+    assert proxy_passwords("me:secret@proxy:3128") == ("secret", "secret")
+    assert proxy_passwords("http://proxy:3128") == ()

@@ -473,8 +473,6 @@ def test_the_standard_librarys_debug_switch_does_not_print_the_token(
         None,
         "with space",
         "line\nbreak",
-        "trailing\n",
-        " leading",
         "ünïcode",
         "nul\0",
         "Token abc",
