@@ -2,21 +2,26 @@
 
 The columns are the fields that the API's pages name, always all of them and always in this order, and ``extra``: a
 JSON object of everything that a row's cells do not hold *exactly*. These are unknown fields, and the few values that
-a column cannot hold as they came: ``"500"`` in a decimal column of two digits, a date that is none, ``null`` where an
-empty cell means that the field was missing. Reading back is therefore one rule: the cells, overlaid by ``extra``.
+a column cannot hold as they came: an amount with other than the usual number of digits, a date that is not one,
+``null`` where an empty cell means that the field was missing. Reading back is one rule: the cells, overlaid by
+``extra``.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_unpod.billing.errors import short_repr
+from airflow_provider_unpod.billing.invoice import match_key
 from airflow_provider_unpod.billing.moments import parse_moment
-from airflow_provider_unpod.export.errors import ExportError
+from airflow_provider_unpod.export.errors import ExportRefused
+from airflow_provider_unpod.export.totals import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,10 +45,11 @@ _KINDS = {
 }
 _KINDS_OF_CHANGES = {"old_status": CATEGORY, "new_status": CATEGORY}
 
-_PRECISION = 38  # of decimal128
+#: Of parquet's amounts, whatever the rows are: BigQuery's NUMERIC.
+PRECISION, SCALE = 38, 9
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?").fullmatch
 _UNFIT_FOR_TEXT = re.compile("[\x00\ud800-\udfff]")
-# What a spreadsheet takes for the beginning of a formula, and the escape itself. Blanks in front may be dropped.
+# What a spreadsheet reads as the beginning of a formula, and the escape itself. It may drop blanks in front.
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]").match  # the last four: full-width signs
 
 
@@ -52,7 +58,7 @@ class Column:
     """A column of one export.
 
     :param empty: what an empty cell means: ``"null"``, or ``"missing"`` where some rows do not have the field.
-    :param scale: digits after the point of a decimal column: the most that any row has.
+    :param scale: digits after the point that most amounts of a parquet column came with; ``extra`` has the others.
     """
 
     name: str
@@ -71,59 +77,77 @@ def fields_of_type(kind: str) -> frozenset[str]:
 
 
 def type_of_field(name: str) -> str | None:
-    """What a field of a record holds, ``None`` for fields that the API's pages do not name."""
+    """The type of a record's field, ``None`` for fields that the API's pages do not name."""
     return (_KINDS | _KINDS_OF_CHANGES).get(name)
 
 
-def survey(records: Iterable[Record], *, changes: bool, exact_decimals: bool) -> tuple[Column, ...]:
+def survey(records: Iterable[Record], *, changes: bool, parquet: bool) -> tuple[Column, ...]:
     """The columns of an export, from all of its records.
 
     :param changes: with the columns that records of changes have besides.
-    :param exact_decimals: find the scale of decimal columns.
-    :raises ExportError: if a decimal column would need more than 38 digits.
+    :param parquet: with the types of parquet, which are the same whatever the records are.
+    :raises ExportRefused: if a value does not fit its parquet type.
     """
     kinds = _KINDS | (_KINDS_OF_CHANGES if changes else {})
     found = dict.fromkeys(kinds, 0)
+    digits: dict[str, Counter[int]] = {name: Counter() for name, kind in kinds.items() if kind == DECIMAL}
     rows = 0
     integer_ids = True
-    digits = {name: _Digits() for name, kind in kinds.items() if kind == DECIMAL}
     for record in records:
         rows += 1
         for name in kinds:
             if name in record:
                 found[name] += 1
-        integer_ids = integer_ids and _is_int64(record.get("id", 0))
-        if exact_decimals:
+        if parquet:
+            _require_parquet(record)
             for name, seen in digits.items():
                 if (value := record.get(name)) is not None:
-                    seen.add(name, value)
-    kinds["id"] = INTEGER if integer_ids else TEXT
+                    seen[len(value.partition(".")[2])] += 1
+        elif integer_ids:
+            integer_ids = type(record.get("id", 0)) is int or record["id"] is None
+    if not integer_ids:
+        kinds["id"] = TEXT
     return tuple(
-        Column(name, kind, "null" if found[name] == rows else "missing", digits[name].scale if name in digits else 0)
+        Column(name, kind, "null" if found[name] == rows else "missing", _usual(digits.get(name)))
         for name, kind in kinds.items()
     )
 
 
-class _Digits:
-    """The digits that a decimal column needs before and after the point."""
+def _usual(digits: Counter[int] | None) -> int:
+    """What occurs most often, of equals the smallest: the same for the same records in any order."""
+    return min(digits, key=lambda scale: (-digits[scale], scale)) if digits else 0
 
-    def __init__(self) -> None:
-        self.scale = 0
-        self._whole = 1
 
-    def add(self, name: str, value: str) -> None:
-        number = Decimal(value)
-        self.scale = max(self.scale, -int(number.as_tuple().exponent))
-        self._whole = max(self._whole, number.adjusted() + 1)
-        if self._whole + self.scale > _PRECISION:
-            raise ExportError(
-                f"`{name}` needs {self._whole} digits before and {self.scale} after the point, more than the "
-                f"{_PRECISION} of a parquet decimal: export with file_format='jsonl' or 'csv'."
-            )
+def _require_parquet(record: Record) -> None:
+    """Types that depend on the rows would differ from one export to the next, and readers of both take the first's."""
+    if not _is_int64(record.get("id")):
+        raise _unfit(record, "id", "an integer of 64 bits")
+    for name, kind in _KINDS.items():
+        if kind == DECIMAL and (value := record.get(name)) is not None and not _fits_decimal(value):
+            raise _unfit(record, name, f"a decimal128({PRECISION}, {SCALE})")
+
+
+def _unfit(record: Record, name: str, wanted: str) -> ExportRefused:
+    invoice_id = record["invoice_number"] if record.get("id") is None else record["id"]
+    return ExportRefused(
+        f"Parquet cannot hold invoice {short_repr(invoice_id)}: `{name}` must be {wanted}, got "
+        f"{short_repr(record[name])}. Use file_format='jsonl' or 'csv'."
+    )
+
+
+def _is_int64(value: Any) -> bool:
+    if value is None:
+        return True
+    return type(match_key(value)) is int  # not of "007": its cell would be that of invoice 7
+
+
+def _fits_decimal(value: str) -> bool:
+    whole, _, fraction = value.lstrip("-").partition(".")
+    return len(whole.lstrip("0")) <= PRECISION - SCALE and len(fraction.rstrip("0")) <= SCALE
 
 
 class Table:
-    """Records to cells and back, by the columns of one export and what a format makes of each type."""
+    """Records to cells and back, by the columns of one export and a format's cell types."""
 
     def __init__(self, columns: Iterable[Column], cell_types: Mapping[str, Callable[[Column], CellType]]) -> None:
         self.columns = tuple(columns)
@@ -133,7 +157,7 @@ class Table:
         ]
 
     def split(self, record: Record) -> tuple[list[Any], Record]:
-        """The cells of a record, ``None`` for empty ones, and what belongs into ``extra``."""
+        """The cells of a record, ``None`` for empty ones, and the content of ``extra``."""
         names = self._names
         extra = {name: value for name, value in record.items() if name not in names}
         cells = []
@@ -161,7 +185,7 @@ class Table:
 
 
 class CellType(ABC):
-    """How values of one type stand in a cell. ``write`` gives ``None`` for what it cannot hold at all."""
+    """How values of one type are written into a cell. ``write`` returns ``None`` for what no cell can hold."""
 
     def __init__(self, column: Column) -> None:
         self._column = column
@@ -176,7 +200,7 @@ class CellType(ABC):
 
 
 class CsvText(CellType):
-    """Text that no spreadsheet takes for a formula: a ``'`` in front where it might, and where there is one already."""
+    """Text that no spreadsheet reads as a formula: a ``'`` in front where it might, and where there is one already."""
 
     def write(self, value: Any) -> str | None:
         if type(value) is not str:
@@ -191,7 +215,7 @@ class CsvText(CellType):
 
 
 class CsvInteger(CellType):
-    """Digits."""
+    """An integer in digits."""
 
     def write(self, value: Any) -> str:
         return str(value)
@@ -201,7 +225,7 @@ class CsvInteger(CellType):
 
 
 class CsvDecimal(CellType):
-    """The digits as they came, so that a spreadsheet takes them for a number, negative ones included."""
+    """The digits as they came, so that a spreadsheet reads them as a number, negative ones included."""
 
     def write(self, value: Any) -> str:
         return value if _PLAIN_DECIMAL(value) else format(Decimal(value), "f")
@@ -223,7 +247,7 @@ class ParquetText(CellType):
 
 
 class ParquetInteger(CellType):
-    """An int64; the survey has looked at all of them."""
+    """An int64; the survey has checked all of them."""
 
     def write(self, value: Any) -> int:
         return int(value)
@@ -233,14 +257,17 @@ class ParquetInteger(CellType):
 
 
 class ParquetDecimal(CellType):
-    """A decimal128 of the column's scale; equal to the value, if not always with the same digits."""
+    """A decimal128 that is equal to the value; the survey has checked all of them."""
 
     def __init__(self, column: Column) -> None:
         super().__init__(column)
         self._digits = f".{column.scale}f"
 
     def write(self, value: Any) -> Decimal:
-        return Decimal(value) or Decimal(0)  # a decimal128 knows no negative zero
+        number = Decimal(value)
+        if number.as_tuple().exponent < -SCALE:  # type: ignore[operator] # amounts are finite
+            number = number.normalize(EXACT)
+        return number or Decimal(0)  # a decimal128 knows no negative zero
 
     def read(self, cell: Decimal) -> str:
         return format(cell, self._digits)
@@ -273,7 +300,3 @@ PARQUET_CELLS: Mapping[str, Callable[[Column], CellType]] = {
     DECIMAL: ParquetDecimal,
     TIMESTAMP: ParquetTimestamp,
 }
-
-
-def _is_int64(value: Any) -> bool:
-    return value is None or (type(value) is int and -(2**63) <= value < 2**63)

@@ -19,7 +19,7 @@ from airflow_provider_unpod.export.options import CHANGES, CSV, JSONL, PARQUET
 from airflow_provider_unpod.export.spool import BLOCK_SIZE, encode_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.options import ExportOptions
@@ -37,12 +37,11 @@ _MAX_RECORD = 128 * 2**20
 def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, ...]:
     """The columns of an export, from the blocks of all its records; none for JSON lines.
 
-    :raises ExportError: if the format cannot hold the records.
+    :raises ExportRefused: if the format cannot hold a record.
     """
     if options.file_format == JSONL:
         return ()
-    changes, exact_decimals = options.export_mode == CHANGES, options.file_format == PARQUET
-    return survey(_records(lines), changes=changes, exact_decimals=exact_decimals)
+    return survey(_records(lines), changes=options.export_mode == CHANGES, parquet=options.file_format == PARQUET)
 
 
 def encode(
@@ -52,10 +51,12 @@ def encode(
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
-        # Readers of Hive layout take partition keys from the path, and pyarrow refuses to have them twice.
-        columns = _not_in_path(columns, partition)
-        records = ({k: v for k, v in record.items() if k not in partition} for record in _records(blocks))
-        return parquet.encode(records, options.compression, columns)
+        in_path = _in_path(columns, partition)
+        records = (
+            {name: value for name, value in record.items() if name not in in_path or value != in_path[name]}
+            for record in _records(blocks)
+        )
+        return parquet.encode(records, options.compression, _without(columns, in_path))
     if options.file_format == CSV:
         blocks = _encode_csv(_records(blocks), columns)
     return compressed(blocks, options.compression)
@@ -71,8 +72,8 @@ def decode(
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
-        in_path = {column.name: partition[column.name] for column in columns if column.name in partition}
-        return (record | in_path for record in parquet.decode(file, _not_in_path(columns, partition)))
+        in_path = _in_path(columns, partition)
+        return (in_path | record for record in parquet.decode(file, _without(columns, in_path)))
     if options.file_format == CSV:
         return _decode_csv(decompressed(file, options.compression), columns)
     return decode_lines(file, options.compression)
@@ -90,8 +91,16 @@ def _bounded_lines(file: IO[Any]) -> Iterator[Any]:
         yield line
 
 
-def _not_in_path(columns: tuple[Column, ...], partition: Mapping[str, str]) -> tuple[Column, ...]:
-    return tuple(column for column in columns if column.name not in partition)
+def _in_path(columns: tuple[Column, ...], partition: Mapping[str, str]) -> dict[str, str]:
+    """The columns that a parquet file leaves to its path: readers of Hive layout take partition keys from there, and
+    pyarrow refuses to have them twice. A record whose value is spelled in another way has it in ``extra``. What is no
+    column of ours, a field ``month`` of the API, is not in the path either.
+    """
+    return {column.name: partition[column.name] for column in columns if column.name in partition}
+
+
+def _without(columns: tuple[Column, ...], names: Container[str]) -> tuple[Column, ...]:
+    return tuple(column for column in columns if column.name not in names)
 
 
 def _records(blocks: Iterable[bytes]) -> Iterator[Record]:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export import read_export, write_export
+from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, records, row, rows
 
@@ -37,8 +38,8 @@ optional_fields = {
     "charge_type": texts | values,
     "invoice_date": st.none() | texts.filter(lambda t: t != "") | st.datetimes().map(lambda d: d.isoformat() + "Z"),
     "payment_at": st.none() | st.just("2026-01-04T00:00:15.045893+05:30") | values,
-    "extra": values,
-    "old_status": texts,
+    # Names that we use ourselves: columns, partition keys, what records of changes have besides.
+    **dict.fromkeys(["extra", "month", "old_status", "new_status", "Amount", "currency "], values),
     "Ω ": values,
 }
 some_rows = st.lists(
@@ -53,15 +54,42 @@ some_rows = st.lists(
     ),
     max_size=6,
 )
+int64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(found=some_rows)
+@given(found=some_rows, data=st.data())
 def test_whatever_the_api_sends_comes_back(
-    tmp_path: Path, file_format: str, compression: str | None, found: list[dict[str, Any]]
+    tmp_path: Path, file_format: str, compression: str | None, found: list[dict[str, Any]], data: st.DataObject
 ) -> None:
+    if file_format == "parquet":
+        for each in found:
+            each["id"] = data.draw(int64 | int64.map(str))
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions(file_format, compression))
+
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+def test_no_name_of_ours_takes_the_place_of_a_field_of_the_api(
+    tmp_path: Path, file_format: str, compression: str | None
+) -> None:
+    theirs = {"month": "1999-01", "extra": {"extra": 1}, "old_status": "x", "new_status": None, "Status": "paid"}
+    found = [row(1, **theirs), row(2)]
+    options = ExportOptions(file_format, compression, ("month", "currency", "status"))
+    write_export(FakeReading(found), str(tmp_path), options=options)
+
+    assert sorted(read_export(str(tmp_path)), key=lambda record: record["id"]) == records(found)
+
+
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+def test_a_spelling_that_the_path_does_not_have_comes_back(
+    tmp_path: Path, file_format: str, compression: str | None
+) -> None:
+    found = [row(1, currency=" usd", status="Paid"), row(2, currency="USD", status="paid")]
+    options = ExportOptions(file_format, compression, ("currency", "status"))
+    write_export(FakeReading(found), str(tmp_path), options=options)
 
     assert list(read_export(str(tmp_path))) == records(found)
 
@@ -93,12 +121,71 @@ def test_the_limit_that_other_code_has_for_csv_neither_matters_nor_changes(tmp_p
         csv.field_size_limit(before)
 
 
-def test_parquet_refuses_what_a_decimal128_cannot_hold(tmp_path: Path) -> None:
-    found = [row(1, amount="1" * 30), row(2, amount="0.123456789")]
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"amount": "1" + "0" * 29},
+        {"amount": "0.1234567891"},
+        {"tax_amount": "-0.0000000001"},
+        {"id": "INV-7"},
+        {"id": "007"},
+        {"id": 2**63},
+    ],
+    ids=repr,
+)
+def test_what_does_not_fit_parquet_is_refused_with_the_invoice_and_the_format_that_takes_it(
+    tmp_path: Path, unfit: dict[str, Any]
+) -> None:
+    found = [row(1), row(2) | unfit]
 
-    with pytest.raises(ExportError, match="jsonl"):
+    name = next(iter(unfit))
+    with pytest.raises(ExportRefused, match=f"invoice {found[1]['id']!r}: `{name}` must be .*'jsonl' or 'csv'"):
         write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
     assert names_in(tmp_path) == []
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv"))
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+def test_amounts_at_the_limits_of_parquet_come_back(tmp_path: Path) -> None:
+    amounts = ["9" * 29 + "." + "9" * 9, "-0." + "0" * 8 + "1", "1." + "0" * 12, "0" * 35 + ".5"]
+    found = [row(number, amount=amount) for number, amount in enumerate(amounts)]
+    write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
+
+    assert list(read_export(str(tmp_path))) == records(found)
+
+
+DAYS: dict[str, list[dict[str, Any]]] = {
+    "1-empty": [],
+    "2-yen": [row(1, amount="500", currency="JPY")],
+    "3-dollars": [row(2, amount="20.48", currency="USD", status="paid"), row(3, amount="1.234", currency="KWD")],
+    "4-other-dialect": [{"invoice_number": "INV-4", "amount": "7", "currency": "USD", "status": "paid"}],
+}
+
+
+def test_the_parquet_schema_does_not_depend_on_the_rows(tmp_path: Path) -> None:
+    import duckdb
+    from pyarrow import parquet
+
+    schemas = []
+    for day, found in DAYS.items():
+        written = write_export(FakeReading(found), str(tmp_path / day), options=ExportOptions("parquet"))
+        schemas.append(parquet.read_schema(tmp_path / day / written.manifest.files[0].path))
+
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    assert str(schemas[0].field("amount").type) == "decimal128(38, 9)"
+    query = f"select currency, sum(amount) from read_parquet('{tmp_path}/*/*.parquet') group by all order by all"
+    assert duckdb.sql(query).fetchall() == [("JPY", Decimal(500)), ("KWD", Decimal("1.234")), ("USD", Decimal("27.48"))]
+
+
+def test_parquet_keeps_the_usual_digits_without_repeating_them(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    found = [row(number) for number in range(98)] + [row(98, amount="500"), row(99, amount="1.234")]
+    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
+
+    extra = parquet.read_table(tmp_path / written.manifest.files[0].path)["extra"].to_pylist()
+    assert extra == [None] * 98 + ['{"amount":"500"}', '{"amount":"1.234"}']
+    assert {column.name: column.scale for column in written.manifest.columns}["amount"] == 2
 
 
 def totals_of(found: Any) -> dict[tuple[str, str], tuple[int, Decimal]]:
