@@ -20,12 +20,11 @@ PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
 UNIT := -m pytest --ignore=tests/integration -n 2
 INTEGRATION := -m pytest tests/integration
 
-.PHONY: help demo test coverage test-airflow2 test-integration test-integration-airflow2 sandbox airflow lint bench constraints
+.PHONY: help demo test test-airflow2 test-integration test-integration-airflow2 sandbox airflow lint bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
 	@echo "make test                       unit tests on Airflow $(AIRFLOW3)"
-	@echo "make coverage                   unit tests, and the lines that they do not reach"
 	@echo "make test-airflow2              unit tests on Airflow $(AIRFLOW2) (needs Python 3.10 to 3.12)"
 	@echo "make test-integration           real Airflow, real object stores (-airflow2: on Airflow $(AIRFLOW2))"
 	@echo "make sandbox [ARGS=...]         a local Unpod API to try DAGs against (ARGS=--help)"
@@ -45,9 +44,6 @@ sandbox: $(VENV3)/.ready
 
 test: $(VENV3)/.ready
 	$(PY3) $(UNIT) $(ARGS)
-
-coverage: $(VENV3)/.ready
-	$(PY3) $(UNIT) --cov --cov-report=term -q $(ARGS)
 
 test-airflow2: $(VENV2)/.ready
 	$(PY2) $(UNIT) $(ARGS)

@@ -1,4 +1,4 @@
-"""The comparisons, the lists they are made on, and the targets of this package."""
+"""What is compared, on which lists, and what this package means to reach."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ HTTP_OPERATOR = Contender("Airflow HTTP operator", "http_operator")
 DLT = Contender("dlt rest_api", "dlt_source")
 SINGER = Contender("Singer tap", "singer_tap")
 PEERS = (LOOP, HTTP_OPERATOR, DLT, SINGER)
-#: Runs that take longer than these seconds are made once, since disturbances are small in comparison.
+#: Seconds from which a run is taken once: what disturbs it is then small against it.
 LONG = 8.0
-#: The defaults of the operator, and the cheaper level.
+#: As the operator runs unless told otherwise, and the cheaper level beside it.
 LINKED, SINGLE_PASS = ours("linked", 4), ours("single-pass", 4)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Invoices per list, and rounds per measurement. The best round counts, because other load only adds time."""
+    """Invoices in the lists, and how often times are taken; the best one counts, as anything else is other load."""
 
     small: int = 1_000
     medium: int = 20_000
@@ -53,7 +53,7 @@ QUICK = Scale(500, 2_000, 5_000, 1)
 
 @dataclass(frozen=True)
 class Target:
-    """A target: ``measured`` must be at most ``limit``."""
+    """Something to be reached: ``measured`` at most ``limit``."""
 
     what: str
     limit: float
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass
 class Table:
-    """A Markdown table, and the targets for its figures."""
+    """A table in markdown, with the targets that its figures answer."""
 
     title: str
     columns: tuple[str, ...]
@@ -122,7 +122,7 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
 
 
 def cost(scale: Scale) -> Table:
-    """CPU, memory and wall clock for large lists; memory compared with small ones."""
+    """CPU, memory and wall clock of large lists, memory against that of small ones."""
     alone = [ours(level, 4, "read") for level in ("linked", "single-pass")]
     contenders = (LOOP, LOOP_ALONE, *PEERS[1:], LINKED, SINGLE_PASS, *alone)
     with Server(invoices=scale.small) as server:
@@ -149,7 +149,7 @@ def cost(scale: Scale) -> Table:
 
 
 def drift(scale: Scale) -> Iterable[Table]:
-    """The list changes while it is read."""
+    """The list moves while it is read."""
     moves = {
         "a random deletion every 7 requests": ("newest", "delete-random:7"),
         "a deletion at the front every 7 requests": ("newest", "delete-front:7"),
@@ -164,17 +164,17 @@ def drift(scale: Scale) -> Iterable[Table]:
     }
     contenders = (*PEERS, THREADS, SINGLE_PASS, LINKED, ours("linked", 16))
     for what, (order, *moves_of_it) in moves.items():
-        settings: dict[str, object] = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
+        settings = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
         table = outcomes(f"{scale.medium:,} invoices, {what}", contenders, settings)
         yield table.table
-        hidden = len(moves_of_it) > 1  # from `count` and ids, and so from a single pass
+        hidden = len(moves_of_it) > 1  # where neither `count` nor ids show it, a single pass promises nothing
         for contender, it in table.runs.items():
             if contender.script == "ours" and not (hidden and contender is SINGLE_PASS):
                 lost = 0 if it.status else it.missing + it.doubled
                 table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
             if contender.script == "ours" and it.status:
-                limit = PATIENCE * planned_requests(scale.medium + 100, 100)  # the plan is in full pages, plus one
-                table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", limit, it.requests))
+                most = PATIENCE * planned_requests(scale.medium + 100, 100)  # reads plan by full pages, and one more
+                table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", most, it.requests))
         if moves_of_it == ["insert:7"]:
             it = table.runs[LINKED]
             most = scale.medium / 100 * 1.3 if it.status == 0 else 0
@@ -182,13 +182,13 @@ def drift(scale: Scale) -> Iterable[Table]:
 
 
 def faults(scale: Scale) -> Iterable[Table]:
-    """The API returns errors."""
+    """The API misbehaves."""
     contenders = (*PEERS, SINGLE_PASS, LINKED)
     with Server(invoices=scale.medium) as server:
         quiet = {it: run(it, server).requests for it in contenders}
     noise = ["500:probability=0.05", "reset:probability=0.02", "429:probability=0.02,retry_after=1"]
     middle = f"every={scale.medium // 400}"
-    kinds: dict[str, dict[str, object]] = {
+    kinds = {
         "5 % HTTP 500, 2 % resets, 2 % HTTP 429": {"faults": noise},
         "HTTP 206 once, a quarter of the way": {"faults": [f"206:{middle},times=1"]},
         "a truncated body once": {"faults": [f"truncated:{middle},times=1"]},
@@ -209,10 +209,10 @@ def faults(scale: Scale) -> Iterable[Table]:
 
 
 def finding(scale: Scale) -> Table:
-    """Requests to find one invoice: the first search, and later ones with the same finder."""
+    """Requests for one invoice: the first look, and later ones with the same finder."""
     table = Table(
         f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
-        ("list", "first search", "later search", "later search, one invoice created in between"),
+        ("list", "first look", "later look", "later look, one invoice created in between"),
     )
     chosen = random.Random(1)
     for order in ("newest", "oldest"):
@@ -220,26 +220,26 @@ def finding(scale: Scale) -> Table:
             Server(invoices=scale.large, order=order) as server,
             UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
         ):
-            searches = [search_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
-        most = [max(of_kind) for of_kind in zip(*searches, strict=True)]
+            polls = [looks_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
+        most = [max(of_kind) for of_kind in zip(*polls, strict=True)]
         table.rows.append((f"{order} first", *map(str, most)))
-        for what, limit, seen in zip(("first search", "later search", "moving list"), (12, 1, 3), most, strict=True):
+        for what, limit, seen in zip(("first look", "later look", "moving list"), (12, 1, 3), most, strict=True):
             table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", limit, seen))
     return table
 
 
-def search_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
-    """Requests of a first search, of a second one, and of a third after an invoice was created."""
+def looks_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
+    """Requests of a first look, of a second one, and of a third after an invoice was created."""
     finder = InvoiceFinder(client)
 
-    def search() -> int:
+    def poll() -> int:
         before = client.requests_made
         assert finder.find(invoice_id) is not None
         return client.requests_made - before
 
-    quiet = search(), search()
+    quiet = poll(), poll()
     server.ask("create")
-    return *quiet, search()
+    return *quiet, poll()
 
 
 @dataclass
@@ -249,7 +249,7 @@ class Outcomes:
 
 
 def outcomes(title: str, contenders: Iterable[Contender], settings: dict[str, object]) -> Outcomes:
-    """Run each contender against its own server; all servers change or fail in the same way."""
+    """Each contender against a server of its own that moves or fails in the same way."""
     found = Outcomes(Table(title, ("", "rows missing", "rows twice", "requests", "ends with")), {})
     for contender in contenders:
         with Server(**settings) as server:
@@ -264,14 +264,14 @@ def _ending(it: Run) -> str:
         return "stopped: it did not end"
     if it.status == 0:
         return "success" + (", **wrongly**" if it.missing or it.doubled else "")
-    error = it.error.partition(":")[0].rpartition(".")[2]
+    error = it.said.partition(":")[0].rpartition(".")[2]
     return f"exit status {it.status}, {error}" if error.isidentifier() else f"exit status {it.status}"
 
 
 def best_runs(contenders: Iterable[Contender], server: Server, rounds: int) -> dict[Contender, Run]:
-    """The best figures of each contender. Rounds take turns, so that other load affects all contenders alike.
+    """The run of each that took the least CPU, with the least time of all, in rounds so that load hits all alike.
 
-    :raises RuntimeError: if a run fails or loses invoices, so that its time means nothing.
+    :raises RuntimeError: if one fails or loses anything: its time would mean nothing.
     """
     runs: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
@@ -299,7 +299,7 @@ def _best(runs: list[Run]) -> Run:
         min(it.memory for it in runs),
         one.missing,
         one.doubled,
-        one.error,
+        one.said,
     )
 
 

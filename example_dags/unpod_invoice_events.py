@@ -19,7 +19,7 @@ from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 try:
     from airflow.sdk import AssetWatcher
 except ImportError:  # Airflow 2 has no watchers
-    AssetWatcher = None  # type: ignore[assignment,misc]  # on Airflow 3 it is a class
+    AssetWatcher = None
 
 
 def changes_to(status: str) -> Asset:

@@ -1,6 +1,6 @@
 """Exports: rows into files, with a manifest that proves what is in them.
 
-Names are looked up when they are used: operators check their options against this package while DAGs are parsed, and
+Names are imported when they are used: operators check their options against this package while DAGs are parsed, and
 that must not cost the import of all of it.
 """
 
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_unpod.export.address import path_segment
     from airflow_provider_unpod.export.errors import ExportError
-    from airflow_provider_unpod.export.reader import Export, read_export
+    from airflow_provider_unpod.export.reader import Export, export_files, read_export
     from airflow_provider_unpod.export.writer import write_export
 
-__all__ = ["Export", "ExportError", "path_segment", "read_export", "write_export"]
+__all__ = ["Export", "ExportError", "export_files", "path_segment", "read_export", "write_export"]
 
 _MODULES = {
     "Export": "reader",
     "ExportError": "errors",
+    "export_files": "reader",
     "path_segment": "address",
     "read_export": "reader",
     "write_export": "writer",

@@ -47,6 +47,7 @@ _KINDS_OF_CHANGES = {"old_status": CATEGORY, "new_status": CATEGORY}
 
 #: Of parquet's amounts, whatever the rows are: BigQuery's NUMERIC.
 PRECISION, SCALE = 38, 9
+_MOST_DIGITS = 100  # after the point, of any amount
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?").fullmatch
 _UNFIT_FOR_TEXT = re.compile("[\x00\ud800-\udfff]")
 # What a spreadsheet reads as the beginning of a formula, and the escape itself. It may drop blanks in front.
@@ -65,6 +66,11 @@ class Column:
     type: str
     empty: str
     scale: int = 0
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: if no export has such a column: the manifest is forged."""
+        if self.type not in CSV_CELLS or type(self.scale) is not int or not 0 <= self.scale <= _MOST_DIGITS:
+            raise ValueError(f"the column {self.name!r} is invalid")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

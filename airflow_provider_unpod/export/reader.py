@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, short_repr
 from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.export import formats
+from airflow_provider_unpod.export.address import without_connection
 from airflow_provider_unpod.export.columns import Record
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, ListedFile, Manifest
@@ -48,6 +49,11 @@ class Export(Iterable[Record]):
         return self._certificate.sha256
 
     @property
+    def files(self) -> list[str]:
+        """The checked data files, as other programs name them: see :func:`export_files`."""
+        return _addresses(self._folder, self._certificate)
+
+    @property
     def count(self) -> int:
         """Records in all files."""
         return self._certificate.count
@@ -84,8 +90,10 @@ class Export(Iterable[Record]):
         try:
             for record in self:
                 invoice = Invoice(record)
+                if invoice.as_record() != record:
+                    raise TypeError(f"invoice {short_repr(invoice.invoice_id)} has an amount that is not a string")
                 totals.add(invoice.currency, invoice.status, invoice.amount)
-        except (AttributeError, UnpodBadAnswer) as error:
+        except (AttributeError, TypeError, UnpodBadAnswer) as error:
             raise ExportError(f"{self._folder.address} contains a record that is not an invoice: {error!r}.") from error
         if totals.as_dict() != self.totals:
             raise ExportError(f"The totals of {self._folder.address} are not those of its records.")
@@ -160,6 +168,36 @@ def read_export(
     :raises UnpodConfigError: if the path is invalid, a library for its store is not installed, or the storage
         connection does not exist.
     """
+    folder, manifest = _believed_manifest(path, conn_id, export_id, manifest_sha256)
+    return Export(folder, manifest)
+
+
+def export_files(
+    path: str | Path, conn_id: str | None = None, *, export_id: str | None = None, manifest_sha256: str | None = None
+) -> list[str]:
+    """List the data files of a certified export, for programs that read them on their own, such as DuckDB or Spark.
+
+    They belong to one export. A glob (``*.parquet``) matches those of two while one replaces the other, and would then
+    count invoices twice. Only the manifest is checked; ``read_export(path).files`` checks the content of the files.
+    A file that is missing when it is read shows that the export was replaced: list anew.
+
+    :param path: the folder of the export, or its manifest; the other parameters are those of :func:`read_export`.
+    :returns: paths of local files, and addresses without a storage connection (``s3://bucket/…``) of others. A
+        partitioned export without an invoice has no files.
+    :raises ExportError: if there is no certified export, or another one than was asked for.
+    :raises UnpodConfigError: like :func:`read_export`.
+    """
+    return _addresses(*_believed_manifest(path, conn_id, export_id, manifest_sha256))
+
+
+def _addresses(folder: Folder, manifest: Manifest) -> list[str]:
+    place = without_connection(folder.address).removeprefix("file://")
+    return [f"{place}/{file.path}" for file in manifest.files]
+
+
+def _believed_manifest(
+    path: str | Path, conn_id: str | None, export_id: str | None, manifest_sha256: str | None
+) -> tuple[Folder, Manifest]:
     folder = Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
     manifest = current_manifest(folder)
     if manifest is None:
@@ -171,7 +209,7 @@ def read_export(
             f"The manifest {folder.address_of(MANIFEST_NAME)} is not the one that was asked for: its SHA-256 is "
             f"{manifest.sha256}, expected {manifest_sha256}. It was replaced by export {manifest.export_id}, or forged."
         )
-    return Export(folder, manifest)
+    return folder, manifest
 
 
 def _decode_state(content: IO[bytes]) -> Iterator[Any]:

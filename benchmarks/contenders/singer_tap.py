@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from typing import IO, Any
+import sys
 
 import measure
 from singer_sdk import RESTStream, Tap
@@ -11,7 +11,7 @@ from singer_sdk.pagination import BasePageNumberPaginator
 
 
 class Pages(BasePageNumberPaginator):
-    def has_more(self, response: Any) -> bool:
+    def has_more(self, response):
         return bool(response.json().get("results"))
 
 
@@ -29,17 +29,17 @@ class Billing(RESTStream):
     ).to_dict()
 
     @property
-    def url_base(self) -> Any:
+    def url_base(self):
         return self.config["url"]
 
     @property
-    def http_headers(self) -> Any:
+    def http_headers(self):
         return self.config["headers"]
 
-    def get_new_paginator(self) -> Pages:
+    def get_new_paginator(self):
         return Pages(1)
 
-    def get_url_params(self, context: Any, next_page_token: Any) -> dict[str, Any]:
+    def get_url_params(self, context, next_page_token):
         return {"page": next_page_token, "page_size": 100}
 
 
@@ -49,15 +49,15 @@ class TapUnpod(Tap):
         th.Property("url", th.StringType), th.Property("headers", th.ObjectType())
     ).to_dict()
 
-    def discover_streams(self) -> list[RESTStream]:
+    def discover_streams(self):
         return [Billing(self)]
 
 
-def read(url: str, headers: dict[str, str], output: IO[str]) -> None:
+def read(url, headers, output):
     logging.disable(logging.INFO)
     with contextlib.redirect_stdout(output):
         TapUnpod(config={"url": url, "headers": headers}, validate_config=False).sync_all()
 
 
 if __name__ == "__main__":
-    measure.run(read)
+    sys.exit(measure.run(read))

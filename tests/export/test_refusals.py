@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
+import io
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export import ExportError, formats, read_export, write_export
+from airflow_provider_unpod.export.formats import compressed
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, row, rows
@@ -162,3 +167,143 @@ def test_a_reader_of_an_export_that_is_replaced_meanwhile_is_told_so(tmp_path: P
 
     with pytest.raises(ExportError, match="superseded"):
         list(export)
+
+
+KINDS = [("jsonl", None), ("jsonl", "gzip"), ("jsonl", "zstd"), ("csv", "gzip"), ("parquet", None), ("parquet", "zstd")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def forgeable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forgeable")
+    options = ExportOptions(*request.param, export_mode="changes")
+    write_export(FakeReading(rows(30)), str(folder), options=options)
+    return folder
+
+
+def forged(original: Path, folder: Path, name: str, content: bytes) -> Path:
+    """A copy of an export with another content of one file, hashed and sealed again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder)
+    (folder / name).write_bytes(content)
+
+    def list_anew(manifest: dict[str, Any]) -> None:
+        for file in (*manifest["files"], manifest["changes"]["state"]):
+            if file["path"] == name:
+                file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    resealed(folder, list_anew)
+    return folder
+
+
+def assert_read_or_refused(folder: Path) -> None:
+    """The list of 30 invoices can be read or not, and be compared with or not; nothing but an ExportError is raised."""
+    with contextlib.suppress(ExportError):
+        assert len(list(read_export(str(folder)))) == 30
+    with contextlib.suppress(ExportError):
+        write_export(FakeReading(rows(31)), str(folder), options=ExportOptions(export_mode="changes"))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_forged_file_is_refused_by_an_export_error_and_nothing_else(
+    forgeable: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from([name for name in names_in(forgeable) if name != MANIFEST_NAME]))
+    content = bytearray((forgeable / name).read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    end = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+
+    assert_read_or_refused(forged(forgeable, tmp_path / "copy", name, bytes(content[:end])))
+
+
+@pytest.mark.parametrize("forgeable", KINDS[:4], indirect=True, ids=str)
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"null\n", b"{}\n", b"[]\n", b'"x"\n', b"1e999\n", b"\xff"])
+def test_content_that_is_not_invoices_is_refused_whoever_certified_it(
+    forgeable: Path, tmp_path: Path, text: bytes
+) -> None:
+    for name in names_in(forgeable):
+        if name != MANIFEST_NAME:
+            suffix = {".gz": "gzip", ".zst": "zstd"}.get(Path(name).suffix, "gzip" if "_state" in name else None)
+            folder = forged(forgeable, tmp_path / "copy", name, b"".join(compressed(iter([text]), suffix)))
+
+            if not name.startswith("_state"):
+                with pytest.raises(ExportError):
+                    read_export(str(folder))
+            with pytest.raises(ExportError):
+                write_export(FakeReading(rows(1)), str(folder), options=ExportOptions(export_mode="changes"))
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv"])
+def test_a_file_that_decompresses_to_gigabytes_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_MAX_RECORD", 2**20)
+    write_export(
+        FakeReading(rows(1)), str(tmp_path / "one"), options=ExportOptions(file_format, "gzip", export_mode="changes")
+    )
+    (name,) = (name for name in names_in(tmp_path / "one") if name.startswith("invoices"))
+    begin = gzip.decompress((tmp_path / "one" / name).read_bytes())
+    bomb = gzip.compress(begin + b'"') + gzip.compress(b" " * 2**26) * 160  # 10 GiB in 10 MB
+    folder = forged(tmp_path / "one", tmp_path / "copy", name, bomb)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExportError):
+            read_export(str(folder))
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_rows_than_listed_are_not_read(tmp_path: Path) -> None:
+    written = write_export(
+        FakeReading([row(1)]), str(tmp_path / "one"), options=ExportOptions("jsonl", "gzip", export_mode="changes")
+    )
+    name = written.manifest.files[0].path
+    line = gzip.decompress((tmp_path / "one" / name).read_bytes())
+    folder = forged(tmp_path / "one", tmp_path / "copy", name, gzip.compress(line * 10**5) * 1000)
+
+    with pytest.raises(ExportError, match="does not have the 1 rows"):
+        read_export(str(folder))
+
+
+class Endless(io.RawIOBase):
+    """A file on a store that has no end."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert size >= 0
+        self.given = getattr(self, "given", 0) + size
+        return b"x" * size
+
+
+def test_copying_stops_a_byte_after_the_listed_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_export(FakeReading(rows(30)), str(tmp_path))
+    endless = Endless()
+    export = read_export(str(tmp_path))
+    opened = export._folder._fs.open
+    monkeypatch.setattr(
+        export._folder._fs,
+        "open",
+        lambda path, *how, **more: endless if "invoices-" in path else opened(path, *how, **more),
+    )
+
+    with pytest.raises(ExportError, match="not the file that was written"):
+        list(export)
+    assert endless.given == written.manifest.files[0].bytes + 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"scale": 10**9}, {"scale": "2"}, {"scale": -1}, {"type": "blob"}, {"type": None}],
+    ids=repr,
+)
+def test_a_manifest_with_a_column_that_no_export_has(tmp_path: Path, column: dict[str, Any]) -> None:
+    write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("parquet"))
+    resealed(tmp_path, lambda manifest: manifest["columns"][2].update(column))
+
+    with pytest.raises(ExportError, match="cannot be believed"):
+        read_export(str(tmp_path))
