@@ -1,44 +1,115 @@
-"""Where errors of the API client become Airflow's.
+"""The boundary between Airflow and the billing client: arguments in, results and errors out.
 
-What no retry can mend (a wrong token, an unknown organisation, a connection that cannot work) ends the task at
-once; everything else stays what it is and is retried as the task says.
+Arguments are checked when a DAG is parsed as far as they are known then, and again once templates are rendered.
+Results become what Airflow's database can store. Errors that no retry can mend (a wrong token, an unknown
+organization, an invalid connection) end the task at once; all others stay what they are and are retried as the task
+says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, org_handle_of, text_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, short_repr
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+#: What Airflow's processes can pass to each other (msgpack).
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 
 
 @contextmanager
 def fail_fast() -> Iterator[None]:
     """Turn a permanent :class:`UnpodError` into ``AirflowFailException``; a context manager and a decorator.
 
-    :raises AirflowFailException: from the ``UnpodError`` whose ``permanent`` is true, with its text; Airflow then
-        spends no retries on the task.
+    The new exception has the same text and neither cause nor the frames below, so that a task log shows what is wrong
+    once. Wrapped around another ``fail_fast`` it removes the frames in between, too.
+
+    :raises AirflowFailException: for an ``UnpodError`` whose ``permanent`` is true; Airflow then spends no retries on
+        the task.
     """
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
     try:
         yield
+    except AirflowFailException as error:
+        # A new one, since a context manager gives an exception that passes through it all of its frames again.
+        raise AirflowFailException(*error.args) from None
     except UnpodError as error:
         if not error.permanent:
             raise
-        from airflow.providers.common.compat.sdk import AirflowFailException
+        raise AirflowFailException(str(error)) from None
 
-        raise AirflowFailException(str(error)) from error
+
+def storable(value: T) -> T:
+    """A copy of a JSON-ready value that Airflow can store: for XCom, the events of triggers and assets, and state.
+
+    One U+0000 in a trigger's event ends the triggerer of the whole deployment on PostgreSQL, whose ``jsonb`` refuses
+    it. So every U+0000, and every unpaired surrogate, which UTF-8 cannot encode, becomes U+FFFD; an integer of more
+    than 64 bits, which Airflow's processes cannot pass to each other, becomes the text of its digits. This holds for
+    keys and values at any depth, and each call that replaces something logs one warning. All else is unchanged.
+    """
+    replaced: list[object] = []
+    result: T = _storable(value, replaced)
+    if replaced:
+        log.warning(
+            "Airflow cannot store U+0000, unpaired surrogates or integers of more than 64 bits. %d of them were "
+            "replaced, by U+FFFD or by the text of the digits; the first: %s",
+            len(replaced),
+            short_repr(replaced[0]),
+        )
+    return result
+
+
+def _storable(item: Any, replaced: list[object]) -> Any:
+    if isinstance(item, dict):
+        # Clean names keep their values; a name that becomes equal to one of them stays apart by further U+FFFD.
+        copied = {key: None for key in item if not isinstance(key, str) or not _UNSTORABLE.search(key)}
+        for key, value in item.items():
+            name = _storable(key, replaced)
+            while name != key and name in copied:
+                name += _REPLACEMENT
+            copied[name] = _storable(value, replaced)
+        return copied
+    if isinstance(item, (list, tuple)):
+        return [_storable(one, replaced) for one in item]
+    if isinstance(item, str) and _UNSTORABLE.search(item):
+        replaced.append(item)
+        return _UNSTORABLE.sub(_REPLACEMENT, item)
+    if isinstance(item, int) and not _MIN_INTEGER <= item <= _MAX_INTEGER:
+        replaced.append(item)
+        return str(Decimal(item))  # Python's own `str` refuses more than 4,300 digits
+    return item
+
+
+def materialized(value: Any) -> Any:
+    """An argument in a form that can be iterated again and that looks the same whenever the DAG is parsed.
+
+    A generator or another iterable becomes a list; its own text would hold an address, and each parse would make a new
+    version of the DAG. So does a set, sorted, because its order differs from process to process. Text, lists, mappings
+    and another task's result, which must not be iterated, stay what they are.
+    """
+    if isinstance(value, Set):
+        return sorted(value, key=lambda one: (type(one).__name__, str(one)))
+    if isinstance(value, (str, bytes, list, tuple, Mapping)) or _is_result(value) or not isinstance(value, Iterable):
+        return value
+    return list(value)
 
 
 def is_final(value: object) -> bool:
     """Whether an argument is what the task will get, so that it can be checked when the DAG is parsed.
 
-    A template is not, nor is another task's result (which is never iterated: it would go on for ever), nor what holds
-    one of them, nor what can be gone through only once.
+    A template is not, nor is another task's result, nor a container of one of them.
     """
     if isinstance(value, str):
         return "{{" not in value and "{%" not in value
@@ -46,11 +117,16 @@ def is_final(value: object) -> bool:
         return all(map(is_final, value))
     if isinstance(value, dict):
         return all(map(is_final, value.values()))
-    return not hasattr(value, "resolve") and not isinstance(value, Iterator)
+    return not _is_result(value)
+
+
+def _is_result(value: object) -> bool:
+    """Whether this is another task's result, which is not known yet; iterating it would never end."""
+    return hasattr(value, "resolve")
 
 
 def check_connection_of(task: Any) -> None:
-    """Refuse, while a DAG is parsed, a task's connection id and organisation handle that name nothing.
+    """Refuse an invalid connection id or organization handle of a task when the DAG is parsed.
 
     :raises UnpodConfigError: naming the argument.
     """
@@ -61,16 +137,18 @@ def check_connection_of(task: Any) -> None:
 
 
 def given_templates(task: Any) -> tuple[str, ...]:
-    """The names of a task's template fields that are not ``None``, to be asked when it is made."""
+    """The names of a task's template fields that are not ``None``; call it when the task is made."""
     return tuple(name for name in task.template_fields if getattr(task, name, None) is not None)
 
 
 def check_rendered(task: Any, names: Iterable[str]) -> None:
-    """Refuse the ``None`` of an upstream task, or of a native template: it would stand for the default.
+    """Refuse a ``None`` that came from an upstream task or a native template, since it would mean the default.
 
     :param names: from :func:`given_templates`.
     :raises UnpodConfigError: naming the field.
     """
     for name in names:
         if getattr(task, name) is None:
-            raise UnpodConfigError(f"`{name}` is None now that it is rendered, which was not meant. {GAVE_NOTHING}")
+            raise UnpodConfigError(
+                f"`{name}` rendered to None. To use the default, do not pass it at all. {GAVE_NOTHING}"
+            )

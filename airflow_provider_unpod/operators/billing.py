@@ -14,7 +14,14 @@ from airflow_provider_unpod.billing.reading.evidence import check_consistency
 from airflow_provider_unpod.export.address import normalised
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
 from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
-from airflow_provider_unpod.task_boundary import check_connection_of, check_rendered, given_templates, is_final
+from airflow_provider_unpod.task_boundary import (
+    check_connection_of,
+    check_rendered,
+    given_templates,
+    is_final,
+    materialized,
+    storable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,14 +116,14 @@ class UnpodBillingOperator(BaseOperator):
         self.storage_conn_id = storage_conn_id
         self.file_format = file_format
         self.compression = compression
-        self.statuses = statuses
+        self.statuses = materialized(statuses)
         self.invoice_date_from = invoice_date_from
         self.invoice_date_to = invoice_date_to
         self.page_size = page_size
         self.max_concurrency = max_concurrency
         self.consistency = consistency
         self.max_xcom_bytes = max_xcom_bytes
-        self.partition_by = partition_keys(partition_by)
+        self.partition_by = partition_keys(materialized(partition_by))
         self.business_timezone = business_timezone
         self.export_mode = export_mode
         self.ignore_fields = field_names(ignore_fields, "ignore_fields")
@@ -141,7 +148,7 @@ class UnpodBillingOperator(BaseOperator):
                 if self.output_path is None:
                     records = self._records(hook, selection, started)
                     self._report_lineage(hook, None)
-                    return records
+                    return storable(records)
                 written = self._export(hook, selection, self.output_path, context)
             self._report_lineage(hook, written)
         if written is None:
@@ -151,7 +158,7 @@ class UnpodBillingOperator(BaseOperator):
         line = log_line("Exported", manifest.count, manifest.totals, evidence, time.monotonic() - started)
         self.log.info("%s: %s", line, summary["manifest"])
         send_asset_events(self.outlets, context, written)
-        return summary
+        return storable(summary)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
         """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""

@@ -8,6 +8,7 @@ from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.errors import short_repr
+from airflow_provider_unpod.task_boundary import storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,7 +53,7 @@ def send_asset_events(outlets: Iterable[Any], context: Context, written: Written
 
     from airflow_provider_unpod.assets import billing_asset
 
-    extra = written.summary()
+    extra = storable(written.summary())
     del extra["files"]
     months = sorted({file.partition["month"] for file in written.manifest.files if "month" in file.partition})
     for outlet in outlets:

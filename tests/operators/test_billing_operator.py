@@ -200,11 +200,11 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
         ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-01-01"}, "before"),
         # None, of a native template or of another task, is not the default either.
         *[
-            ({name: None}, f"`{name}` is None")
+            ({name: None}, f"`{name}` rendered to None")
             for name in UnpodBillingOperator.template_fields
             if name != "storage_conn_id"
         ],
-        ({"output_path": "/tmp/invoices", "storage_conn_id": None}, "`storage_conn_id` is None"),
+        ({"output_path": "/tmp/invoices", "storage_conn_id": None}, "`storage_conn_id` rendered to None"),
     ],
 )
 def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read(
@@ -247,7 +247,7 @@ def test_a_native_template_of_nothing_is_not_the_default(unpod_sandbox: Sandbox,
         )
     operator.render_template_fields({"params": {"nothing": None}}, dag.get_template_env())
 
-    with pytest.raises(AirflowFailException, match=f"`{name}` is None"):
+    with pytest.raises(AirflowFailException, match=f"`{name}` rendered to None"):
         operator.execute({})
     assert unpod_sandbox.stats["requests"] == 0
 

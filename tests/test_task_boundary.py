@@ -1,0 +1,125 @@
+"""What a task takes from a DAG is stable and valid; what it gives to Airflow can be stored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from airflow_provider_unpod.task_boundary import fail_fast, storable
+
+try:
+    from airflow.serialization.serialized_objects import DagSerialization as SerializedDAG
+except ImportError:  # before Airflow 3.2
+    from airflow.serialization.serialized_objects import SerializedDAG
+
+#: JSON texts as an API may send them: Python's parser accepts U+0000 and unpaired surrogates.
+TEXTS = st.text(st.one_of(st.sampled_from("ab\x00\ud800\udfff\ufffd"), st.characters()), max_size=6)
+VALUES = st.recursive(
+    st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.integers(2**62, 2**70), st.floats(allow_nan=False)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
+    max_leaves=20,
+)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from leaves(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from leaves(one)
+    else:
+        yield value
+
+
+@given(VALUES)
+def test_whatever_json_the_api_sends_becomes_storable_and_loses_no_value(value: Any) -> None:
+    stored = storable(value)
+
+    text = json.dumps(stored, ensure_ascii=False)
+    assert "\x00" not in text
+    assert "\\u0000" not in text
+    text.encode()  # no unpaired surrogate
+    assert all(-(2**63) <= one < 2**64 for one in leaves(stored) if isinstance(one, int))  # msgpack
+    assert sorted(map(str, leaves(stored))) == sorted(
+        re.sub("[\x00\ud800-\udfff]", "\ufffd", str(one)) for one in leaves(value)
+    )
+    assert storable(stored) == stored
+
+
+def test_a_value_that_airflow_can_store_stays_equal_and_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    value = {"id": 2**63, "name": "Zoë \U0001f4b6", "lines": [{"price": "1.10", "more": None}, True, -1.5]}
+
+    assert storable(value) == value
+    assert caplog.records == []
+
+
+def test_replaced_characters_are_one_warning_that_shows_the_first_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        stored = storable({"name": "AC\x00ME", "\ud800": ["\x00", 2**64]})
+
+    assert stored == {"name": "AC\ufffdME", "\ufffd": ["\ufffd", str(2**64)]}
+    (record,) = caplog.records
+    assert "4 of them" in record.getMessage()
+    assert "AC" in record.getMessage()
+    assert "\x00" not in record.getMessage()
+
+
+def test_two_names_that_become_equal_keep_both_values() -> None:
+    assert storable(dict(zip(["a\x00", "a\ufffd", "a\udfff"], range(3), strict=True))) == {
+        "a\ufffd": 1,
+        "a\ufffd\ufffd": 0,
+        "a\ufffd\ufffd\ufffd": 2,
+    }
+
+
+def test_a_permanent_error_fails_the_task_without_cause_and_any_other_stays_as_it_is() -> None:
+    with pytest.raises(AirflowFailException, match="wrong token") as failure, fail_fast(), fail_fast():
+        raise UnpodAuthError("wrong token", status=401)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+
+    with pytest.raises(UnpodBadAnswer), fail_fast():
+        raise UnpodBadAnswer("a row without an id")
+
+
+@pytest.mark.parametrize("make", [iter, lambda values: (one for one in values), lambda values: map(str, values)])
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        (UnpodBillingOperator, {"statuses": ["paid", "pending"]}),
+        (UnpodInvoiceSensor, {"invoice_id": ["101", "INV-7"]}),
+        (UnpodInvoiceSensor, {"invoice_id": 1, "failure_statuses": ["failed", "odd"]}),
+    ],
+)
+def test_a_dag_with_a_generator_as_argument_is_the_same_at_each_parse(
+    operator: Any, arguments: dict[str, Any], make: Any
+) -> None:
+    def serialized(convert: Any) -> str:
+        with DAG("d", schedule=None) as dag:
+            given = {name: convert(value) if isinstance(value, list) else value for name, value in arguments.items()}
+            operator(task_id="t", **given)
+        return json.dumps(SerializedDAG.to_dict(dag), sort_keys=True, default=str)
+
+    assert serialized(make) == serialized(list)
+    assert " object at 0x" not in serialized(make)
+
+
+@pytest.mark.parametrize("make", [set, frozenset, lambda values: dict.fromkeys(values).keys()])
+def test_a_dag_with_a_set_as_argument_is_the_same_in_each_process(make: Any) -> None:
+    sensor = UnpodInvoiceSensor(task_id="t", invoice_id=make(["b", 7, "a", 30]))
+    operator = UnpodBillingOperator(task_id="t", statuses=make(["refunded", "paid"]))
+
+    assert sensor.invoice_id == [30, 7, "a", "b"]
+    assert operator.statuses == ["paid", "refunded"]
