@@ -80,7 +80,7 @@ define install
 endef
 
 EVERYDAY := --group dev -e '.[sandbox,parquet,zstd]'
-STORES := -e '.[s3,gcs,azure,openlineage]'
+STORES := --group postgres -e '.[s3,gcs,azure,openlineage]'
 
 $(VENV3)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3).txt
 	$(call install,$(VENV3),13,constraints/airflow-$(AIRFLOW3).txt,$(EVERYDAY))

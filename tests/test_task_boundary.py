@@ -13,10 +13,10 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_unpod.billing.errors import UnpodAuthError, UnpodBadAnswer
+from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
-from airflow_provider_unpod.task_boundary import fail_fast, storable
+from airflow_provider_unpod.task_boundary import fail_fast, is_final, storable
 
 try:
     from airflow.serialization.serialized_objects import DagSerialization as SerializedDAG
@@ -84,14 +84,47 @@ def test_two_names_that_become_equal_keep_both_values() -> None:
     }
 
 
-def test_a_permanent_error_fails_the_task_without_cause_and_any_other_stays_as_it_is() -> None:
-    with pytest.raises(AirflowFailException, match="wrong token") as failure, fail_fast(), fail_fast():
-        raise UnpodAuthError("wrong token", status=401)
+@pytest.mark.parametrize(
+    "kind", [errors.UnpodAuthError, errors.UnpodBadRequest, errors.UnpodOrganizationNotFound, errors.UnpodConfigError]
+)
+def test_a_permanent_error_fails_the_task_with_its_text_and_without_cause(kind: type[errors.UnpodError]) -> None:
+    with pytest.raises(AirflowFailException, match=r"no \(HTTP 403\)") as failure, fail_fast(), fail_fast():
+        raise kind("no", status=403)
     assert failure.value.__cause__ is None
     assert failure.value.__suppress_context__
 
-    with pytest.raises(UnpodBadAnswer), fail_fast():
-        raise UnpodBadAnswer("a row without an id")
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.UnpodUnavailable("down"),
+        errors.UnpodUnreachable("no such host"),
+        errors.UnpodRateLimited("later"),
+        errors.UnpodBadAnswer("206"),
+        errors.UnpodListUnstable("moved"),
+        errors.UnpodInvoiceNotFound("gone"),
+        KeyError("bug"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_other_error_stays_as_it_is_and_is_retried(error: Exception) -> None:
+    @fail_fast()
+    def task() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        task()
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("final", [1, None, "paid", ["a", 1], {"a"}, {"a": "b"}, range(3)])
+def test_a_value_without_a_template_is_checked_when_the_dag_is_parsed(final: Any) -> None:
+    assert is_final(final)
+
+
+@pytest.mark.parametrize("template", ["{{ x }}", ["a", ("{% x %}",)], {"a": "{{ x }}"}])
+def test_a_value_with_a_template_anywhere_is_checked_once_it_is_rendered(template: Any) -> None:
+    assert not is_final(template)
 
 
 @pytest.mark.parametrize("make", [iter, lambda values: (one for one in values), lambda values: map(str, values)])

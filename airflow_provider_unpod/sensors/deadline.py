@@ -1,6 +1,6 @@
-"""Until when a deferrable sensor waits: from its first try on, as Airflow's sensors in reschedule mode do.
+"""The deadline of a deferrable sensor, counted from its first try as in Airflow's sensors in reschedule mode.
 
-A retry, after a triggerer failed for instance, must not start the wait anew.
+A retry, for example after a triggerer failed, must not start the wait anew.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _KEY = "airflow_provider_unpod.deadline"
 
 
 def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
-    """When the wait of this task ends. A task that is cleared starts a wait of its own.
+    """The moment (UTC) when the wait of this task ends. Clearing a task starts a new wait.
 
-    Airflow 3.3 keeps it in the task's state store; 2.11 knows when the earlier tries began. The versions between
-    know neither: there each try waits the whole ``timeout``.
+    Airflow 3.3 keeps the deadline in the task's state store; 2.11 knows when earlier tries began. The versions between
+    have neither: there each try waits the whole ``timeout``.
     """
     ti = context.get("ti")
     first_try = _first_try(sensor, ti)
@@ -29,7 +29,7 @@ def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
             return datetime.fromisoformat(str(kept["deadline"]))
     deadline = (_began_on_airflow_2(ti, first_try) or datetime.now(timezone.utc)) + timedelta(seconds=sensor.timeout)
     if store is not None:
-        # Longer than the wait lasts, whatever the deployment's default is.
+        # The deployment's default retention may be shorter than the wait.
         store.set(
             _KEY,
             {"first_try": first_try, "deadline": deadline.isoformat()},
@@ -38,13 +38,25 @@ def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
     return deadline
 
 
+def ended_by_execution_timeout(sensor: BaseSensorOperator, context: Context) -> bool:
+    """Whether a deferral that Airflow ended was ended by ``execution_timeout``, well before the wait's own deadline.
+
+    Airflow 2 counts ``execution_timeout`` from the start of the try, also while the task is deferred; 3.x does not.
+    """
+    limit, started = sensor.execution_timeout, getattr(context.get("ti"), "start_date", None)
+    if limit is None or started is None:
+        return False
+    over = min(deadline_of(sensor, context), started + timedelta(seconds=sensor.timeout))
+    return bool(started + limit <= datetime.now(timezone.utc) < over)
+
+
 def _first_try(sensor: BaseSensorOperator, ti: Any) -> int:
-    """Number of the first try since the task was last cleared: Airflow raises ``max_tries`` when it clears a task."""
+    """The number of the first try since the task was last cleared, when Airflow raises ``max_tries``."""
     return int(getattr(ti, "max_tries", None) or 0) - int(sensor.retries or 0) + 1
 
 
 def _began_on_airflow_2(ti: Any, first_try: int) -> datetime | None:
-    """When the first try began, where there is one before this one and the worker may ask the database."""
+    """When the first try began, if this is a later one and the worker may query Airflow's database."""
     try:
         from airflow.models.taskinstancehistory import TaskInstanceHistory
         from airflow.utils.session import create_session

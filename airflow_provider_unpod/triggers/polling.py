@@ -19,7 +19,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.triggers import BaseEventTrigger
 
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodUnreachable
 from airflow_provider_unpod.billing.http.retry import POLL_RETRY
 from airflow_provider_unpod.billing.watching.tracker import TRANSIENT, Snapshot, Subscriptions, Tracker, Wanted
 
@@ -179,6 +179,6 @@ class _Poller:
                 "Looking at the invoices of connection %r failed, and is tried again: %s", self._unpod_conn_id, error
             )
             self._said = said
-        if error.permanent:
-            self.close()  # the next look reads the connection anew: somebody may have mended it
+        if error.permanent or isinstance(error, UnpodUnreachable):
+            self.close()  # the next poll reads the connection anew, which somebody may have mended
         return PollFailure(number, datetime.now(timezone.utc), error, self._failures)

@@ -18,7 +18,6 @@ from airflow_provider_unpod.billing.arguments import (
     zone_of,
 )
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.task_boundary import is_final
 
 IDS = st.one_of(st.integers(-5, 10**12), st.text("AB-,019 (/", min_size=1).filter(str.strip))
 
@@ -57,16 +56,6 @@ def test_statuses_come_in_one_order_and_case_each_once(statuses: list[str]) -> N
     wanted = tuple(sorted({status.strip().lower() for status in statuses}))
     for given_as in (statuses, set(statuses), str(statuses), iter(statuses)):
         assert statuses_of(given_as, "x", may_be_empty=True) == wanted
-
-
-@pytest.mark.parametrize("final", [1, None, "paid", ["a", 1], {"a"}, {"a": "b"}, range(3)])
-def test_what_no_template_is_in_is_final(final: Any) -> None:
-    assert is_final(final)
-
-
-@pytest.mark.parametrize("open_", ["{{ x }}", ["a", ("{% x %}",)], {"a": "{{ x }}"}, iter([1])])
-def test_a_template_is_not_final_wherever_it_stands(open_: Any) -> None:
-    assert not is_final(open_)
 
 
 def test_every_refusal_names_the_argument_what_it_must_be_and_what_was_got() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException, Connection, redact
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, Connection, redact
 
 from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
@@ -353,36 +353,3 @@ class TestOneInvoice:
         before = hook.get_conn().requests_made
         hook.get_invoice(invoice_id)
         assert hook.get_conn().requests_made == before + 1
-
-
-class TestFailFast:
-    @pytest.mark.parametrize(
-        "kind",
-        [errors.UnpodAuthError, errors.UnpodBadRequest, errors.UnpodOrganizationNotFound, errors.UnpodConfigError],
-    )
-    def test_what_no_retry_can_mend_fails_the_task_at_once(self, kind: type[errors.UnpodError]) -> None:
-        cause = kind("no", status=403)
-        with pytest.raises(AirflowFailException, match=r"no \(HTTP 403\)") as caught, fail_fast():
-            raise cause
-        assert caught.value.__cause__ is cause
-
-    @pytest.mark.parametrize(
-        "error",
-        [
-            errors.UnpodUnavailable("down"),
-            errors.UnpodRateLimited("later"),
-            errors.UnpodBadAnswer("206"),
-            errors.UnpodListUnstable("moved"),
-            errors.UnpodInvoiceNotFound("gone"),
-            KeyError("bug"),
-        ],
-        ids=lambda error: type(error).__name__,
-    )
-    def test_everything_else_stays_what_it_is_and_is_retried(self, error: Exception) -> None:
-        @fail_fast()
-        def task() -> None:
-            raise error
-
-        with pytest.raises(type(error)) as caught:
-            task()
-        assert caught.value is error

@@ -32,7 +32,7 @@ class LiveAirflow(LocalAirflow):
     that it changes.
     """
 
-    def __init__(self, home: Path, sandbox: Sandbox) -> None:
+    def __init__(self, home: Path, sandbox: Sandbox, **environment: str) -> None:
         self.sandbox = sandbox
         dags = home / "dags"
         for source in (REPOSITORY / "example_dags", REPOSITORY / "tests" / "integration" / "dags"):
@@ -45,6 +45,7 @@ class LiveAirflow(LocalAirflow):
             AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # secrets must not be logged at any level
             UNPOD_EXPORTS=f"file://{home}/exports",
             UNPOD_BOOKS=f"file://{home}/books",
+            **environment,
         )
 
 

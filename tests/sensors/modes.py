@@ -1,4 +1,4 @@
-"""One wait in any mode, step by step: between two looks a step of the story happens, and no time passes."""
+"""One wait in any mode, step by step: between two polls a step of the story happens, and no time passes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ MODES = ["poke", "reschedule", "deferrable", *(["shared"] if SharedStreamManager
 Step = Callable[[], object]
 
 
-class TooManyLooks(AssertionError):
-    """The story is over, and the wait is not."""
+class TooManyPolls(AssertionError):
+    """The story has ended before the wait."""
 
 
 class TaskInstance(SimpleNamespace):
@@ -51,7 +51,7 @@ class TaskInstance(SimpleNamespace):
 
 
 class Waiter:
-    """Runs a sensor in one mode. ``looks`` counts the pauses, ``deferred`` holds what Airflow was given to defer."""
+    """Runs a sensor in one mode; counts the ``pauses`` between polls, and keeps the deferral in ``deferred``."""
 
     def __init__(self, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.mode = mode
@@ -61,7 +61,7 @@ class Waiter:
         self.pauses = 0
 
     def __call__(self, *steps: Step, **arguments: Any) -> Any:
-        """The result of the wait; ``steps`` happen one after each look that did not end it."""
+        """The result of the wait; one of the ``steps`` happens after each poll that does not end it."""
         self.steps = list(steps)
         sensor = UnpodInvoiceSensor(
             task_id="wait",
@@ -70,12 +70,13 @@ class Waiter:
             poke_interval=arguments.pop("poke_interval", 0.01),
             **arguments,
         )
+        self.sensor = sensor
         return getattr(self, f"_{self.mode}")(sensor)
 
     def step(self, seconds: float = 0.0) -> None:
         self.pauses += 1
         if not self.steps:
-            raise TooManyLooks(f"Still waiting after {self.pauses} looks.")
+            raise TooManyPolls(f"Still waiting after {self.pauses} polls.")
         self.steps.pop(0)()
 
     def _poke(self, sensor: UnpodInvoiceSensor) -> Any:

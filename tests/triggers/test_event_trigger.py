@@ -1,4 +1,4 @@
-"""The event trigger tells every change once, and none is lost to a crash, whenever it comes."""
+"""The event trigger reports every change once, and a crash at any moment loses none."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STATUSES = ["pending", "paid", "failed", "refunded"]
 
 
 class Database:
-    """As much of Airflow as outlives a triggerer: stored events, and what triggers keep with an asset."""
+    """The parts of Airflow that outlive a triggerer: stored events, and the state stores of assets."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.emitted: list[dict[str, Any]] = []
         self.kept: dict[tuple[str, str], Any] = {}
 
     def accessors(self, *assets: str) -> Any:
@@ -74,35 +74,35 @@ class World:
             self.truth[number].append(status)
 
     def run(self, polls: list[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
-        """Run a triggerer for some looks, with a step before each; the transitions told.
+        """Run a triggerer for some polls, with a step before each; the transitions that were emitted.
 
         :param crash: when the triggerer is killed: ``"before storing"`` the last event, before ``"confirming"`` that
-            it is stored, or else after all of it.
+            it is stored, or, if empty, afterwards.
         """
         trigger = UnpodInvoiceEventTrigger(**self.arguments)
         trigger = UnpodInvoiceEventTrigger(**trigger.serialize()[1])
         trigger.asset_state_store = self.database.accessors("a", "b")
         subscriptions = polling.Subscriptions()
         tracker = Tracker(self.ledger)
-        before = len(self.database.told)
+        before = len(self.database.emitted)
 
         async def live() -> None:
             for number, step in enumerate(polls, 1):
                 step()
                 poll = tracker.poll(subscriptions.begin(), number=subscriptions.polls)
-                glance = events.PolledEvent(poll)
-                fed.put_nowait(glance)
-                told: list[dict[str, Any]] = []
-                # The trigger takes the look, tells what it will, and asks for the next.
+                event_of_poll = events.PolledEvent(poll)
+                fed.put_nowait(event_of_poll)
+                reported: list[dict[str, Any]] = []
+                # The trigger takes the snapshot, emits its events, and asks for the next.
                 while (event := await next_event()) is not None:
-                    told += event.payload["transitions"]
+                    reported += event.payload["transitions"]
                 last = number == len(polls)
                 if last and crash == "before storing":
                     return
-                self.database.told += told
+                self.database.emitted += reported
                 if last and crash == "confirming":
                     return
-                for commit in glance.commits:
+                for commit in event_of_poll.commits:
                     await commit()
 
         async def feed() -> AsyncIterator[Any]:
@@ -130,7 +130,7 @@ class World:
             fed, idle, pending = asyncio.Queue(), asyncio.Event(), None
             stream = trigger._watch(feed(), subscriptions)
             pending = asyncio.ensure_future(anext(stream))
-            await asyncio.sleep(0)  # it registers what it wants
+            await asyncio.sleep(0)  # it subscribes
             try:
                 await live()
             finally:
@@ -142,7 +142,7 @@ class World:
         stream: Any = None
         pending: Any = None
         asyncio.run(main())
-        return self.database.told[before:]
+        return self.database.emitted[before:]
 
 
 def nothing() -> None:
@@ -153,19 +153,19 @@ def brief(transitions: list[dict[str, Any]]) -> list[tuple[Any, Any, Any]]:
     return [(one["invoice_id"], one["from"], one["to"]) for one in transitions]
 
 
-def test_at_the_first_start_nothing_is_told_of_what_is_there() -> None:
+def test_on_the_first_start_existing_invoices_are_not_reported() -> None:
     world = World()
-    assert world.run([nothing, nothing, lambda: world.set(3, "paid"), nothing]) == world.database.told
-    assert brief(world.database.told) == [(3, "pending", "paid")]
+    assert world.run([nothing, nothing, lambda: world.set(3, "paid"), nothing]) == world.database.emitted
+    assert brief(world.database.emitted) == [(3, "pending", "paid")]
 
 
-def test_at_the_first_start_everything_is_told_if_so_asked() -> None:
+def test_on_first_start_all_reports_the_existing_invoices() -> None:
     world = World(3, on_first_start="all")
     assert brief(world.run([nothing] * 3)) == [(n, None, "pending") for n in range(3)]
     assert world.run([nothing] * 3) == []
 
 
-def test_all_changes_of_one_look_come_in_one_list_with_records() -> None:
+def test_all_changes_of_one_poll_come_in_one_list_with_records() -> None:
     world = World()
 
     def change() -> None:
@@ -173,15 +173,15 @@ def test_all_changes_of_one_look_come_in_one_list_with_records() -> None:
         world.set(2, "failed")
         world.create("paid")
 
-    told = world.run([nothing, change, nothing])
-    assert brief(told) == [(1, "pending", "paid"), (2, "pending", "failed"), (5, None, "paid")]
-    assert told[0]["invoice"]["amount"] == "1.00"
-    assert told[0]["key"] == "1:pending:paid:1"
+    reported = world.run([nothing, change, nothing])
+    assert brief(reported) == [(1, "pending", "paid"), (2, "pending", "failed"), (5, None, "paid")]
+    assert reported[0]["invoice"]["amount"] == "1.00"
+    assert reported[0]["key"] == "1:pending:paid:1"
 
 
 @pytest.mark.parametrize("to_statuses", ["paid", "PAID", "['Paid']", {"paid", "odd"}])
 @pytest.mark.parametrize("invoice_ids", [["1", 2], "1, 2", "[1, '2']", {1, 2}])
-def test_only_changes_to_the_wanted_statuses_of_the_wanted_invoices_are_told(
+def test_only_changes_to_the_given_statuses_of_the_given_invoices_are_reported(
     to_statuses: Any, invoice_ids: Any
 ) -> None:
     world = World(to_statuses=to_statuses, invoice_ids=invoice_ids)
@@ -189,25 +189,34 @@ def test_only_changes_to_the_wanted_statuses_of_the_wanted_invoices_are_told(
     def change(status: str) -> Callable[[], None]:
         return lambda: [world.set(number, status) for number in range(5)] and None
 
-    told = world.run([nothing, change("failed"), change("paid"), change("refunded"), nothing])
-    assert brief(told) == [(1, "failed", "paid"), (2, "failed", "paid")]
+    reported = world.run([nothing, change("failed"), change("paid"), change("refunded"), nothing])
+    assert brief(reported) == [(1, "failed", "paid"), (2, "failed", "paid")]
 
 
-def test_a_status_that_the_api_writes_with_capitals_is_told() -> None:
+def test_a_status_in_capitals_matches_to_statuses() -> None:
     world = World(1, to_statuses="paid")
 
-    assert brief(world.run([nothing, lambda: world.set(0, "Paid")])) == [(0, "pending", "Paid")]
+    assert brief(world.run([nothing, lambda: world.set(0, " Paid")])) == [(0, "pending", "paid")]
 
 
-def test_a_second_failed_to_paid_has_a_key_of_its_own() -> None:
+def test_a_status_written_another_way_is_not_a_change() -> None:
+    world = World(2)
+    story = [nothing, *[lambda s=s: world.set(0, s) for s in ["paid", "Paid", "PAID ", "paid"]]]
+
+    assert brief(world.run(story)) == [(0, "pending", "paid")]
+    world.set(0, "PAID")
+    assert world.run([nothing, nothing]) == []
+
+
+def test_a_second_change_from_failed_to_paid_has_another_key() -> None:
     world = World(1)
-    told = world.run([nothing] + [lambda s=s: world.set(0, s) for s in ["failed", "paid", "failed", "paid"]])
+    reported = world.run([nothing] + [lambda s=s: world.set(0, s) for s in ["failed", "paid", "failed", "paid"]])
 
-    assert brief(told)[1] == brief(told)[3] == (0, "failed", "paid")
-    assert told[1]["key"] != told[3]["key"]
+    assert brief(reported)[1] == brief(reported)[3] == (0, "failed", "paid")
+    assert reported[1]["key"] != reported[3]["key"]
 
 
-def test_what_happened_while_no_triggerer_ran_is_told_when_one_runs_again() -> None:
+def test_changes_made_while_no_triggerer_ran_are_reported_once_one_runs() -> None:
     world = World()
     world.run([nothing, lambda: world.set(0, "paid")])
     world.set(0, "refunded")
@@ -222,7 +231,7 @@ def test_what_happened_while_no_triggerer_ran_is_told_when_one_runs_again() -> N
     assert world.run([nothing] * 3) == []
 
 
-def test_what_happened_while_no_triggerer_ran_is_told_however_far_the_list_moves_before_the_next_look() -> None:
+def test_changes_made_while_no_triggerer_ran_are_reported_however_far_the_list_moves() -> None:
     world = World(2_000)
     for number in range(2_000):
         if number % 200 != 20:
@@ -236,12 +245,12 @@ def test_what_happened_while_no_triggerer_ran_is_told_however_far_the_list_moves
         for _ in range(100):
             world.ledger.delete(185)
 
-    told = world.run([nothing, purge, *[nothing] * 3])
-    assert sorted(one["invoice_id"] for one in told) == [number for number in paid if number in world.ledger.ids]
-    assert len(told) >= 6
+    reported = world.run([nothing, purge, *[nothing] * 3])
+    assert sorted(one["invoice_id"] for one in reported) == [number for number in paid if number in world.ledger.ids]
+    assert len(reported) >= 6
 
 
-def test_the_whole_list_is_gone_through_once_a_look_however_many_invoices_vanished(
+def test_all_statuses_are_copied_at_most_once_a_poll_however_many_invoices_vanish(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(300)
@@ -260,26 +269,41 @@ def test_the_whole_list_is_gone_through_once_a_look_however_many_invoices_vanish
     assert len(copies) <= 4
 
 
-def test_an_invoice_that_no_record_may_hold_is_told_as_it_came_and_hides_no_other() -> None:
+def test_a_row_that_cannot_become_a_record_is_reported_as_it_came() -> None:
     world = World()
     make = world.ledger.make_row
     world.ledger.make_row = lambda number: make(number) | ({"tax_amount": "soon"} if number == 3 else {})
-    told = world.run([nothing, lambda: (world.set(1, "paid"), world.set(3, "paid"))])
-    assert [one["invoice_id"] for one in told] == [1, 3]
-    assert told[1]["invoice"]["tax_amount"] == "soon"
+    reported = world.run([nothing, lambda: (world.set(1, "paid"), world.set(3, "paid"))])
+    assert [one["invoice_id"] for one in reported] == [1, 3]
+    assert reported[1]["invoice"]["tax_amount"] == "soon"
 
 
-def test_where_nobody_says_what_was_stored_nothing_is_kept_to_be_told_again() -> None:
+def test_text_that_a_database_cannot_store_is_in_no_event_and_no_state() -> None:
+    world = World()
+    make = world.ledger.make_row
+    world.ledger.make_row = lambda number: make(number) | ({"name": "AC\x00ME\ud800"} if number == 3 else {})
+    emitted = world.run([nothing, lambda: world.set(3, "od\x00d")], "confirming")
+
+    assert [(one["to"], one["invoice"]["name"]) for one in emitted] == [("od\ufffdd", "AC\ufffdME\ufffd")]
+    state = json.dumps(world.database.kept[next(iter(world.database.kept))], ensure_ascii=False)
+    assert "\\u0000" not in state
+    state.encode()
+    (again,) = world.run([nothing, nothing])  # found by its key, so the state knows the text as it came
+    assert again == emitted[0]
+    assert world.run([nothing, nothing]) == []
+
+
+def test_without_a_state_store_no_unconfirmed_transitions_pile_up() -> None:
     async def tell() -> list[Any]:
         journal = events.Journal(None, [])
-        await journal.tell([{"key": "1:pending:paid:1"}])
-        return journal._telling
+        await journal.record([{"key": "1:pending:paid:1"}])
+        return journal._unconfirmed
 
     assert asyncio.run(tell()) == []
 
 
 @pytest.mark.parametrize("crash", ["before storing", "confirming"])
-def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(crash: str) -> None:
+def test_a_crash_before_the_confirmation_repeats_the_event_under_the_same_key(crash: str) -> None:
     world = World()
     first = world.run([nothing, lambda: world.set(0, "paid")], crash)
     again = world.run([nothing, nothing])
@@ -299,22 +323,20 @@ def test_a_crash_before_airflow_has_confirmed_repeats_the_event_with_its_key(cra
         *[({"to_statuses": one}, "`to_statuses`") for one in ([], "", " ", 3, ["paid", None], {"paid": 1}, "null")],
     ],
 )
-def test_nonsense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
+def test_an_invalid_argument_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
     with pytest.raises(UnpodConfigError, match=hint):
         UnpodInvoiceEventTrigger(**arguments)
 
 
 @given(st.permutations(["paid", "failed", "PAID"]), st.permutations([7, "12", "INV-3", 30, "30", "A"]))
-def test_a_trigger_is_the_same_however_its_statuses_and_ids_are_ordered_as_sets_are_in_each_process(
-    statuses: list[str], ids: list[Any]
-) -> None:
+def test_a_trigger_is_the_same_in_whatever_order_its_statuses_and_ids_come(statuses: list[str], ids: list[Any]) -> None:
     stored = UnpodInvoiceEventTrigger(to_statuses=statuses, invoice_ids=ids).serialize()[1]
 
     assert (stored["to_statuses"], stored["invoice_ids"]) == (["failed", "paid"], [7, 12, 30, "A", "INV-3"])
 
 
 @pytest.mark.parametrize("again", [{}, {"to_statuses": ["paid", "failed"], "invoice_ids": ["3", 2, "1"]}])
-def test_another_order_of_a_list_is_the_same_watcher(again: dict[str, Any]) -> None:
+def test_another_order_of_statuses_and_ids_is_the_same_watcher(again: dict[str, Any]) -> None:
     world = World(to_statuses=["failed", "paid"], invoice_ids=[1, 2, "3"])
     world.run([nothing, nothing])
     world.set(2, "paid")
@@ -324,7 +346,7 @@ def test_another_order_of_a_list_is_the_same_watcher(again: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("ids", [["1", "2"], [2, 1], ["2", 1, "1"], "1, 2"])
-def test_what_is_kept_is_found_by_later_versions_and_by_every_spelling_of_the_ids(ids: Any) -> None:
+def test_stored_state_is_found_under_the_same_key_by_every_spelling_of_the_ids(ids: Any) -> None:
     world = World(to_statuses="paid", invoice_ids=ids)
     world.run([nothing])
 
@@ -335,7 +357,7 @@ def test_what_is_kept_is_found_by_later_versions_and_by_every_spelling_of_the_id
 
 LIFE = st.lists(
     st.tuples(
-        # What happens before each look of this run: (invoice, status), or a new invoice.
+        # What happens before each poll of this run: (invoice, status), or a new invoice.
         st.lists(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(STATUSES)), max_size=4), min_size=2, max_size=5),
         st.sampled_from(["", "before storing", "confirming"]),
     ),
@@ -346,7 +368,7 @@ LIFE = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(LIFE)
-def test_whenever_the_triggerer_dies_no_change_is_lost_and_none_is_told_under_two_keys(life: Any) -> None:
+def test_whenever_the_triggerer_dies_no_change_is_lost_or_reported_under_two_keys(life: Any) -> None:
     world = World(5, invoice_ids=range(7))
     world.run([nothing, nothing])
 
@@ -364,20 +386,20 @@ def test_whenever_the_triggerer_dies_no_change_is_lost_and_none_is_told_under_tw
         world.run([step(changes) for changes in polls], crash)
     world.run([nothing, nothing, nothing])
 
-    told: dict[int, dict[str, dict[str, Any]]] = {}
-    for one in world.database.told:
-        assert told.setdefault(one["invoice_id"], {}).setdefault(one["key"], one)["to"] == one["to"]
+    reported: dict[int, dict[str, dict[str, Any]]] = {}
+    for one in world.database.emitted:
+        assert reported.setdefault(one["invoice_id"], {}).setdefault(one["key"], one)["to"] == one["to"]
     for number, path in world.truth.items():
-        steps = list(told.get(number, {}).values())
+        steps = list(reported.get(number, {}).values())
         born = number >= 5
         if len(path) == 1 and not born:
             assert not steps
             continue
         if steps:
-            last = [one for one in world.database.told if one["invoice_id"] == number][-1]
+            last = [one for one in world.database.emitted if one["invoice_id"] == number][-1]
             assert last["to"] == path[-1]
         else:
-            assert path[0] == path[-1]  # it came back to where it was before anybody looked
+            assert path[0] == path[-1]  # it changed back before the next poll
         assert len(steps) <= len(path) - 1 + born
 
 
@@ -390,7 +412,7 @@ MOVES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.lists(MOVES, max_size=6), min_size=1, max_size=4), min_size=1, max_size=5))
-def test_however_far_a_list_of_many_pages_moves_while_nobody_looks_every_invoice_is_told_as_it_is(lives: Any) -> None:
+def test_however_far_a_list_of_many_pages_moves_between_polls_the_current_statuses_are_reported(lives: Any) -> None:
     world = World(150)
     world.ledger.page_size = world.ledger.cap = 3
 
@@ -408,13 +430,13 @@ def test_however_far_a_list_of_many_pages_moves_while_nobody_looks_every_invoice
         return happen
 
     world.run([nothing])
-    for polls in lives:  # a triggerer each, and what happens before its first look happened while nobody looked
+    for polls in lives:  # one triggerer each; what happens before its first poll happened while none ran
         world.run([step(moves) for moves in polls], "confirming")
     world.run([nothing] * 12)
 
-    told = {one["invoice_id"]: one["to"] for one in world.database.told}
+    reported = {one["invoice_id"]: one["to"] for one in world.database.emitted}
     for number in world.ledger.ids:
-        assert told.get(number, "pending" if number < 150 else None) == world.statuses[number]
+        assert reported.get(number, "pending" if number < 150 else None) == world.statuses[number]
 
 
 @settings(max_examples=100, deadline=None)
@@ -426,7 +448,7 @@ def test_however_far_a_list_of_many_pages_moves_while_nobody_looks_every_invoice
     ),
     st.integers(0, 40),
 )
-def test_a_history_stored_and_loaded_tells_the_same(statuses: dict[Any, str], max_settled: int) -> None:
+def test_a_stored_and_loaded_history_finds_the_same_changes(statuses: dict[Any, str], max_settled: int) -> None:
     history = History(statuses)
     loaded = History.load(history.dump(max_settled))
 
@@ -442,12 +464,11 @@ def test_a_stored_history_is_small_however_many_invoices_there_are() -> None:
     }
     dumped = History(many).dump()
 
-    assert len(dumped["settled"]) < 40_000
-    assert len(json.dumps(dumped)) < 65_535
+    assert len(json.dumps(dumped)) < 50_000
     assert History.load(dumped).news_in({**many, 100_001: "paid", 50: "refunded"}) == {100_001}
 
 
-def test_transitions_of_a_run_come_once_and_in_order() -> None:
+def test_transitions_of_returns_each_transition_once_and_in_order() -> None:
     class Event:
         def __init__(self, extra: Any) -> None:
             self.extra = extra

@@ -1,4 +1,4 @@
-"""Many waits share one poll, which neither blocks the triggerer nor ends them for what passes."""
+"""Many waits share one poll, which neither blocks the triggerer nor ends them because of a transient fault."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def trigger(invoice_id: Any, **arguments: Any) -> UnpodInvoiceTrigger:
 @pytest.mark.parametrize(
     "one", [trigger([1, "INV-2"], on_missing="fail", deadline="2026-01-01T00:00:00+00:00"), UnpodInvoiceEventTrigger()]
 )
-def test_a_trigger_comes_back_from_what_is_stored_of_it_and_holds_no_secret(one: Any, unpod_sandbox: Sandbox) -> None:
+def test_a_trigger_survives_serialization_and_contains_no_secret(one: Any, unpod_sandbox: Sandbox) -> None:
     path, kwargs = one.serialize()
 
     assert path.rsplit(".", 1) == [type(one).__module__, type(one).__name__]
@@ -68,18 +68,28 @@ def test_a_trigger_comes_back_from_what_is_stored_of_it_and_holds_no_secret(one:
         *[("unpod_conn_id", one) for one in ("", " ", None, 7.5)],
     ],
 )
-def test_what_a_poll_cannot_be_made_with_is_refused_when_the_dag_is_parsed(kind: Any, name: str, value: Any) -> None:
+def test_an_invalid_argument_is_refused_when_the_trigger_is_made(kind: Any, name: str, value: Any) -> None:
     with pytest.raises(UnpodConfigError, match=f"`{name}`"):
         kind(101, **{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, "5", 1.5, True, None])
-def test_a_wait_that_would_end_at_the_first_outage_is_refused(value: Any) -> None:
-    with pytest.raises(UnpodConfigError, match="`max_failures` must be a whole number, 1 or more"):
-        trigger(101, max_failures=value)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("max_failures", one) for one in (0, -1, True, 2.0, "5", None)],
+        *[("deadline", one) for one in ("soon", "", 7, "2026-01-01T00:00:00", "2026-01-01")],
+        *[("wait_for", one) for one in ("some", None)],
+        ("on_missing", "ignore"),
+        ("target_status", ""),
+        ("failure_statuses", None),
+    ],
+)
+def test_the_wait_trigger_refuses_what_the_sensor_refuses(name: str, value: Any) -> None:
+    with pytest.raises(UnpodConfigError, match=f"`{name}`"):
+        trigger(101, **{name: value})
 
 
-def test_an_interval_may_be_a_timedelta_and_shares_the_poll_of_those_in_seconds() -> None:
+def test_an_interval_as_timedelta_shares_the_poll_of_the_same_interval_in_seconds() -> None:
     assert (
         trigger(1, poke_interval=timedelta(minutes=1)).shared_stream_key()
         == trigger(2, poke_interval=60).shared_stream_key()
@@ -120,7 +130,7 @@ if SharedStreamManager:
 
 
 @pytest.mark.parametrize("shared", [False, *needs_shared_streams])
-def test_the_last_wait_that_leaves_cuts_the_request_in_flight_and_its_thread(
+def test_the_last_wait_to_leave_cuts_the_request_in_flight_and_ends_its_thread(
     unpod_sandbox: Sandbox, shared: bool
 ) -> None:
     unpod_sandbox.faults("delay:seconds=20")
@@ -140,7 +150,7 @@ def test_the_last_wait_that_leaves_cuts_the_request_in_flight_and_its_thread(
     assert {one.name for one in set(threading.enumerate()) - threads if "unpod" in one.name} == set()
 
 
-def test_the_event_loop_is_free_while_the_api_takes_its_time(unpod_sandbox: Sandbox) -> None:
+def test_a_slow_response_does_not_block_the_event_loop(unpod_sandbox: Sandbox) -> None:
     unpod_sandbox.faults("drip:seconds=10")
 
     async def main() -> float:
@@ -162,7 +172,7 @@ def test_the_event_loop_is_free_while_the_api_takes_its_time(unpod_sandbox: Sand
     assert asyncio.run(main()) < 0.05
 
 
-def test_an_outage_is_one_warning_and_its_end_one_line(
+def test_an_outage_logs_one_warning_and_its_end_one_line(
     unpod_sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -181,13 +191,13 @@ def test_an_outage_is_one_warning_and_its_end_one_line(
     lines = [(record.levelname, record.getMessage()) for record in caplog.records if "polling" in record.name]
     assert [level for level, _ in lines] == ["WARNING", "INFO"]
     assert unpod_sandbox.token not in repr(lines)
-    # Six failed looks: the second comes after one interval, the others ever later, up to ten intervals.
+    # Six failed polls: the second comes after one interval, the others ever later, up to ten intervals.
     assert pauses[2] <= 10 < pauses[3] < pauses[4] < pauses[5]
     assert max(pauses) <= 110
     assert pauses[8] <= 10
 
 
-def test_invalid_credentials_end_a_wait_only_after_so_many_looks_in_a_row(
+def test_invalid_credentials_end_a_wait_only_after_max_failures_polls_in_a_row(
     unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polls = 0
@@ -211,7 +221,7 @@ def test_invalid_credentials_end_a_wait_only_after_so_many_looks_in_a_row(
     assert 8 <= polls <= 10  # the poll may be a pause ahead of the wait that it ended
 
 
-def test_a_token_that_was_replaced_is_taken_up(unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_token_is_used_by_the_next_poll(unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     right = unpod_sandbox.connection_json()
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", right.replace(unpod_sandbox.token, "expired-token"))
     invoice = unpod_sandbox.create(status="paid").id
@@ -234,7 +244,7 @@ def test_a_connection_that_does_not_exist_ends_the_wait_with_its_name(monkeypatc
     assert "not_there" in event["message"]
 
 
-def test_after_the_deadline_there_is_one_last_look(unpod_sandbox: Sandbox) -> None:
+def test_one_last_poll_comes_after_the_deadline(unpod_sandbox: Sandbox) -> None:
     over = "2026-01-01T00:00:00+00:00"
     paid, pending = unpod_sandbox.create(status="paid").id, unpod_sandbox.create().id
 
@@ -244,7 +254,7 @@ def test_after_the_deadline_there_is_one_last_look(unpod_sandbox: Sandbox) -> No
     assert f"nvoice {pending}: 299.00 USD, 'pending'" in event["message"]
 
 
-def test_a_deferred_task_is_not_resumed_before_the_scheduler_has_noted_its_deferral(
+def test_a_deferred_task_resumes_no_sooner_than_the_scheduler_has_recorded_its_deferral(
     unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -265,7 +275,7 @@ def test_a_deferred_task_is_not_resumed_before_the_scheduler_has_noted_its_defer
     assert 3 < slept[1] <= 5
 
 
-def test_an_invoice_that_no_record_may_hold_fails_its_own_wait_and_no_other() -> None:
+def test_a_row_that_cannot_become_a_record_fails_its_own_wait_and_no_other() -> None:
     statuses = {3: "paid", 7: "paid"}
     listed = MovingList(
         50, make_row=lambda n: row(n, statuses.get(n, "pending")) | ({"tax_amount": "soon"} if n == 7 else {})
@@ -293,7 +303,7 @@ def test_an_invoice_that_no_record_may_hold_fails_its_own_wait_and_no_other() ->
     assert (good["state"], good["result"]["id"]) == ("done", 3)
 
 
-def test_a_wait_that_goes_wrong_leaves_the_others_waiting() -> None:
+def test_a_broken_wait_does_not_end_the_others() -> None:
     def breaks(seen: Any) -> Any:
         raise ZeroDivisionError
 
@@ -303,7 +313,7 @@ def test_a_wait_that_goes_wrong_leaves_the_others_waiting() -> None:
         await asyncio.sleep(0)
 
         async def polls() -> AsyncIterator[Any]:
-            yield "a look"
+            yield "a snapshot"
 
         await waits.deliver(polls())
         return await asyncio.gather(*joined, return_exceptions=True)

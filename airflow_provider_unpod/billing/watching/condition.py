@@ -1,7 +1,7 @@
-"""What somebody waits for, and what a look at the list means for it.
+"""The condition of a wait, and what the invoices of one poll mean for it.
 
-One function, :meth:`Condition.decide`, answers for the worker that looks first, for poke, reschedule and
-deferrable mode: they cannot disagree because there is nothing else that could.
+One function, :meth:`Condition.decide`, decides for the first poll in the worker, for poke, reschedule and deferrable
+mode. They cannot disagree, because nothing else decides.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, statuses_of, unrendered
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, short_repr
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, UnpodError, short_repr
 from airflow_provider_unpod.billing.invoice import CANCELLED, FAILED, PAID, REFUNDED, Invoice, InvoiceId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: Without the target: who waits for one of these need not say that it is no failure. In the order of `statuses_of`.
+#: The target status is removed from these automatically. Keep sorted, like the result of `statuses_of`.
 DEFAULT_FAILURE_STATUSES = (CANCELLED, FAILED, REFUNDED)
 
-#: As many invoices are described one by one in a message; the rest is counted.
+#: Polls in a row that may fail for a reason that does not pass by itself, before the wait ends with it.
+DEFAULT_MAX_FAILURES = 5
+
+#: At most this many invoices are described one by one in a message; the rest is counted.
 _DESCRIBED = 5
 
 State: TypeAlias = Literal["done", "failed", "waiting"]
-#: What a report begins with: a row alone does not say what is wrong with it.
+#: How a report begins, since a row alone does not say what is wrong with it.
 _LEADS: dict[State, str] = {
     "waiting": "Waiting for {}: ",
     "failed": "Waiting for {} has failed: ",
@@ -34,7 +37,7 @@ _LEADS: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a look means for a wait. ``result``, once done, is what the wait gives out."""
+    """What a poll means for a wait; ``result``, once done, is what the wait returns."""
 
     state: State
     result: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -42,17 +45,19 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Invoices and the status they shall reach. Make it with :meth:`from_arguments`, which checks it."""
+    """Invoices and the status they must reach. Make it with :meth:`from_arguments`, which checks it.
+
+    :ivar target_status: in the form in which statuses are compared; so are ``failure_statuses``.
+    :ivar single: one id was given, not a list of one: the result is one record.
+    :ivar keys: the ids in the form in which ids are compared, in the same order.
+    """
 
     invoice_ids: tuple[InvoiceId, ...]
-    #: In small letters, as the invoices' statuses are compared; so are the failures.
     target_status: str = PAID
     failure_statuses: tuple[str, ...] = DEFAULT_FAILURE_STATUSES
     wait_for: str = "all"
     on_missing: str = "wait"
-    #: One id was asked for, and not a list of one: the result is one record.
     single: bool = False
-    #: The ids in the form in which they are compared, in the same order.
     keys: tuple[InvoiceId, ...] = ()
 
     @classmethod
@@ -64,7 +69,10 @@ class Condition:
         wait_for: str = "all",
         on_missing: str = "wait",
     ) -> Condition:
-        """:raises UnpodConfigError: naming the argument that cannot work and what to give instead."""
+        """Check the arguments of a sensor or a trigger.
+
+        :raises UnpodConfigError: naming the invalid argument and what to pass instead.
+        """
         given = unrendered(invoice_id, "invoice_id")
         single = isinstance(given, (int, str))
         by_key = invoice_ids_of(given, "invoice_id")
@@ -73,11 +81,22 @@ class Condition:
         choice_of(on_missing, "on_missing", ("wait", "fail"))
         return cls(tuple(by_key.values()), target, failures, wait_for, on_missing, single, tuple(by_key))
 
-    def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
-        """What a look means for this wait.
+    def as_arguments(self) -> dict[str, Any]:
+        """The arguments of :meth:`from_arguments`, JSON-ready, that make an equal condition."""
+        return {
+            "invoice_id": self.invoice_ids[0] if self.single else list(self.invoice_ids),
+            "target_status": self.target_status,
+            "failure_statuses": list(self.failure_statuses),
+            "wait_for": self.wait_for,
+            "on_missing": self.on_missing,
+        }
 
-        :param rows: the invoices that it saw, by key. With ``on_missing="fail"`` one that is not among them must be
-            proved, by a complete reading of the list, not to be there.
+    def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
+        """What the invoices of one poll mean for this wait.
+
+        :param rows: the invoices that were found, by key. With ``on_missing="fail"`` the absence of any other must be
+            proved by a complete reading of the list.
+        :raises UnpodBadAnswer: if the target is reached, and a row cannot become a record.
         """
         seen = [rows.get(key) for key in self.keys]
         state = self._state(seen)
@@ -97,10 +116,10 @@ class Condition:
         return "done" if done else "failed" if failed else "waiting"
 
     def _reached(self, invoice: Invoice) -> bool:
-        return invoice.status.lower() == self.target_status
+        return invoice.status_key == self.target_status
 
     def _failed(self, invoice: Invoice) -> bool:
-        return invoice.status.lower() in self.failure_statuses
+        return invoice.status_key in self.failure_statuses
 
     def report(
         self,
@@ -110,30 +129,30 @@ class Condition:
         since: datetime | None = None,
         failure: Exception | None = None,
     ) -> str:
-        """How things stand, fit for the body of an alert: for what was waited, what was seen, when and how often.
+        """The state of the wait in a few sentences that can be sent as an alert.
 
-        :param rows: what the last look that succeeded saw, ``None`` if none did; ``seen_at``: when that was.
-        :param since: when the looks began.
-        :param trouble: why the last look failed, if it did.
+        :param rows: the invoices of the last poll that succeeded, ``None`` if none did; ``seen_at``: when that was.
+        :param polls: how many polls there were, ``since`` when.
+        :param failure: why the last poll failed, if it did.
         """
         if rows is None or seen_at is None:
             names = ", ".join(map(str, self.invoice_ids[:_DESCRIBED]))
-            text = f"Waiting for {self.target_status!r}: the invoices were never seen: {names}"
+            text = f"Waiting for {self.target_status!r}: no poll has seen the invoices yet: {names}"
         else:
             text = f"{self._describe(rows)}; seen {seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        text += f"; {polls} look{'s' * (polls != 1)}"
+        text += f"; {polls} poll{'s' * (polls != 1)}"
         text += f" since {since:%Y-%m-%d %H:%M:%S} UTC." if since else "."
-        return text if failure is None else f"{text} The last look failed: {failure}"
+        return text if failure is None else f"{text} The last poll failed: {failure}"
 
     def _describe(self, rows: Mapping[InvoiceId, Invoice]) -> str:
-        """The invoices that stand in the way, failures first; all of them where none does."""
+        """The invoices that keep the wait going, failures first; all of them where none does."""
         seen = [(name, rows.get(key)) for name, key in zip(self.invoice_ids, self.keys, strict=True)]
         open_ = [(name, one) for name, one in seen if one is None or not self._reached(one)]
-        told = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
+        shown = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
         text = _LEADS[self._state([one for _, one in seen])].format(repr(self.target_status))
-        text += "; ".join(self._describe_one(name, one) for name, one in told[:_DESCRIBED])
-        if len(told) > _DESCRIBED:
-            text += f"; and {len(told) - _DESCRIBED} more"
+        text += "; ".join(self._describe_one(name, one) for name, one in shown[:_DESCRIBED])
+        if len(shown) > _DESCRIBED:
+            text += f"; and {len(shown) - _DESCRIBED} more"
         if len(seen) > 1:
             text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
         return text
@@ -146,25 +165,28 @@ class Condition:
         return f"invoice {name}: {invoice.amount:f} {invoice.currency}, {status}{_age(invoice)}"
 
 
+def ended_by(error: UnpodError, failures: int, report: str) -> str:
+    """The message of a wait that ended after so many failed polls in a row: the reason first, then the report."""
+    in_a_row = f"{failures} polls in a row failed like this" if failures > 1 else "One poll failed like this"
+    return f"{error.message.rstrip('.')}. {in_a_row}, which ends the wait. {report}"
+
+
 def _target_and_failures(target_status: str, failure_statuses: str | Iterable[str]) -> tuple[str, tuple[str, ...]]:
     targets = statuses_of(target_status, "target_status")
     if len(targets) != 1:
-        raise UnpodConfigError(f"`target_status` must be one status such as 'paid', not {short_repr(target_status)}.")
+        raise UnpodConfigError(f"`target_status` must be one status such as 'paid', got {short_repr(target_status)}.")
     failures = statuses_of(failure_statuses, "failure_statuses", may_be_empty=True)
     others = tuple(one for one in failures if one != targets[0])
     if others != failures and failures != DEFAULT_FAILURE_STATUSES:
         raise UnpodConfigError(
-            f"`target_status` {targets[0]!r} is also one of the `failure_statuses`: leave it out of them, "
-            f"failure_statuses={list(others)}."
+            f"`target_status` {targets[0]!r} must not be one of the `failure_statuses`. "
+            f"Pass failure_statuses={list(others)}."
         )
     return targets[0], others
 
 
 def _age(invoice: Invoice) -> str:
-    try:
-        made, due = invoice.invoice_date, invoice.expected_payment_by
-    except UnpodBadAnswer:  # an unreadable date is no reason to lose the alert
-        return ""
+    made, due = _date(invoice, "invoice_date"), _date(invoice, "expected_payment_by")
     if made is None:
         return ""
     now = datetime.now(timezone.utc)
@@ -172,3 +194,12 @@ def _age(invoice: Invoice) -> str:
     if due is not None and due < now:
         text += f", was due {due:%Y-%m-%d}"
     return text
+
+
+def _date(invoice: Invoice, name: str) -> datetime | None:
+    """A date as far as it can be read: an invalid one, or one at the end of the calendar, must not cost the alert."""
+    try:
+        date: datetime | None = getattr(invoice, name)
+    except (UnpodBadAnswer, OverflowError):
+        return None
+    return date

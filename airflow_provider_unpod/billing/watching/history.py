@@ -1,8 +1,8 @@
-"""What changed since somebody last looked, told once and under a name of its own.
+"""What changed since the last report, reported once and under a key of its own.
 
-A condition ("is paid") stays true and would be told for ever; a transition ("pending → paid") happens. Each one has a
-key made of the invoice, both statuses and how many times the invoice has changed its status, so that the same
-transition told twice (after a crash, for instance) is recognised, and a second failed → paid is a new one.
+A condition ("is paid") stays true and would be reported for ever; a transition ("pending → paid") happens once. Its key
+is made of the invoice, both statuses and the number of times the invoice has changed its status. So a repetition, after
+a crash for instance, can be recognized, and a second failed → paid is a new transition.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Of the settled invoices the newest this many are kept, so that what is stored stays small (some 20 KB).
+#: At most this many settled invoices are stored, the newest, so that the stored form stays small (some 20 KB).
 MAX_SETTLED = 20_000
 
-#: How a transition calls the status of an invoice that was not there before.
+#: The status of an invoice before it existed, in a transition's key.
 NEW = "new"
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One invoice changed its status; ``before`` is ``None`` where it was not known before."""
+    """One invoice changed its status.
+
+    :ivar before: the previous status in the form in which statuses are compared; ``None`` for a new invoice.
+    :ivar change: how many times the invoice has changed its status, this time included.
+    """
 
     invoice: Invoice
     before: str | None
@@ -42,51 +46,50 @@ class Transition:
 
     @property
     def key(self) -> str:
-        """The same for the same transition, whoever tells it and however often."""
-        return f"{self.invoice.key}:{self.before or NEW}:{self.invoice.status}:{self.change}"
+        """Identifies the transition, whichever trigger reports it and however often."""
+        return f"{self.invoice.key}:{self.before or NEW}:{self.invoice.status_key}:{self.change}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The transition ready for JSON."""
         return {
             "key": self.key,
             "invoice_id": self.invoice.invoice_id,
             "from": self.before,
-            "to": self.invoice.status,
+            "to": self.invoice.status_key,
             "invoice": _record_of(self.invoice),
             "seen_at": self.seen_at.isoformat(),
         }
 
 
 def _record_of(invoice: Invoice) -> dict[str, Any]:
-    """The record, or the row as it came if there is something in it that no record may hold: not told is worse."""
+    """The record, or the raw row if it cannot become one; losing the transition would be worse."""
     try:
         return invoice.as_record()
     except UnpodBadAnswer as error:
-        log.warning("The record of a changed invoice is given as the API sent it: %s", error.message)
+        log.warning("The record of a changed invoice is passed on as the API sent it: %s", error.message)
         row: dict[str, Any] = plain(dict(invoice.raw))
         return row
 
 
 class History:
-    """The status of each invoice as it was told last.
+    """The status of each invoice as it was last reported.
 
-    :param statuses: what counts as told already.
+    :param statuses: what counts as reported already, in the form in which statuses are compared.
     """
 
     def __init__(self, statuses: Mapping[InvoiceId, str] | None = None) -> None:
         self._statuses = dict(statuses or {})
-        # How often an invoice changed, where that is not what its status lets one expect: never for unsettled ones,
-        # once for settled ones. So nothing is kept for the great majority.
+        # Change counters, stored only when they differ from the default (0 for open invoices, 1 for settled ones).
         self._changes: dict[InvoiceId, int] = {}
-        # The greatest ids that were dropped from what is stored; one for numbers, one for texts.
+        # The greatest key that was dropped from the stored form, of integer keys and of text keys.
         self._forgotten: dict[str, InvoiceId] = {}
 
     def __len__(self) -> int:
         return len(self._statuses)
 
     def observe(self, invoice: Invoice, seen_at: datetime) -> Transition | None:
-        """The transition, if this is news; it is no news the next time."""
-        key, status = invoice.key, invoice.status
+        """The transition, if the status differs from the reported one; it counts as reported from now on."""
+        key, status = invoice.key, invoice.status_key
         before = self._statuses.get(key)
         if before == status:
             return None
@@ -99,30 +102,37 @@ class History:
         return Transition(invoice, before, change, seen_at)
 
     def news_in(self, statuses: Mapping[InvoiceId, str]) -> set[InvoiceId]:
-        """The invoices of a complete list that differ; forgotten ones are taken up as they are."""
+        """The invoices of a complete list that differ from what was reported.
+
+        A settled invoice that may have been dropped from the stored form does not: its status is taken over.
+        """
         news = set()
         for key, status in statuses.items():
-            told = self._statuses.get(key)
-            if told is None and status in SETTLED_STATUSES and self._was_forgotten(key):
+            reported = self._statuses.get(key)
+            if reported is None and status in SETTLED_STATUSES and self._was_forgotten(key):
                 self._statuses[key] = status
-            elif told != status:
+            elif reported != status:
                 news.add(key)
         return news
 
     def keep_only(self, keys: Iterable[InvoiceId]) -> None:
-        """Drop the invoices that a complete list does not have any more."""
+        """Drop the invoices that are not in a complete list any more."""
         kept = set(keys)
         self._statuses = {key: status for key, status in self._statuses.items() if key in kept}
         self._changes = {key: change for key, change in self._changes.items() if key in kept}
 
     def copy(self) -> History:
+        """An independent copy, to be dumped in another thread."""
         other = History(self._statuses)
         other._changes = dict(self._changes)
         other._forgotten = dict(self._forgotten)
         return other
 
     def dump(self, max_settled: int = MAX_SETTLED) -> dict[str, Any]:
-        """A small JSON-ready form: all unsettled invoices, and the newest settled ones."""
+        """A small JSON-ready form: all open invoices, and the newest settled ones.
+
+        Packed as a whole, and so storable by any database whatever the ids and statuses contain.
+        """
         settled: dict[str, list[InvoiceId]] = {"int": [], "str": []}
         for key, status in self._statuses.items():
             if status in SETTLED_STATUSES and key not in self._changes:
@@ -133,45 +143,48 @@ class History:
             if len(keys) > max_settled:
                 forgotten[kind] = max(keys[-max_settled - 1], forgotten.get(kind, keys[-max_settled - 1]))
                 del keys[:-max_settled]
-        told: dict[str, dict[str, list[InvoiceId]]] = {}
+        by_status: dict[str, dict[str, list[InvoiceId]]] = {}
         for kind, keys in settled.items():
             for key in keys:
-                told.setdefault(kind, {}).setdefault(self._statuses[key], []).append(key)
-        for ids in told.get("int", {}).values():
+                by_status.setdefault(kind, {}).setdefault(self._statuses[key], []).append(key)
+        for ids in by_status.get("int", {}).values():
             ids[1:] = [int(b) - int(a) for a, b in itertools.pairwise(ids)]  # small numbers pack well
-        packed = zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 9)
-        return {
-            "version": 1,
+        content = {
             "open": [
                 [key, status, self._changes.get(key, _usual(status))]
                 for key, status in self._statuses.items()
                 if status not in SETTLED_STATUSES or key in self._changes
             ],
-            "settled": base64.b64encode(packed).decode(),
+            "settled": by_status,
             "forgotten": forgotten,
         }
+        packed = zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 9)
+        return {"version": 1, "packed": base64.b64encode(packed).decode()}
 
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> History:
-        """:raises ValueError: if this is nothing that :meth:`dump` has made."""
+        """The history that :meth:`dump` has packed.
+
+        :raises ValueError: if ``dumped`` is something else.
+        """
         try:
             if dumped["version"] != 1:
                 raise ValueError(f"version {dumped['version']!r}")
+            content = json.loads(zlib.decompress(base64.b64decode(dumped["packed"])))
             history = cls()
-            told = json.loads(zlib.decompress(base64.b64decode(dumped["settled"])))
-            for kind, by_status in told.items():
+            for kind, by_status in content["settled"].items():
                 for status, keys in by_status.items():
                     last = 0
                     for key in keys:
                         last = key if kind == "str" else last + key
                         history._statuses[last] = status
-            for key, status, change in dumped["open"]:
+            for key, status, change in content["open"]:
                 history._statuses[key] = status
                 if change != _usual(status):
                     history._changes[key] = change
-            history._forgotten = dict(dumped["forgotten"])
+            history._forgotten = dict(content["forgotten"])
         except (KeyError, TypeError, ValueError, zlib.error) as error:
-            raise ValueError(f"This is no stored history of invoices: {error}") from error
+            raise ValueError(f"it is not a stored history of invoices: {error}") from error
         return history
 
     def _was_forgotten(self, key: InvoiceId) -> bool:
@@ -180,5 +193,5 @@ class History:
 
 
 def _usual(status: str) -> int:
-    """How often an invoice has usually changed to have this status."""
+    """How many times an invoice has usually changed its status to have this one."""
     return 1 if status in SETTLED_STATUSES else 0

@@ -328,7 +328,7 @@ class Tracker:
         return None if packed is None else (packed >> _STATUS_BITS + 1) + self._shift
 
     def _note(self, invoice: Invoice, place: int, sighting: _Sighting, first: bool) -> None:
-        key, status = invoice.key, invoice.status
+        key, status = invoice.key, invoice.status_key
         code = self._codes.get(status)
         if code is None:
             code = self._codes[status] = len(self._statuses)
