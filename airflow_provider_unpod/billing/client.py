@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow_provider_unpod import __version__
 from airflow_provider_unpod.billing.errors import (
     UnpodBadAnswer,
+    UnpodBadRows,
     UnpodConfigError,
     UnpodError,
     UnpodRateLimited,
@@ -144,6 +145,7 @@ class UnpodClient:
         :raises UnpodBadRequest: 400 and other 4xx.
         :raises UnpodOrganizationNotFound: 404 on page 1.
         :raises UnpodBadAnswer: an answer that must not be believed; HTTP 206 and redirects included.
+        :raises UnpodBadRows: naming all rows of the page that are not valid invoices.
         :raises UnpodRateLimited: 429, after waiting as long as ``retry`` allows.
         :raises UnpodUnavailable: network failure, time-out or 5xx after all retries.
         :raises UnpodUnreachable: unknown host, untrusted certificate, unusable proxy: the configuration is wrong.
@@ -159,7 +161,7 @@ class UnpodClient:
             if answer.status != 200:
                 raise responses.refusal(answer, page, self.org_handle)
             rows, count = responses.rows_of(answer)
-            return Page([Invoice(row) for row in rows], count)
+            return Page(_invoices_of(rows), count)
 
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, cancellation)
 
@@ -269,6 +271,21 @@ class UnpodClient:
     def _discreet(self, text: str) -> str:
         """``text`` without the token, which an error page may repeat."""
         return text.replace(self._secret, "***") if len(self._secret) >= 6 else text
+
+
+def _invoices_of(rows: list[dict[str, Any]]) -> list[Invoice]:
+    try:
+        return [Invoice(row) for row in rows]
+    except UnpodBadAnswer:
+        raise UnpodBadRows.of([text for row in rows if (text := _fault_of(row))]) from None
+
+
+def _fault_of(row: dict[str, Any]) -> str | None:
+    try:
+        Invoice(row)
+    except UnpodBadAnswer as error:
+        return error.message
+    return None
 
 
 def _check_transport_security(base_url: str, allow_insecure_http: bool) -> None:

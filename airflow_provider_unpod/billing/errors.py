@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def shorten(text: str, most: int) -> str:
@@ -119,3 +122,25 @@ class UnpodBadAnswer(UnpodError):
 
     206, a 200 that carries an error, no list of rows, HTML, broken JSON, an amount that is no decimal.
     """
+
+
+class UnpodBadRows(UnpodBadAnswer):
+    """Rows of the list that are not valid invoices. The text names each of them, up to twenty.
+
+    ``rows`` has a sentence for each.
+    """
+
+    MOST: ClassVar[int] = 20
+
+    @classmethod
+    def of(cls, rows: Sequence[str]) -> UnpodBadRows:
+        """:param rows: one sentence for each row, without line breaks; at least one."""
+        if len(rows) == 1:
+            return cls(rows[0])
+        number = f"At least {cls.MOST}" if len(rows) >= cls.MOST else str(len(rows))
+        return cls("\n".join([f"{number} billing rows are invalid:", *rows[: cls.MOST]]))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        lines = self.message.split("\n")
+        return tuple(lines[1:] or lines)

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod import __version__
+from airflow_provider_unpod.billing.reading.bad_rows import valid
 from airflow_provider_unpod.export import formats, partitions
 from airflow_provider_unpod.export.changes import Comparison, compare_with_last
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
@@ -19,12 +20,13 @@ from airflow_provider_unpod.export.storage import Folder
 from airflow_provider_unpod.export.totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.columns import Column
+    from airflow_provider_unpod.export.spool import Partition
 
 #: Files, and control totals, that the summary of an export lists one by one.
 _MOST_LISTED = 100
@@ -85,6 +87,16 @@ def write_export(
     about = about or {}
     formats.require_libraries(options)
     started = _now()
+    partition_of = partitions.partitioner(options)
+
+    def check(invoice: Invoice) -> None:
+        selected = selection is None or selection.matches(invoice)
+        if selected or options.export_mode == CHANGES:
+            invoice.as_record()
+        if selected:
+            partition_of(invoice)
+
+    usable = valid(invoices, check)
     with (
         Folder(address, conn_id) as folder,
         Publication(folder, about) as publication,
@@ -94,10 +106,10 @@ def write_export(
         comparison = None
         if options.export_mode == CHANGES:
             comparison = closing.enter_context(compare_with_last(folder, about, options, selection))
-            wanted = comparison.changes(invoices)
+            wanted = comparison.changes(usable)
         else:
-            wanted = filter(selection.matches, invoices) if selection else iter(invoices)
-        totals, fields = _read(wanted, spool, options)
+            wanted = filter(selection.matches, usable) if selection else usable
+        totals, fields = _read(wanted, spool, partition_of)
         evidence = invoices.evidence.as_dict()
         if comparison and not totals.count:
             publication.withdraw()
@@ -133,11 +145,12 @@ def write_export(
         return Written(folder.address, publication.publish(write_files))
 
 
-def _read(invoices: Iterable[Invoice], spool: Spool, options: ExportOptions) -> tuple[Totals, list[str]]:
+def _read(
+    invoices: Iterable[Invoice], spool: Spool, partition_of: Callable[[Invoice], Partition]
+) -> tuple[Totals, list[str]]:
     """The loop that runs once for every invoice of an export: totals, and the names of all fields."""
     totals = Totals()
     fields: dict[str, Any] = {}
-    partition_of = partitions.partitioner(options)
     for invoice in invoices:
         record = invoice.as_record()
         fields.update(record)

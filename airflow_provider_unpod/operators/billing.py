@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, text_of, whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodBadRows, UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
 from airflow_provider_unpod.export.address import normalised
@@ -24,12 +25,13 @@ from airflow_provider_unpod.task_boundary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.writer import Written
     from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
@@ -144,7 +146,7 @@ class UnpodBillingOperator(BaseOperator):
             self._check_last_folder()
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = self._selection()
-            with hook.get_conn():
+            with hook.get_conn() as client, _all_bad_rows_named(client):
                 if self.output_path is None:
                     records = self._records(hook, selection, started)
                     self._report_lineage(hook, None)
@@ -167,6 +169,8 @@ class UnpodBillingOperator(BaseOperator):
         return openlineage_facets(*self._lineage) if self._lineage else None
 
     def _records(self, hook: UnpodHook, selection: Selection, started: float) -> list[dict[str, Any]]:
+        from airflow_provider_unpod.billing.invoice import Invoice
+        from airflow_provider_unpod.billing.reading.bad_rows import valid
         from airflow_provider_unpod.export.errors import ExportRefused
         from airflow_provider_unpod.export.spool import encode_record
         from airflow_provider_unpod.export.totals import Totals
@@ -175,7 +179,7 @@ class UnpodBillingOperator(BaseOperator):
         records: list[dict[str, Any]] = []
         size = 2
         with self._read(hook, selection) as invoices:
-            for invoice in invoices:
+            for invoice in valid(invoices, Invoice.as_record):
                 record = invoice.as_record()
                 size += len(encode_record(record)) + 1
                 if size > self.max_xcom_bytes:
@@ -304,6 +308,17 @@ class UnpodBillingOperator(BaseOperator):
         names = ("statuses", "invoice_date_from", "invoice_date_to")
         final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
         Selection.from_arguments(**final, timezone=self.business_timezone)
+
+
+@contextmanager
+def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
+    """A list with one bad row often has more: name all of them in the error, or each costs another failed run."""
+    from airflow_provider_unpod.billing.reading.bad_rows import name_bad_rows
+
+    try:
+        yield
+    except UnpodBadRows as error:
+        raise name_bad_rows(client, error) from None
 
 
 def _selection_as_dict(selection: Selection) -> dict[str, Any]:

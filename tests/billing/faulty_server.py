@@ -203,3 +203,16 @@ class FaultyServer:
                 sock.recv(1)
                 return False
         return True
+
+
+def list_of(rows: list[dict[str, Any]]) -> FaultyServer:
+    """A server of this list; not yet started."""
+
+    def paged(request: Request) -> list[Step]:
+        number, size = int(request.query["page"]), int(request.query["page_size"])
+        part = rows[(number - 1) * size : number * size]
+        if number > 1 and not part:
+            return answer({"status_code": 404, "message": "Invalid page."}, 404)
+        return answer({"status_code": 200, "message": "ok", "count": len(rows), "results": part})
+
+    return FaultyServer(otherwise=paged)

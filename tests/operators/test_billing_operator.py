@@ -11,9 +11,10 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodBadRows, UnpodConfigError
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from tests.billing.faulty_server import list_of, row
 from tests.export.support import FakeReading, rows
 
 if TYPE_CHECKING:
@@ -108,6 +109,20 @@ def test_the_log_says_how_much_money_was_exported_at_what_cost_and_how_surely_it
     assert task_log.messages[-1].endswith(f" s: {summary['manifest']}")
     run(consistency="single-pass")
     assert "read in a single pass, which proves less than `linked`" in task_log.messages[-1]
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_one_failed_run_names_all_rows_that_cannot_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    broken: dict[int, dict[str, Any]] = {3: {"amount": "twelve"}, 40: {"currency": ""}, 350: {"status": None}}
+    with list_of([row(number, **broken.get(number, {})) for number in range(1, 401)]) as server:
+        connection = {"conn_type": "unpod", "host": server.url, "login": "acme", "password": "token"}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+        with pytest.raises(UnpodBadRows, match=r"^3 billing rows .*\nInvoice 3: .*\nInvoice 40: .*\nInvoice 350: "):
+            run(**({"output_path": str(tmp_path)} if files else {}))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.unpod_sandbox(invoices=10)

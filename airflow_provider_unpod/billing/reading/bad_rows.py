@@ -1,0 +1,71 @@
+"""All rows of a list that are not valid invoices, named at once: otherwise each costs another failed run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodBadRows, UnpodError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from airflow_provider_unpod.billing.invoice import Invoice
+    from airflow_provider_unpod.billing.reading.fetcher import PageSource
+
+log = logging.getLogger(__name__)
+
+#: Requests that may be spent on naming others.
+_MAX_PAGES = 100
+
+
+def valid(invoices: Iterable[Invoice], check: Callable[[Invoice], object]) -> Iterator[Invoice]:
+    """Yield the invoices for which ``check`` raises nothing, and read on to learn of the others.
+
+    :raises UnpodBadRows: after the last invoice, or as soon as twenty are known, if ``check`` raised
+        ``UnpodBadAnswer`` for any.
+    """
+    faults: list[str] = []
+    for invoice in invoices:
+        fault = _fault_of(invoice, check)
+        if fault is None:
+            yield invoice
+            continue
+        faults.append(fault)
+        if len(faults) == UnpodBadRows.MOST:
+            break
+    if faults:
+        raise UnpodBadRows.of(faults)
+
+
+def name_bad_rows(source: PageSource, first: UnpodBadRows) -> UnpodBadRows:
+    """The error of a reading that ``first`` ended, with the invalid rows of the other pages as well.
+
+    Costs a request a page, 100 at most, until twenty rows are known. Nothing is concluded from a page that fails.
+    """
+    log.info("The list has invalid rows. Reading up to %d pages to name all of them.", _MAX_PAGES)
+    rows = dict.fromkeys(first.rows)
+    for page in range(1, _MAX_PAGES + 1):
+        found = _bad_rows_of(source, page)
+        if found is None or len(rows) >= UnpodBadRows.MOST:
+            break
+        rows.update(dict.fromkeys(found))
+    return UnpodBadRows.of(list(rows))
+
+
+def _fault_of(invoice: Invoice, check: Callable[[Invoice], object]) -> str | None:
+    try:
+        check(invoice)
+    except UnpodBadAnswer as error:
+        return error.message
+    return None
+
+
+def _bad_rows_of(source: PageSource, page: int) -> tuple[str, ...] | None:
+    """The invalid rows of a page; ``None`` if it is empty or cannot be read."""
+    try:
+        return () if source.get_page(page, source.page_size).invoices else None
+    except UnpodBadRows as error:
+        return error.rows
+    except UnpodError:
+        return None

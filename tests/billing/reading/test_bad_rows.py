@@ -1,0 +1,102 @@
+"""Rows that are not valid invoices: all of them are named at once, and at most at the cost of one more reading."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodBadRows
+from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.billing.reading.bad_rows import name_bad_rows, valid
+from airflow_provider_unpod.billing.reading.reading import read_list
+from airflow_provider_unpod.export import write_export
+from airflow_provider_unpod.export.options import ExportOptions
+from tests.billing.faulty_server import FaultyServer, list_of, row
+from tests.export.support import FakeReading, names_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def bad_rows_of() -> Iterator[Any]:
+    """The error of a reading and what becomes of it, for a list with the rows of these ids broken."""
+    servers = []
+
+    def find(total: int, broken: dict[int, dict[str, Any]]) -> tuple[UnpodBadRows, UnpodBadRows, FaultyServer]:
+        server = list_of([row(number, **broken.get(number, {})) for number in range(1, total + 1)])
+        servers.append(server.__enter__())
+        with UnpodClient(server.url, "acme", "token") as client:
+            with pytest.raises(UnpodBadRows) as caught:
+                list(read_list(client, consistency="single-pass"))
+            return caught.value, name_bad_rows(client, caught.value), server
+
+    yield find
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+def test_a_page_names_all_of_its_bad_rows_and_the_list_all_of_its_pages(bad_rows_of: Any) -> None:
+    broken = {5: {"amount": "twelve"}, 7: {"currency": None}, 350: {"status": ""}}
+    first, every, _ = bad_rows_of(400, broken)
+
+    assert str(first).startswith("2 billing rows are invalid:\nInvoice 5: `amount` must be")
+    assert [text.partition(":")[0] for text in every.rows] == ["Invoice 5", "Invoice 7", "Invoice 350"]
+    assert ["`amount`" in every.rows[0], "`currency`" in every.rows[1], "`status`" in every.rows[2]] == [True] * 3
+
+
+def test_a_single_bad_row_is_a_single_sentence(bad_rows_of: Any) -> None:
+    _, every, _ = bad_rows_of(200, {150: {"amount": None}})
+
+    assert str(every) == "Invoice 150: `amount` must be a decimal amount, got None."
+    assert every.rows == (str(every),)
+
+
+@pytest.mark.parametrize("number", [20, 21, 3000])
+def test_twenty_bad_rows_are_named_at_most_and_then_no_more_pages_are_read(bad_rows_of: Any, number: int) -> None:
+    _, every, server = bad_rows_of(3000, {n: {"amount": None} for n in range(1, number + 1)})
+
+    assert len(every.rows) == 20
+    assert str(every).startswith("At least 20 billing rows")
+    assert len(server.requests) <= 3
+
+
+def test_a_bad_row_far_behind_costs_at_most_100_requests_to_look_for_others(bad_rows_of: Any) -> None:
+    first, every, server = bad_rows_of(10_200, {10_150: {"amount": None}})
+
+    assert every.rows == first.rows
+    assert len(server.requests) <= 110 + 100
+
+
+def test_the_error_keeps_its_rows_on_its_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UnpodBadRows.of(["One.", "Two."])))
+
+    assert isinstance(error, UnpodBadAnswer)
+    assert error.rows == ("One.", "Two.")
+
+
+def test_the_reading_goes_on_behind_an_invoice_that_cannot_be_used() -> None:
+    rows = [row(n, tax_amount="none" if n % 3 == 0 else "1.00") for n in range(1, 11)]
+    found = []
+
+    with pytest.raises(UnpodBadRows, match="3 billing rows") as caught:
+        found.extend(valid(map(Invoice, rows), Invoice.as_record))
+    assert [text.partition(":")[0] for text in caught.value.rows] == ["Invoice 3", "Invoice 6", "Invoice 9"]
+
+
+@pytest.mark.parametrize(
+    ("field", "options"), [("tax_amount", {}), ("invoice_date", {"partition_by": ("month",)})], ids=["tax", "date"]
+)
+@pytest.mark.parametrize("mode", ["full", "changes"])
+def test_an_export_names_all_invoices_that_it_cannot_write(
+    tmp_path: Path, field: str, options: dict[str, Any], mode: str
+) -> None:
+    reading = FakeReading(row(n, **({field: "nonsense"} if n in (2, 40) else {})) for n in range(1, 101))
+
+    with pytest.raises(UnpodBadRows, match=f"Invoice 2: `{field}`.*\n.*Invoice 40: `{field}`"):
+        write_export(reading, str(tmp_path), options=ExportOptions(export_mode=mode, **options))
+    assert names_in(tmp_path) == []
