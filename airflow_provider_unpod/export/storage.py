@@ -1,10 +1,10 @@
-"""The folder of an export, on whatever store its address names. The only place that knows object stores.
+"""The folder of an export, on the store that its address names. The only place that knows object stores.
 
-Two facts about fsspec shape it. An exception inside ``with path.open("wb")`` *publishes* what was written so far,
-on every store; so objects are written by generators that can be started only when all their data is at hand, and a
-failed one is abandoned, never closed. And an exception in the waiting thread (Airflow turns SIGTERM and time-outs
-into one) does not stop a request that is under way; so requests go through one thread, one after another, and
-whatever cleans up afterwards is queued behind the request that was interrupted.
+Two facts about fsspec shape it. An exception inside ``with path.open("wb")`` *publishes* the bytes written so far, on
+every store; so an object is written only when all of its data is at hand, and a failed upload is abandoned, never
+closed. And an exception in the waiting thread (Airflow turns SIGTERM and time-outs into one) does not stop a request
+that is under way; so requests go through one thread, one after another, and cleanup is queued behind the request that
+was interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
 _BLOCK = 8 * 2**20
 
-#: By extra: the library that the Airflow provider which knows the scheme can be without.
+#: The library of each extra. Airflow's own provider of the store can be installed without it.
 _LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs"}
 
 T = TypeVar("T")
@@ -44,10 +44,10 @@ class Folder:
     :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; an absolute path without
         a scheme is a local one.
     :param conn_id: the storage connection; takes precedence over one in the address.
-    :raises UnpodConfigError: if the address names no place, no library for its store is installed, or the connection
+    :raises UnpodConfigError: if the address is not a folder, no library for its store is installed, or the connection
         does not exist.
 
-    All methods raise ``ExportError``, naming address and connection, for whatever the store does not do.
+    All methods raise ``ExportError``, naming address and connection, if the store fails.
     """
 
     def __init__(self, address: str | Path, conn_id: str | None = None) -> None:
@@ -79,7 +79,7 @@ class Folder:
         return f"{self.address}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content, ``None`` where there is no such file."""
+        """The content of a small file, ``None`` if there is no such file."""
 
         def request() -> bytes | None:
             try:
@@ -108,19 +108,19 @@ class Folder:
         return self._request("read", name, request)
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
-        """Make or replace a file: whole, or not at all. ``blocks`` is consumed in another thread."""
+        """Create or replace a file: whole, or not at all. ``blocks`` is consumed in another thread."""
         write = self._write_local if self._local else self._write_object
         self._request("written", name, lambda: write(self._path(name), blocks))
 
     def put(self, name: str, content: bytes) -> None:
-        """Make or replace a small file in one request: whole, or not at all."""
+        """Create or replace a small file in one request: whole, or not at all."""
         if self._local:
             self.write(name, (content,))
         else:
             self._request("written", name, lambda: self._fs.pipe_file(self._path(name), content))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files; one that is not there is no error. Local folders left empty go too."""
+        """Delete files, and local folders that become empty; a file that does not exist is not an error."""
 
         def request() -> None:
             for name in names:
@@ -132,7 +132,7 @@ class Folder:
         self._request("cleaned", "", request)
 
     def names(self) -> list[str]:
-        """All files below the folder, sorted; none where the folder does not exist."""
+        """All files below the folder, sorted; none if the folder does not exist."""
 
         def request() -> list[str]:
             self._fs.invalidate_cache()
@@ -146,9 +146,9 @@ class Folder:
         return self._request("listed", "", request)
 
     def _request(self, verb: str, name: str, request: Callable[[], T]) -> T:
-        """Call the store in the one thread that does.
+        """Call the store in the one thread for that.
 
-        Only the store's own errors are explained: what a signal handler raises here, in the waiting thread, is none.
+        Only the store's own errors are explained, not those that a signal handler raises in the waiting thread.
         """
 
         def explained() -> T:
@@ -207,26 +207,24 @@ class Folder:
 
 
 def _abandon(file: Any) -> None:
-    """Drop an unfinished upload, so that neither closing nor garbage collection publishes it."""
+    """Drop an unfinished upload, so that neither closing it nor garbage collection publishes it."""
     with suppress(Exception):
         file.discard()
     file.closed = True
 
 
 def _require_filesystem(address: str) -> None:
-    """Airflow's own word for a store whose library is missing is an error like any other, and would be retried."""
+    """Airflow's own error for a store whose library is missing would be retried."""
     scheme = address.partition("://")[0]
     extra = EXTRA_OF.get(scheme)
     if _has_filesystem(scheme) and (extra is None or find_spec(_LIBRARIES[extra])):
         return
     if extra is None:
         raise UnpodConfigError(
-            f"{address} is on no store that can be used: the path of an export begins with file://, s3://, gs:// or "
-            "abfs://, or with one for which Airflow has a filesystem."
+            f"Airflow has no filesystem for {address}. The path of an export must begin with file://, s3://, gs:// or "
+            "abfs://, or with another scheme for which Airflow has one."
         )
-    raise UnpodConfigError(
-        f"{address} needs libraries that are not installed: pip install 'airflow-provider-unpod[{extra}]'."
-    )
+    raise UnpodConfigError(f"Install the libraries for {address}: pip install 'airflow-provider-unpod[{extra}]'.")
 
 
 def _has_filesystem(scheme: str) -> bool:
@@ -270,14 +268,14 @@ def _conn_id_of(path: ObjectStoragePath) -> str | None:
 
 
 def _require_connection(conn_id: str, address: str) -> None:
-    """The libraries take an unknown connection for none at all and then try the real cloud."""
+    """Without a connection of this id, the libraries would ignore it and try the real cloud."""
     from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
     try:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise UnpodConfigError(
-            f"The storage connection {conn_id!r} for {address} does not exist: create it, or correct storage_conn_id."
+            f"Create the storage connection {conn_id!r}, or correct `storage_conn_id`: there is none for {address}."
         ) from None
 
 
@@ -291,5 +289,5 @@ def _connection(conn_id: str | None) -> str:
 
 
 def _discreet(error: Exception) -> str:
-    """The store's words without query strings, which can hold a signature."""
+    """The store's own text without query strings, which can contain a signature."""
     return re.sub(r"\?[^\s'\"]*", "?…", str(error))[:500]

@@ -71,32 +71,25 @@ def write_export(
 
     :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``; the whole
         list, since ``selection`` is applied here.
-    :param address: the folder; what an earlier export left in it is replaced, other files are left alone.
+    :param address: the folder; the files of an earlier export in it are replaced, other files are left alone.
     :param conn_id: the storage connection, if it is not in the address.
     :param options: format, compression, partitions, mode.
-    :param about: what else the manifest says: ``organization``, ``source``, ``selection``, ``run``.
+    :param about: fields of the manifest besides: ``organization``, ``source``, ``selection``, ``run``.
     :param selection: the invoices that are wanted, ``None``: all. Of changes, also those that were and no longer are.
-    :returns: the export that now stands; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
-        nothing is written.
-    :raises ExportError: if a store or a library fails, ``ExportRefused`` if another organization's export is there.
-        After these and any other exception, the previous export is still the certified one.
+    :returns: the new certified export; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
+        no file is written, and the previous export stays the certified one.
+    :raises ExportError: if a store or a library fails, ``ExportRefused`` if the path belongs to another organization or
+        task. After these and any other exception, the previous export is still the certified one.
     :raises UnpodConfigError: if the address is not a folder, a library for its store is not installed, or the storage
         connection does not exist. All of them before anything is read, where possible.
+    :raises UnpodBadRows: naming all invoices that cannot be written.
     """
     options = options or ExportOptions()
     about = about or {}
     formats.require_libraries(options)
     started = _now()
     partition_of = partitions.partitioner(options)
-
-    def check(invoice: Invoice) -> None:
-        selected = selection is None or selection.matches(invoice)
-        if selected or options.export_mode == CHANGES:
-            invoice.as_record()
-        if selected:
-            partition_of(invoice)
-
-    usable = valid(invoices, check)
+    usable = valid(invoices, _checker(options, selection, partition_of))
     with (
         Folder(address, conn_id) as folder,
         Publication(folder, about) as publication,
@@ -116,33 +109,39 @@ def write_export(
             return None
         read = _now()
         columns = formats.columns_of(_all_blocks(spool), options)
+        content = {
+            **about,
+            "started_at": started,
+            "read_at": read,
+            **_as_dict(options),
+            "fields": fields,
+            "columns": [column.as_dict() for column in columns],
+            "evidence": evidence,
+            "count": totals.count,
+            "totals": totals.as_dict(),
+        }
 
         def write_files(export_id: str) -> Manifest:
-            return Manifest.from_content(
-                {
-                    "format": FORMAT,
-                    "version": VERSION,
-                    "export_id": export_id,
-                    "provider": {"name": "airflow-provider-unpod", "version": __version__},
-                    **about,
-                    "started_at": started,
-                    "read_at": read,
-                    "mode": options.export_mode,
-                    "file_format": options.file_format,
-                    "compression": options.compression,
-                    "partition_by": list(options.partition_by),
-                    "business_timezone": options.business_timezone,
-                    "fields": fields,
-                    "columns": [column.as_dict() for column in columns],
-                    "evidence": evidence,
-                    "count": totals.count,
-                    "totals": totals.as_dict(),
-                    "files": [file.as_dict() for file in _write_data(folder, export_id, spool, options, columns)],
-                    "changes": _write_state(folder, export_id, comparison) if comparison else None,
-                }
-            )
+            files = [file.as_dict() for file in _write_data(folder, export_id, spool, options, columns)]
+            changes = _write_state(folder, export_id, comparison) if comparison else None
+            return Manifest.from_content({**_head(export_id), **content, "files": files, "changes": changes})
 
         return Written(folder.address, publication.publish(write_files))
+
+
+def _checker(
+    options: ExportOptions, selection: Selection | None, partition_of: Callable[[Invoice], Partition]
+) -> Callable[[Invoice], None]:
+    """A function that raises ``UnpodBadAnswer`` for an invoice that this export cannot write."""
+
+    def check(invoice: Invoice) -> None:
+        selected = selection is None or selection.matches(invoice)
+        if selected or options.export_mode == CHANGES:
+            _ = invoice.tax_amount  # the one field of a record that reading the row has not checked
+        if selected:
+            partition_of(invoice)
+
+    return check
 
 
 def _read(
@@ -162,6 +161,21 @@ def _read(
 def _all_blocks(spool: Spool) -> Iterator[bytes]:
     for partition in spool.partitions():
         yield from spool.blocks(partition)
+
+
+def _head(export_id: str) -> dict[str, Any]:
+    provider = {"name": "airflow-provider-unpod", "version": __version__}
+    return {"format": FORMAT, "version": VERSION, "export_id": export_id, "provider": provider}
+
+
+def _as_dict(options: ExportOptions) -> dict[str, Any]:
+    return {
+        "mode": options.export_mode,
+        "file_format": options.file_format,
+        "compression": options.compression,
+        "partition_by": list(options.partition_by),
+        "business_timezone": options.business_timezone,
+    }
 
 
 def _write_data(

@@ -1,4 +1,4 @@
-"""Where invoices came from and where they went, told to whoever collects it: OpenLineage, or Airflow's own lineage."""
+"""Lineage of an export, its input and its output: for OpenLineage and for Airflow's own collector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> None:
-    """Tell Airflow's hook lineage collector, which ignores it where nobody collects."""
+    """Report to Airflow's hook lineage collector, which ignores it unless something collects lineage."""
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
     collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
@@ -26,7 +26,7 @@ def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> 
 
 
 def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:
-    """The facets of a finished task; only called where the OpenLineage provider is installed."""
+    """The facets of a finished task. Only called if the OpenLineage provider is installed."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,
@@ -56,7 +56,7 @@ def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLine
 
 
 def _dataset(address: str) -> tuple[str, str]:
-    """Namespace and name as OpenLineage's naming conventions have them for stores."""
+    """Namespace and name by OpenLineage's naming conventions for stores."""
     parts = urlsplit(without_connection(address))
     if parts.scheme == "file":
         return "file", parts.path

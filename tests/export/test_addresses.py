@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class Unread:
     def __iter__(self) -> Iterator[None]:
-        pytest.fail("the API was asked")
+        pytest.fail("there was a request to the API")
 
 
 def write(path: Any, **arguments: Any) -> None:
@@ -51,7 +51,7 @@ def test_a_path_that_is_neither_on_a_store_nor_absolute_is_refused_with_what_to_
 
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize("address", ["~", "~/x", "~somebody/x"])
-def test_no_home_is_guessed(use: Callable[..., Any], address: str) -> None:
+def test_a_home_folder_is_not_guessed(use: Callable[..., Any], address: str) -> None:
     with pytest.raises(UnpodConfigError, match="~ would be the home of whoever runs the worker"):
         use(address)
 
@@ -153,7 +153,9 @@ def test_other_addresses_reach_airflow_as_they_are(address: str) -> None:
 @pytest.mark.parametrize(
     "form", ["{}", "{}/", " {} ", "/{}", "file:///{}", "file://{}", "FILE://{}", "file://a_connection@{}", Path]
 )
-def test_an_absolute_path_may_have_any_of_its_forms(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absolute_path_is_accepted_in_all_of_its_forms(
+    form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_A_CONNECTION", "fs://")
     address = form(tmp_path) if form is Path else form.format(tmp_path)
     write_export(FakeReading(rows(3)), address)
@@ -162,7 +164,7 @@ def test_an_absolute_path_may_have_any_of_its_forms(form: Any, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("below", ["", "/invoices"])
-def test_a_file_in_place_of_the_folder_is_refused_and_nothing_is_said_to_be_left(
+def test_a_file_in_place_of_the_folder_is_refused_without_a_warning_of_litter(
     below: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -199,7 +201,7 @@ def test_a_store_whose_library_is_missing_is_refused_with_what_to_install(
 
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize("address", ["ftp://host/x", "wasb://container/x", "c://out", "nonsense://x/y"])
-def test_a_store_that_airflow_does_not_know_is_refused_with_those_that_can_be_used(
+def test_a_store_without_a_filesystem_in_airflow_is_refused_with_those_that_have_one(
     use: Callable[..., Any], address: str
 ) -> None:
     with pytest.raises(UnpodConfigError, match=rf"{address}.* file://, s3://, gs:// or abfs://"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class Unread:
     def __iter__(self) -> Iterator[None]:
-        pytest.fail("the API was asked")
+        pytest.fail("there was a request to the API")
 
 
 def export(reading: Any, folder: Path, organization: str, mode: str = "full") -> Any:

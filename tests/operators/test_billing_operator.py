@@ -46,7 +46,7 @@ def test_without_an_output_path_it_returns_every_invoice_as_json_ready_records(u
 
 
 @pytest.mark.unpod_sandbox(invoices=5000)
-def test_too_much_for_xcom_is_refused_early_with_the_way_out(unpod_sandbox: Sandbox) -> None:
+def test_too_many_invoices_for_xcom_fail_early_with_the_remedy(unpod_sandbox: Sandbox) -> None:
     with pytest.raises(AirflowFailException, match="output_path"):
         run(max_xcom_bytes=4096, max_concurrency=1)
 
@@ -54,7 +54,7 @@ def test_too_much_for_xcom_is_refused_early_with_the_way_out(unpod_sandbox: Sand
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_with_an_output_path_it_returns_where_the_export_is_and_what_it_adds_up_to(
+def test_with_an_output_path_it_returns_the_address_and_the_totals_of_the_export(
     unpod_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     summary = run(output_path=str(tmp_path))
@@ -151,7 +151,7 @@ def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
 
 @pytest.mark.unpod_sandbox(invoices=100)
 @pytest.mark.parametrize("statuses", ["paid, pending", "['paid', 'pending']", ("paid", "pending")])
-def test_statuses_may_come_as_any_template_renders_them(unpod_sandbox: Sandbox, statuses: Any) -> None:
+def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandbox: Sandbox, statuses: Any) -> None:
     wanted = [invoice.status for invoice in unpod_sandbox.ledger.invoices() if invoice.status in ("paid", "pending")]
 
     assert sorted(record["status"] for record in run(statuses=statuses)) == sorted(wanted)
@@ -182,7 +182,7 @@ def test_statuses_may_come_as_any_template_renders_them(unpod_sandbox: Sandbox, 
         ({"storage_conn_id": "my_s3"}, "output_path"),
     ],
 )
-def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
+def test_invalid_arguments_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
     with pytest.raises(UnpodConfigError, match=hint):
         UnpodBillingOperator(task_id="export", **arguments)
 
@@ -222,7 +222,7 @@ def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments
         ({"output_path": "/tmp/invoices", "storage_conn_id": None}, "`storage_conn_id` rendered to None"),
     ],
 )
-def test_templates_that_rendered_to_nonsense_are_refused_before_anything_is_read(
+def test_a_template_that_rendered_to_an_invalid_value_fails_before_the_first_request(
     unpod_sandbox: Sandbox, arguments: dict[str, Any], hint: str
 ) -> None:
     operator = UnpodBillingOperator(task_id="export", **dict.fromkeys(arguments, "{{ it }}"))
@@ -268,6 +268,6 @@ def test_a_native_template_of_nothing_is_not_the_default(unpod_sandbox: Sandbox,
 
 
 @pytest.mark.unpod_sandbox(invoices=10)
-def test_partition_keys_may_come_as_anything_that_can_be_gone_through(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+def test_partition_keys_may_be_any_iterable(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     for keys in (["currency", "status"], map(str.lower, ["CURRENCY", "STATUS"])):
         assert "/currency=" in run(output_path=str(tmp_path), partition_by=keys)["files"][0]

@@ -75,7 +75,7 @@ def test_a_failed_read_leaves_nothing_behind(store: Store, folder: str) -> None:
 def test_an_unknown_storage_connection_is_refused_before_anything_is_read(store: Store, folder: str) -> None:
     class Unread:
         def __iter__(self):
-            pytest.fail("the API was asked")
+            pytest.fail("there was a request to the API")
 
     with pytest.raises(UnpodConfigError, match="'no_such_connection'"):
         write_export(Unread(), folder, conn_id="no_such_connection")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.unpod_sandbox(invoices=30)
-def test_openlineage_is_told_source_destination_schema_and_rows(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+def test_openlineage_gets_source_destination_schema_and_rows(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path))
     assert operator.get_openlineage_facets_on_complete(None) is None
     operator.execute({})
@@ -30,7 +30,7 @@ def test_openlineage_is_told_source_destination_schema_and_rows(unpod_sandbox: S
     assert (fields["amount"], fields["invoice_date"]) == ("decimal", "timestamp")
 
 
-def test_a_storage_connection_is_no_part_of_a_dataset() -> None:
+def test_a_storage_connection_is_not_part_of_a_dataset() -> None:
     from airflow_provider_unpod.operators.lineage import _dataset
 
     assert _dataset("s3://my_conn@bucket/a/b") == ("s3://bucket", "a/b")

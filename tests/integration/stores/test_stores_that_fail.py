@@ -1,4 +1,4 @@
-"""Stores that refuse: the error says where and with which connection, before the API is asked for anything."""
+"""Stores that refuse: the error says where and with which connection, before the first request to the API."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 class Unread:
     def __iter__(self) -> Iterator[None]:
-        pytest.fail("the API was asked")
+        pytest.fail("there was a request to the API")
 
 
 @pytest.mark.parametrize("any_store", ["s3", "azure", "gcs"], indirect=True)
-def test_a_bucket_that_does_not_exist(store: Store) -> None:
+def test_a_missing_bucket_is_reported_with_address_and_connection(store: Store) -> None:
     address = store.root[:-1] + "-that-is-not-there/folder"
 
     with pytest.raises(ExportError, match=f"{address}.*{store.conn_id}"):
@@ -32,7 +32,9 @@ def test_a_bucket_that_does_not_exist(store: Store) -> None:
 
 
 @pytest.mark.parametrize("any_store", ["s3", "azure"], indirect=True)
-def test_wrong_credentials(store: Store, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_reported_without_showing_them(
+    store: Store, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection = json.loads(os.environ[f"AIRFLOW_CONN_{store.conn_id}".upper()])
     if store.name == "s3":
         secret = connection["password"] = "wrong" * 8
