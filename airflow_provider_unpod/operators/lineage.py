@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_unpod.assets import billing_asset_uri
-from airflow_provider_unpod.export.address import without_connection
+from airflow_provider_unpod.export.address import store_address, without_connection
 from airflow_provider_unpod.export.columns import type_of_field
 
 if TYPE_CHECKING:
@@ -14,15 +15,27 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.export.writer import Written
 
+log = logging.getLogger(__name__)
+
 
 def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> None:
-    """Report to Airflow's hook lineage collector, which ignores it unless something collects lineage."""
+    """Report to Airflow's hook lineage collector, which ignores it unless something collects lineage.
+
+    A failure is logged and no more: the export is certified by then, and each retry would fail alike.
+    """
+    try:
+        _report(hook, org_handle, written)
+    except Exception:
+        log.warning("The lineage of this task is not reported.", exc_info=True)
+
+
+def _report(hook: Any, org_handle: str, written: Written | None) -> None:
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
     collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
     collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))
     if written is not None:
-        collector.add_output_asset(context=hook, uri=without_connection(written.address))
+        collector.add_output_asset(context=hook, uri=without_connection(store_address(written.address).address))
 
 
 def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:

@@ -17,6 +17,11 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from tests.billing.faulty_server import list_of, row
 from tests.export.support import FakeReading, rows
 
+try:
+    from airflow.sdk.lineage import HookLineageCollector
+except ImportError:  # Airflow 2.11
+    from airflow.lineage.hook import HookLineageCollector
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -123,6 +128,18 @@ def test_one_failed_run_names_all_rows_that_cannot_be_exported(
         with pytest.raises(UnpodBadRows, match=r"^3 billing rows .*\nInvoice 3: .*\nInvoice 40: .*\nInvoice 350: "):
             run(**({"output_path": str(tmp_path)} if files else {}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+def test_lineage_that_cannot_be_reported_does_not_fail_a_task_whose_export_is_certified(
+    unpod_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("airflow.providers.common.compat.lineage.hook.get_hook_lineage_collector", HookLineageCollector)
+    # Airflow takes no asset with a name of more than 1,500 characters.
+    summary = run(output_path=f"{tmp_path}{('/' + 'x' * 200) * 8}")
+
+    assert read_export(summary["manifest"]).count == 10
+    assert "The lineage of this task is not reported." in task_log.text
 
 
 @pytest.mark.unpod_sandbox(invoices=10)
