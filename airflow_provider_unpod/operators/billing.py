@@ -1,7 +1,8 @@
-"""The operator that exports an organisation's invoices."""
+"""The operator that exports an organization's invoices."""
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import contextmanager
 from operator import attrgetter
@@ -37,31 +38,32 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.writer import Written
     from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
 
-#: Bytes of JSON that are passed by XCom at most: databases and secrets backends cope with that much.
+#: Most bytes of JSON that are returned as an XCom; every database and XCom backend takes as many.
 MAX_XCOM_BYTES = 256 * 1024
 
+_EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _NO_CHANGE = "No invoice is new or different since the last export: nothing is written."
 
 
 class UnpodBillingOperator(BaseOperator):
-    """Read all invoices of an organisation, completely, and give them on: by XCom, or as files with a manifest.
+    """Read all invoices of an organization, completely, and pass them on: as an XCom, or as files with a manifest.
 
     :param unpod_conn_id: connection of type Unpod.
-    :param org_handle: organisation handle; the connection's login if not given.
+    :param org_handle: organization handle; ``None``: the connection's login.
     :param output_path: folder of the export, on a store or an absolute local path, for example
-        ``s3://my_aws@bucket/invoices/{{ ds }}``; it belongs to this task alone. ``None``: the task returns the list of
-        records.
+        ``s3://my_aws@bucket/invoices/{{ ds }}``; no other task may use it. ``None``: the task returns the records.
     :param storage_conn_id: the storage connection, if it is not in ``output_path``.
     :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (extra ``parquet``).
     :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (extra ``zstd``; parquet has its own).
-    :param statuses: one status or several, in any case; as a text also a rendered list, or with commas between.
+    :param statuses: one status or several, in any case; as text also a rendered list, or separated by commas.
+        ``None``: all.
     :param invoice_date_from: only invoices of this moment or later: ISO 8601 text or a datetime; without an offset it
         is in ``business_timezone``.
     :param invoice_date_to: only invoices before this moment.
-    :param page_size: rows a page, at most; the connection's if not given.
-    :param max_concurrency: requests at the same time, at most; the connection's if not given.
+    :param page_size: rows per page, at most; ``None``: the connection's.
+    :param max_concurrency: most requests at the same time; ``None``: the connection's.
     :param consistency: ``"linked"`` or ``"single-pass"``: how surely the list is complete.
-    :param max_xcom_bytes: the task fails as soon as the records it would return exceed this, as JSON.
+    :param max_xcom_bytes: without ``output_path``, the task fails if its records take more bytes than this as JSON.
     :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
     :param export_mode: ``"full"``, or ``"changes"``: only invoices that are new or different since the last export of
@@ -73,9 +75,10 @@ class UnpodBillingOperator(BaseOperator):
         value, or to ``None``, fails the task without retries.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
-    ``manifest_sha256`` (the manifest file's fingerprint), ``files`` (addresses), ``count``, ``totals``
-    (``{currency: {status: {"count": n, "amount": "…"}}}``) and ``consistency`` (the level that was reached). A retried
-    or cleared task replaces what it wrote. Events of the task's outlets carry the summary, without ``files``, as extra.
+    ``manifest_sha256`` (the manifest file's fingerprint), ``file_count``, ``files`` (addresses, ``None`` if there are
+    more than 100), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``, ``None`` if there are
+    more than 100) and ``consistency`` (the level that was reached). A retried or cleared task replaces its export. The
+    events of the task's outlets carry the summary, without ``files``, in ``extra``.
     """
 
     template_fields: Sequence[str] = (
@@ -132,12 +135,12 @@ class UnpodBillingOperator(BaseOperator):
         self.ignore_fields = field_names(ignore_fields, "ignore_fields")
         self.on_no_change = on_no_change
         self._given = given_templates(self)
-        self._ends_with_slash = str(output_path).endswith("/")
+        self._depth = _depth_of(output_path)
         self._lineage: tuple[str, Written | None] | None = None
         self._check_arguments()
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
-        """Read and give on; see the class."""
+        """Read the invoices and pass them on, as the class describes."""
         from airflow_provider_unpod.hooks.unpod import UnpodHook
         from airflow_provider_unpod.task_boundary import fail_fast
 
@@ -218,7 +221,7 @@ class UnpodBillingOperator(BaseOperator):
         if self.on_no_change == "skip":
             raise AirflowSkipException(_NO_CHANGE)
         self.log.info(_NO_CHANGE)
-        # Airflow sends an event for every outlet of a task that succeeds; this one has done nothing to them.
+        # Airflow emits an event for every outlet of a task that succeeds, but this one has not changed them.
         self.outlets = []
         nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency"))
         return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
@@ -261,7 +264,7 @@ class UnpodBillingOperator(BaseOperator):
         )
 
     def _check_arguments(self) -> None:
-        """Refuse what cannot work while the DAG is parsed; templates are checked once they are rendered."""
+        """Refuse invalid arguments while the DAG is parsed; templates are checked once they are rendered."""
         self._options()
         self._check_numbers()
         self._check_what_is_final()
@@ -279,7 +282,7 @@ class UnpodBillingOperator(BaseOperator):
             }
             if useless := [name for name, value in of_files.items() if value]:
                 raise UnpodConfigError(
-                    f"Without output_path there are no files: {', '.join(useless)} would do nothing."
+                    f"Set `output_path`, or remove {', '.join(useless)}: without it there are no files to write."
                 )
 
     def _check_numbers(self) -> None:
@@ -290,9 +293,9 @@ class UnpodBillingOperator(BaseOperator):
         whole_number_of(self.max_xcom_bytes, "max_xcom_bytes")
 
     def _check_last_folder(self) -> None:
-        """Refuse ``s3://bucket/{{ handle }}`` where the handle is empty: it would be the folder above."""
+        """Refuse ``s3://bucket/{{ handle }}`` if the handle is empty: it would be the folder above."""
         path = self.output_path
-        if isinstance(path, str) and path.strip().endswith("/") and not self._ends_with_slash:
+        if path is not None and normalised(path) and str(path).strip().endswith("/") and _depth_of(path) < self._depth:
             raise UnpodConfigError(
                 f"`output_path` must not end with an empty folder name, got {path!r}. {GAVE_NOTHING}"
             )
@@ -308,6 +311,11 @@ class UnpodBillingOperator(BaseOperator):
         names = ("statuses", "invoice_date_from", "invoice_date_to")
         final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
         Selection.from_arguments(**final, timezone=self.business_timezone)
+
+
+def _depth_of(path: object) -> int:
+    """Slashes of a path, or at least of what a template renders to."""
+    return _EXPRESSION.sub("x", str(path)).strip().rstrip("/").count("/")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -213,7 +214,6 @@ def test_invalid_arguments_are_refused_when_the_dag_is_parsed(arguments: dict[st
         ({"output_path": "exports/2026-02"}, "path of an export"),
         ({"output_path": "/tmp/invoices/None"}, "`None`.* Did a template render to nothing"),
         ({"output_path": "/tmp/invoices//x"}, "Did a template render to nothing"),
-        ({"output_path": "/tmp/invoices/"}, "must not end with an empty folder name"),
         ({"output_path": "/tmp/invoices/../x"}, "path_segment"),
         ({"output_path": "/tmp/invoices", "storage_conn_id": "missing"}, "'missing'"),
         ({"output_path": "file://missing@/tmp/invoices"}, "'missing'"),
@@ -268,6 +268,46 @@ def test_a_path_that_holds_another_organizations_export_fails_the_task_without_r
     with pytest.raises(AirflowFailException, match=r"'other', not of 'unpod\.tv'"):
         run(output_path=str(tmp_path))
     assert unpod_sandbox.stats["requests"] == 0
+
+
+@pytest.mark.unpod_sandbox(invoices=100)
+def test_mapped_tasks_with_one_path_do_not_replace_each_others_export(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    def mapped(map_index: int, status: str) -> Any:
+        ti = SimpleNamespace(dag_id="close", task_id="export", run_id="r", map_index=map_index, try_number=1)
+        return UnpodBillingOperator(task_id="export", output_path=str(tmp_path), statuses=status).execute({"ti": ti})
+
+    summary = mapped(0, "paid")
+    with pytest.raises(AirflowFailException, match=r"^Put .*map_index.* into `output_path`"):
+        mapped(1, "failed")
+    assert read_export(str(tmp_path)).export_id == summary["export_id"]
+    assert mapped(0, "paid")["export_id"] != summary["export_id"]
+
+
+@pytest.mark.unpod_sandbox(invoices=10)
+@pytest.mark.parametrize(
+    ("template", "value", "refused"),
+    [
+        ("{}/{{{{ params.it }}}}", "", True),
+        ("{}/a/{{{{ params.it }}}}/{{{{ params.it }}}}", "", True),
+        ("{}/{{{{ params.it }}}}/", "", True),
+        ("{}/{{{{ params.it }}}}", "folder/", False),
+        ("{}/{{{{ params.it }}}}/", "folder", False),
+        ("{}{{{{ params.it }}}}", "/", False),
+    ],
+)
+def test_a_last_folder_that_rendered_to_nothing_is_not_the_folder_above(
+    unpod_sandbox: Sandbox, tmp_path: Path, template: str, value: str, refused: bool
+) -> None:
+    with DAG("d", schedule=None) as dag:
+        operator = UnpodBillingOperator(task_id="export", output_path=template.format(tmp_path))
+    operator.render_template_fields({"params": {"it": value}}, dag.get_template_env())
+
+    if refused:
+        with pytest.raises(AirflowFailException, match=r"empty folder name|folder without a name"):
+            operator.execute({})
+        assert unpod_sandbox.stats["requests"] == 0
+    else:
+        assert operator.execute({})["count"] == 10
 
 
 @pytest.mark.unpod_sandbox(invoices=10)
