@@ -6,9 +6,9 @@ Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as pu
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod import __version__
@@ -24,7 +24,7 @@ from airflow_provider_unpod.billing.http import responses, settings
 from airflow_provider_unpod.billing.http.base_url import base_url_of, is_loopback
 from airflow_provider_unpod.billing.http.faults import TransportFault
 from airflow_provider_unpod.billing.http.rate_limit import Budget, Pacing
-from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, Retryable, RetryPolicy, Tries
+from airflow_provider_unpod.billing.http.retry import DEFAULT_RETRY, Failure, RetryPolicy, Tries
 from airflow_provider_unpod.billing.http.transport import OversizedResponse, Response, Transport
 from airflow_provider_unpod.billing.invoice import Invoice
 
@@ -201,72 +201,65 @@ class UnpodClient:
         return f"UnpodClient({self.base_url!r}, org_handle={self.org_handle!r})"
 
     def _get(self, path: str, read: Callable[[Response], T], page: int | None, cancellation: Cancellation | None) -> T:
-        """What ``read`` makes of the answer, tried as often as the policy allows."""
-        tries = Tries(self.retry, self._pacing, cancellation)
-        return tries.run(lambda: self._try(self.base_url + path, read, page, cancellation, tries.patience))
+        """What ``read`` makes of the response, tried as often as the policy allows."""
+        url = self.base_url + path
+        tries = Tries(self.retry)
+        now = self._pacing.clock.time
+        while True:
+            waited, too_long = self._pacing.enter(cancellation, tries.patience)
+            tries.waited_for_limit(waited)
+            if too_long:
+                raise UnpodRateLimited(tries.too_long(too_long, now()), url=url, page=page)
+            outcome = self._try(url, read, cancellation)
+            if not isinstance(outcome, Failure):
+                return outcome
+            wait = tries.wait_after(outcome)
+            if wait is None:
+                break
+            self._wait(wait, outcome, tries, cancellation)
+        message = self._discreet(tries.final_message(outcome, now()))
+        raise outcome.kind(message, status=outcome.status, url=url, page=page) from outcome.cause
+
+    def _wait(self, seconds: float, failure: Failure, tries: Tries, cancellation: Cancellation | None) -> None:
+        if failure.kind is UnpodRateLimited and failure.asked_wait is not None:
+            self._pacing.refuse(seconds)  # waited when the next try asks to go out
+            return
+        if failure.asked_wait is not None:
+            self._pacing.pause(seconds)
+            seconds += random.uniform(0.0, min(1.0, seconds * 0.05))  # noqa: S311  # no secret
+        why = f"try {tries.failed} failed: {self._discreet(failure.message).rstrip('.')}"
+        self._pacing.sleep(seconds, why, cancellation)
 
     def _read_organizations(self, answer: Response) -> tuple[list[dict[str, Any]], int | None]:
         if answer.status != 200:
             raise responses.refusal(answer, None, self.org_handle)
         return responses.rows_of(answer)
 
-    def _try(
-        self,
-        url: str,
-        read: Callable[[Response], T],
-        page: int | None,
-        cancellation: Cancellation | None,
-        patience: float,
-    ) -> T:
-        """One try.
-
-        :raises Passing: if the next one may succeed.
-        """
-        if too_long := self._pacing.enter(cancellation, patience):
-            raise UnpodRateLimited(
-                f"Unpod's rate limit is used up for the next {too_long:.0f} s, where at most "
-                f"{self.retry.max_total_wait:.0f} s are waited for one request.",
-                url=url,
-                page=page,
-            )
-        answer: Response | None = None
-        error: UnpodError
-        cause: BaseException | None = None
+    def _try(self, url: str, read: Callable[[Response], T], cancellation: Cancellation | None) -> T | Failure:
+        """One try, which :meth:`Pacing.enter` has let out."""
+        response: Response | None = None
+        refused = False
         try:
             with self._count_lock:
                 self._requests_made += 1
-            answer = self._transport.send(url, cancellation)
-            return read(answer)
+            response = self._transport.send(url, cancellation)
+            refused = response.status == 429
+            return read(response)
         except TransportFault as fault:
-            error, cause, retryable = fault.kind(fault.message), fault.cause, fault.retryable
+            return Failure(fault.kind, fault.message, fault.retryable, cause=fault.cause)
         except OversizedResponse as fault:
-            error, retryable = UnpodBadAnswer(str(fault)), False
+            return Failure(UnpodBadAnswer, str(fault))
         except responses.Unreadable as fault:
-            error, retryable = UnpodBadAnswer(str(fault)), True
-        except UnpodError as refused:
-            error, retryable = refused, isinstance(refused, (UnpodRateLimited, UnpodUnavailable))
+            return Failure(UnpodBadAnswer, str(fault), retryable=True, status=response.status if response else None)
+        except UnpodError as error:
+            assert response is not None
+            asked = None
+            if response.status in (429, 503):
+                asked = self._pacing.asked_wait(response.headers, refused=refused)
+            retryable = isinstance(error, (UnpodRateLimited, UnpodUnavailable))
+            return Failure(type(error), error.message, retryable, asked, response.status)
         finally:
-            self._pacing.leave(answer.headers if answer else None)
-        # Raised here, outside of any handler, so that nothing is chained but what is meant to be.
-        final = type(error)(self._discreet(error.message), status=answer.status if answer else None, url=url, page=page)
-        if retryable:
-            raise Retryable(final, cause, self._asked_wait(answer) if answer else None)
-        raise final from cause
-
-    def _asked_wait(self, answer: Response) -> float | None:
-        """Seconds that the answer asks to wait; ``None`` where it says nothing that makes sense."""
-        if answer.status not in (429, 503):
-            return None
-        text = (answer.headers.get("Retry-After") or "").strip()
-        try:
-            seconds = float(text)
-        except ValueError:
-            try:
-                seconds = self._pacing.seconds_until(parsedate_to_datetime(text).timestamp(), answer.headers)
-            except (TypeError, ValueError, OverflowError, IndexError):
-                return None
-        # "Now" and the past are no help: the backoff decides, or a server that says 0 would be hammered.
-        return seconds if 0 < seconds < float("inf") else None
+            self._pacing.leave(response.headers if response else None, refused=refused)
 
     def _discreet(self, text: str) -> str:
         """``text`` without the token, which an error page may repeat."""

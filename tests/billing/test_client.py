@@ -107,10 +107,13 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         ),
         (403, {"status_code": 403, "message": "Token has expired."}, UnpodAuthError, "Token has expired."),
         (404, {"status_code": 404, "message": "Not found."}, UnpodOrganizationNotFound, "Not found."),
-        (404, "<html>no such page</html>", UnpodOrganizationNotFound, "host"),
+        (404, "<html>no such page</html>", UnpodBadAnswer, "`host`"),
+        (404, {"hello": "world"}, UnpodBadAnswer, "`host`"),
+        (400, "<html>Bad Request</html>", UnpodBadAnswer, "`host`"),
+        (400, "<h1>The plain HTTP request was sent to HTTPS port</h1>", UnpodUnreachable, "speaks https"),
         (405, {"detail": 'Method "GET" not allowed.'}, UnpodBadRequest, "not allowed"),
         (407, "", UnpodUnreachable, "proxies"),
-        (418, "", UnpodBadRequest, "Something"),
+        (418, "", UnpodBadAnswer, "an empty HTTP 418"),
         (206, {"message": "Organization Handle Not Found", "errors": "x"}, UnpodBadAnswer, "Organization Handle Not"),
         (206, {"count": 1, "results": [row(1)]}, UnpodBadAnswer, "206"),
         (201, {"count": 1, "results": [row(1)]}, UnpodBadAnswer, "unexpected"),
@@ -127,6 +130,13 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         (200, {"count": 0, "status_code": 200, "message": "nothing here"}, UnpodBadAnswer, "nothing here"),
         (200, {"results": None}, UnpodBadAnswer, "results"),
         (200, {"results": {"1": row(1)}}, UnpodBadAnswer, "results"),
+        (
+            200,
+            {"results": [], "data": [row(1), row(2)]},
+            UnpodBadAnswer,
+            "different rows under `results` and `data` .0 and 2",
+        ),
+        (200, {"results": [row(1)], "data": []}, UnpodBadAnswer, "different rows under `results` and `data` .1 and 0"),
         (200, {"results": [row(1), None]}, UnpodBadAnswer, "null"),
         (200, {"results": [[1]]}, UnpodBadAnswer, "a list"),
         (200, {"results": [{"id": 1}]}, UnpodBadAnswer, "amount"),
@@ -134,7 +144,7 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         (200, {"count": -1, "results": []}, UnpodBadAnswer, "count"),
         (200, {"count": True, "results": []}, UnpodBadAnswer, "count"),
         (200, [row(1)], UnpodBadAnswer, "a list"),
-        (200, '"paid"', UnpodBadAnswer, "a text"),
+        (200, '"paid"', UnpodBadAnswer, "a string"),
         (200, "null", UnpodBadAnswer, "null"),
         (200, "<!DOCTYPE html><title>Login</title>", UnpodBadAnswer, "not JSON"),
     ],
@@ -175,6 +185,26 @@ def test_what_may_get_better_is_tried_again_and_named_in_the_end(
     assert (caught.value.status, caught.value.page) == (status, 5)
     server.scripts = [answer(body, status), page([1])]
     assert len(client.get_page(5, 20).invoices) == 1
+
+
+def test_the_same_rows_under_both_names_are_read_once(server: FaultyServer, connect: Connect) -> None:
+    server.scripts = [answer({"count": 1, "results": [row(1)], "data": [row(1)]})]
+    assert len(connect(server).get_page(1, 20).invoices) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("body", ["<html>One moment</html>", "", '{"cloudflare": true}', "[]", "denied"])
+def test_a_firewall_that_refuses_the_request_is_not_unpod_refusing_the_token(
+    server: FaultyServer, connect: Connect, status: int, body: str
+) -> None:
+    client = connect(server, retry=RetryPolicy(attempts=2))
+    server.scripts = [answer(body, status)]
+    assert client.get_page(1, 20).count == 1  # a challenge that passes
+    server.otherwise = answer(body, status)
+    with pytest.raises(UnpodBadAnswer, match=r"^Check firewall and proxy: .* not Unpod's API") as caught:
+        client.get_page(1, 20)
+    assert not caught.value.permanent
+    assert caught.value.status == status
 
 
 def test_an_error_of_a_row_says_in_which_page_it_stands(server: FaultyServer, connect: Connect) -> None:

@@ -1,8 +1,9 @@
-"""What an answer of the API means: rows, or the error that it is.
+"""What a response means: rows, or the error that it is.
 
 Shapes and statuses: the published page of the billing endpoint, older pages of it, and the conventions of Unpod's
-open-source backend (the ``data`` envelope, business errors with HTTP 206, "Invalid page." with HTTP 404). An answer
-that fits none of them is never taken for an empty list.
+open-source backend (the ``data`` envelope, business errors with HTTP 206, "Invalid page." with HTTP 404). A response
+that fits none of them is never taken for an empty list, nor for Unpod's own word: firewalls, proxies and other
+websites respond as well.
 """
 
 from __future__ import annotations
@@ -32,41 +33,49 @@ if TYPE_CHECKING:
 #: Deeper than anything a billing row holds; what is deeper breaks whoever walks through the row later.
 _MAX_DEPTH = 32
 _SHOWN = 300
+_CHECK_HOST = "Check Host (`host`)"
+_ERROR_FIELDS = frozenset({"status_code", "message", "detail", "error", "errors"})
+#: What nginx, Apache and Go say to a client that speaks plain http to their https port.
+_WANTS_TLS = re.compile(rb"(?i)plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server|SSL-enabled")
 
 
 class Unreadable(Exception):
-    """The body begins like JSON but is none: most likely cut or mangled on its way, so worth asking again."""
+    """A response that is most likely cut, mangled or replaced on its way, so that it is worth asking again."""
 
 
-def rows_of(answer: Response) -> tuple[list[dict[str, Any]], int | None]:
+def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
     """The rows of a 200 in either dialect, and its ``count`` (``None`` where missing or null).
 
     :raises Unreadable: if the body may have been cut on its way.
-    :raises UnpodBadAnswer: if it is no answer with rows.
+    :raises UnpodBadAnswer: if it is not a response with rows.
     """
-    envelope = parse(answer.body)
+    envelope = parse(response.body)
     if not isinstance(envelope, dict):
-        raise UnpodBadAnswer(f"Unpod answered with {_kind(envelope)} where an object with a list of rows was expected.")
-    rows = next((envelope[name] for name in ("results", "data") if isinstance(envelope.get(name), list)), None)
-    # One bracket a row and three around them: only an answer with more can be deep.
-    brackets = answer.body.count(b"{") + answer.body.count(b"[")
+        raise UnpodBadAnswer(f"{_CHECK_HOST}: it returned {_kind(envelope)} where Unpod returns an object with rows.")
+    lists = [envelope[name] for name in ("results", "data") if isinstance(envelope.get(name), list)]
+    rows = lists[0] if lists else None
+    # One bracket a row and three around them: only a response with more can be deep.
+    brackets = response.body.count(b"{") + response.body.count(b"[")
     if brackets > len(rows or ()) + 3 and _deeper(envelope, _MAX_DEPTH):
-        raise UnpodBadAnswer(f"Unpod's answer is nested more than {_MAX_DEPTH} levels deep.")
+        raise UnpodBadAnswer(f"Unpod's response is nested more than {_MAX_DEPTH} levels deep.")
     code = envelope.get("status_code")
     if isinstance(code, str) and code.strip().isdecimal() and len(code) < 10:
         code = int(code)
     if isinstance(code, (int, Decimal)) and (code >= 400 or code == 206):
-        raise UnpodBadAnswer(
-            f"Unpod answered with HTTP 200, but the answer itself reports an error: {error_text(answer)}"
-        )
+        raise UnpodBadAnswer(f"Unpod reports an error inside a response with HTTP 200: {error_text(response)}")
     if rows is None:
-        raise UnpodBadAnswer(f"Unpod's answer has no list of rows under `results` or `data`: {error_text(answer)}")
+        raise UnpodBadAnswer(
+            f"{_CHECK_HOST}: its response has no list under `results` or `data`, as Unpod's has: {error_text(response)}"
+        )
+    if any(other != rows for other in lists):
+        sizes = " and ".join(str(len(each)) for each in lists)
+        raise UnpodBadAnswer(f"Unpod's response has different rows under `results` and `data` ({sizes} rows).")
     if not all(type(row) is dict for row in rows):
         strange = next(row for row in rows if type(row) is not dict)
-        raise UnpodBadAnswer(f"Unpod's answer has {_kind(strange)} in its list of rows, where an object was expected.")
+        raise UnpodBadAnswer(f"Unpod's response has {_kind(strange)} in its list of rows, where an object is expected.")
     count = envelope.get("count")
     if count is not None and (type(count) is not int or count < 0):
-        raise UnpodBadAnswer(f"Unpod's answer has a `count` that is no number of rows: {short_repr(count, _SHOWN)}")
+        raise UnpodBadAnswer(f"`count` in Unpod's response must be a number of rows, got {short_repr(count, _SHOWN)}.")
     return rows, count
 
 
@@ -83,39 +92,30 @@ def parse(body: bytes) -> Any:
             # The only way for half a character to get in; it could be written to no file.
             json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
-        raise UnpodBadAnswer("Unpod's answer holds half a Unicode character.") from None
+        raise UnpodBadAnswer("Unpod's response contains an unpaired Unicode surrogate.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
-            raise Unreadable(f"Unpod's answer is no whole JSON document ({shorten(str(err), 100)}).") from None
+            raise Unreadable(f"Unpod's response is not a whole JSON document ({shorten(str(err), 100)}).") from None
         raise UnpodBadAnswer(
-            f"Unpod's answer is not JSON but begins with {short_repr(body[:80], _SHOWN)}: does the connection's `host` "
-            "name an Unpod API?"
+            f"{_CHECK_HOST}: its response is not JSON, as Unpod's is, but begins with {_beginning(body)}."
         ) from None
     except (ValueError, InvalidOperation):
-        raise UnpodBadAnswer("Unpod's answer holds a number that is none, or one beyond all reason.") from None
+        raise UnpodBadAnswer(
+            "Unpod's response contains an invalid number (NaN, Infinity or absurdly many digits)."
+        ) from None
     except RecursionError:
-        raise UnpodBadAnswer("Unpod's answer is nested too deep to be read.") from None
+        raise UnpodBadAnswer("Unpod's response is nested too deep to be read.") from None
     return value
 
 
-def refusal(answer: Response, page: int | None, org_handle: str) -> UnpodError:
-    """The error that an answer other than 200 is.
+def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError:
+    """The error that a response other than 200 is.
 
     :param page: the page asked for, ``None`` where there are no pages.
-    :param org_handle: the organisation asked for.
+    :param org_handle: the organization asked for.
+    :raises Unreadable: if it did not come from the API, and another one may.
     """
-    status = answer.status
-    said = error_text(answer)
-    if status in (401, 403):
-        return UnpodAuthError(
-            f"Unpod refuses the token (the connection's `password`), or it is not one of organisation {org_handle!r} "
-            f"(`org_handle`, or the connection's `login`): {said}"
-        )
-    if status == 404 and page is not None:
-        return UnpodOrganizationNotFound(
-            f"Unpod knows no organisation {org_handle!r} (`org_handle`, or the connection's `login`), or there is no "
-            f"billing at the address in `host`: {said}"
-        )
+    status, said = response.status, error_text(response)
     if status == 407:
         return UnpodUnreachable("Check Proxies (`proxies`): the proxy asks for other credentials in its URL.")
     if status == 429:
@@ -123,33 +123,67 @@ def refusal(answer: Response, page: int | None, org_handle: str) -> UnpodError:
     if status == 408 or status >= 500:
         return UnpodUnavailable(f"Unpod is not available: {said}")
     if status >= 400:
-        return UnpodBadRequest(f"Unpod refuses the request: {said}")
+        return _client_error(response, page, org_handle, said)
     if status >= 300:
         return UnpodBadAnswer(
-            f"Unpod answered with a redirect{_target(answer)}, which is not followed, because the token must not go "
-            "to another address: if that is where the API is now, enter it in the connection's `host`."
+            f"Check Host (`host`): it redirects{_target(response)}. Redirects are not followed, because the token must "
+            "not go to another address: if the API is there now, enter that address."
         )
     if status == 206:
         return UnpodBadAnswer(f"Unpod reports an error with HTTP 206: {said}")
-    return UnpodBadAnswer(f"Unpod answered with an unexpected HTTP status: {said}")
+    return UnpodBadAnswer(f"Unpod responded with an unexpected HTTP status: {said}")
 
 
-def is_object(answer: Response) -> bool:
-    """Whether the body is a JSON object, as every answer of the API itself is, and none of a proxy's pages."""
+def _client_error(response: Response, page: int | None, org_handle: str, said: str) -> UnpodError:
+    status = response.status
+    if status == 400 and _WANTS_TLS.search(response.body[:4096]):
+        return UnpodUnreachable("Check Host (`host`): the server speaks https there, not http.")
+    if not _is_from_api(response):
+        what = (
+            f"HTTP {status}, beginning with {_beginning(response.body)}" if response.body else f"an empty HTTP {status}"
+        )
+        if status in (401, 403):
+            # Bot challenges and limits of firewalls pass. That of a wrong token would be the API's own JSON.
+            raise Unreadable(f"Check firewall and proxy: one of them refuses the request, not Unpod's API ({what}).")
+        return UnpodBadAnswer(f"{_CHECK_HOST}: its response is not one of Unpod's API ({what}).")
+    if status in (401, 403):
+        return UnpodAuthError(
+            f"Check API token (`password`) and Organization handle (`login` or `org_handle`): Unpod refuses the token, "
+            f"or its access to {org_handle!r}: {said}"
+        )
+    if status == 404 and page is not None:
+        return UnpodOrganizationNotFound(
+            f"Check Organization handle (`login` or `org_handle`): Unpod has no organization {org_handle!r}, or Host "
+            f"(`host`) is not an Unpod API: {said}"
+        )
+    return UnpodBadRequest(f"Unpod refuses the request: {said}")
+
+
+def _is_from_api(response: Response) -> bool:
+    """Whether an error is in the API's own words: a JSON object with one of the fields of its errors."""
     try:
-        return isinstance(parse(answer.body), dict)
+        envelope = parse(response.body)
+    except (Unreadable, UnpodBadAnswer):
+        return False
+    return isinstance(envelope, dict) and not _ERROR_FIELDS.isdisjoint(envelope)
+
+
+def is_object(response: Response) -> bool:
+    """Whether the body is a JSON object, as every response of the API is, and no page of a proxy."""
+    try:
+        return isinstance(parse(response.body), dict)
     except (Unreadable, UnpodBadAnswer):
         return False
 
 
-def error_text(answer: Response) -> str:
-    """The API's own words: its message, or failing that the reason of the HTTP status."""
+def error_text(response: Response) -> str:
+    """The API's own words: its message, or failing that the reason phrase of the HTTP status."""
     try:
-        envelope = parse(answer.body[:100_000])
+        envelope = parse(response.body[:100_000])
         words = _words(envelope) if isinstance(envelope, dict) else []
     except (Unreadable, UnpodBadAnswer, RecursionError):
         words = []
-    text = " / ".join(dict.fromkeys(words)) or answer.reason or "no message"
+    text = " / ".join(dict.fromkeys(words)) or response.reason or "no message"
     return shorten(" ".join("".join(c if c.isprintable() else " " for c in text).split()), _SHOWN)
 
 
@@ -159,10 +193,16 @@ def _words(envelope: dict[str, Any]) -> list[str]:
     return [str(word) for word in (*inner, *map(envelope.get, ("message", "detail", "errors"))) if word]
 
 
-def _target(answer: Response) -> str:
+def _beginning(body: bytes) -> str:
+    """The first characters of a body that is not JSON, without the control characters."""
+    text = str(body[:80], "utf-8", "replace")
+    return repr(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
+
+
+def _target(response: Response) -> str:
     """Where a redirect points, without what may be secret in it."""
     try:
-        parts = urlsplit(answer.headers.get("Location") or "")
+        parts = urlsplit(response.headers.get("Location") or "")
         port = f":{parts.port}" if parts.port else ""
         where = f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if parts.hostname else parts.path
     except ValueError:
@@ -181,12 +221,12 @@ def _deeper(value: Any, levels: int) -> bool:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
     return names.get(type(value), "a number")
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse)

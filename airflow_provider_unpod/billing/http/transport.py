@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 MAX_BODY = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _READ_BUFFER = 64 * 1024
+_COMPRESSIONS = ("gzip", "x-gzip", "deflate")
 #: A handshake that tells what a server speaks; short, as a cancelled reading waits for it.
 _PROBE_SECONDS = 0.8
 
@@ -61,18 +62,10 @@ class Response:
     body: bytes = field(repr=False)
 
 
-#: What can go wrong while an answer is on its way. The standard library also raises the last two when a socket is
-#: cut under it, or when headers are garbage.
-_FAULTS = (
-    requests.RequestException,
-    HTTPError,
-    http.client.HTTPException,
-    OSError,
-    zlib.error,
-    OversizedResponse,
-    ValueError,
-    AttributeError,
-)
+#: What can go wrong while a response is on its way.
+_FAULTS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError, zlib.error, OversizedResponse)
+#: What else the libraries raise when a socket is cut under them. Without a cut these are programming errors.
+_FAULTS_OF_A_CUT = (ValueError, AttributeError)
 
 
 class Transport:
@@ -187,37 +180,50 @@ class Transport:
                 response.raw.release_conn()
         except _FAULTS as err:
             return err
+        except _FAULTS_OF_A_CUT as err:
+            if not flight.is_cut:
+                raise
+            return err
         finally:
             _current.flight = None
             flight.land()
 
 
 def _body(raw: Any) -> bytes:
-    """The whole body of an answer, decompressed; bounded, whatever its headers say.
+    """The whole body of a response, decompressed; bounded, whatever its headers say.
 
     Not left to urllib3: releases of it that Airflow still allows decompress a bomb in one go, and none of them
     notices that a compressed body ends too early.
     """
-    encoding = (raw.headers.get("Content-Encoding") or "identity").strip().lower()
     blocks, size = [], 0
     while block := raw.read(_BLOCK, decode_content=False):
         size += len(block)
         if size > MAX_BODY:
-            raise OversizedResponse(f"The answer is larger than {MAX_BODY // 1024 // 1024} MiB.")
+            raise OversizedResponse(f"The response is larger than {MAX_BODY // 1024 // 1024} MiB.")
         blocks.append(block)
     body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-    if encoding == "identity" or not body:
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise DecodeError(f"the answer has an unknown Content-Encoding {encoding[:40]!r}")
-    # 32 + 15: the header tells gzip from zlib.
-    decompressor = zlib.decompressobj(47)
-    plain = decompressor.decompress(body, MAX_BODY + 1)
-    if len(plain) > MAX_BODY:
-        raise OversizedResponse(f"The answer is larger than {MAX_BODY // 1024 // 1024} MiB, decompressed.")
-    if not decompressor.eof:
-        raise DecodeError("the compressed answer ends too early")
-    return plain
+    # Several codings are undone last to first. Names of what is not a compression (UTF-8, identity) are ignored: a body
+    # that is compressed in another way is not JSON, and refused as such.
+    for coding in reversed((raw.headers.get("Content-Encoding") or "").lower().split(",")):
+        if coding.strip() in _COMPRESSIONS and body:
+            body = _decompressed(body)
+    return body
+
+
+def _decompressed(body: bytes) -> bytes:
+    """A body of gzip, which may have several members (RFC 1952), or of zlib."""
+    members, size = [], 0
+    while body:
+        # 32 + 15: the header tells gzip from zlib.
+        decompressor = zlib.decompressobj(47)
+        members.append(decompressor.decompress(body, MAX_BODY + 1 - size))
+        size += len(members[-1])
+        if size > MAX_BODY:
+            raise OversizedResponse(f"The response is larger than {MAX_BODY // 1024 // 1024} MiB, decompressed.")
+        if not decompressor.eof:
+            raise DecodeError("the compressed response ends too early")
+        body = decompressor.unused_data.lstrip(b"\0")  # members may be padded
+    return b"".join(members)
 
 
 def _address_of(url: str) -> str:
@@ -256,13 +262,14 @@ def _proxies(
 class _Flight:
     """What one request in flight needs to be bounded in time and to be cut: its deadline and its socket."""
 
-    __slots__ = ("_cancellation", "_own", "_socket", "deadline", "stage")
+    __slots__ = ("_cancellation", "_own", "_socket", "deadline", "is_cut", "stage")
 
     def __init__(self, deadline: float, cancellation: Cancellation | None) -> None:
         self.deadline = deadline
         self._cancellation = cancellation
         self._socket: Any = None
         self._own: socket.socket | None = None
+        self.is_cut = False
         #: How far the request has come, see :meth:`Route.explain`.
         self.stage = "exchange"
 
@@ -289,6 +296,7 @@ class _Flight:
 
     def cut(self) -> None:
         """End the connection under the thread that waits for it, which then sees the end of the stream."""
+        self.is_cut = True
         sock = self._socket
         while sock is not None and not isinstance(sock, socket.socket):
             sock = getattr(sock, "socket", None)

@@ -28,6 +28,7 @@ HEAD, BODY = WIRE[: WIRE.index(b"\r\n\r\n") + 4], WIRE[WIRE.index(b"\r\n\r\n") +
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 PACKED = gzip.compress(BODY)
+MEMBERS = gzip.compress(BODY[:50]) + gzip.compress(BODY[50:]) + bytes(7)
 
 #: Faults that may pass: each is retried.
 TRANSIENT: dict[str, Script] = {
@@ -47,6 +48,7 @@ TRANSIENT: dict[str, Script] = {
     "half a character at the end": answer('{"message": "ü'.encode()[:-1]),
     "gzip cut": answer(PACKED[:-12], headers={"Content-Encoding": "gzip"}),
     "gzip without its checksum": answer(PACKED[:-8], headers={"Content-Encoding": "gzip"}),
+    "gzip whose second member is cut": answer(MEMBERS[:-20], headers={"Content-Encoding": "gzip"}),
     "gzip broken": answer(PACKED[:30] + b"\x00\xff" + PACKED[32:], headers={"Content-Encoding": "gzip"}),
     "gzip that is none": answer(BODY, headers={"Content-Encoding": "gzip"}),
     "garbage instead of a status line": [b"\x00\x01\x02 garbage\r\n\r\n", Close],
@@ -56,7 +58,7 @@ TRANSIENT: dict[str, Script] = {
     "502 with HTML": answer("<html><h1>502 Bad Gateway</h1></html>", 502),
     "503": answer("", 503),
     "429": answer({"error": {"code": "rate_limit_exceeded", "message": "slow"}}, 429),
-    "429 with a time": answer("", 429, {"Retry-After": "7"}),
+    "503 with a time": answer("", 503, {"Retry-After": "7"}),
     "408": answer("", 408),
 }
 PERMANENT: dict[str, Script] = {
@@ -169,9 +171,24 @@ def test_the_deadline_of_one_request_is_not_that_of_the_next_on_the_same_connect
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP"])
-def test_compressed_answers_are_read(server: FaultyServer, connect: Connect, encoding: str) -> None:
-    body = {"gzip": PACKED, "x-gzip": PACKED, "deflate": zlib.compress(BODY), "identity": BODY}[encoding.lower()]
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", PACKED),
+        ("GZIP", PACKED),
+        ("x-gzip", PACKED),
+        ("deflate", zlib.compress(BODY)),
+        ("gzip", MEMBERS),
+        ("gzip, gzip", gzip.compress(PACKED)),
+        ("UTF-8, gzip", PACKED),
+        ("identity", BODY),
+        ("UTF-8", BODY),
+        ("aws-chunked", BODY),
+    ],
+)
+def test_bodies_in_any_encoding_that_servers_send_are_read(
+    server: FaultyServer, connect: Connect, encoding: str, body: bytes
+) -> None:
     server.scripts = [answer(body, headers={"Content-Encoding": encoding})]
     client = connect(server)
     assert len(client.get_page(1, 100).invoices) == 3
@@ -245,3 +262,23 @@ def test_any_sequence_of_passing_faults_within_the_budget_ends_as_its_last_answe
                     client.get_page(1, 100)
                 assert caught.value.status is not None
             assert client.requests_made == len(server.requests) == len(faults) + 1
+
+
+def test_a_programming_error_below_the_client_is_not_an_outage(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (
+        AttributeError("'NoneType' object has no attribute 'x'"),
+        ValueError("not enough values"),
+        KeyError(),
+    ):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("airflow_provider_unpod.billing.http.transport._body", fail)
+        client = connect(server)
+        with pytest.raises(type(error)):
+            client.get_page(1, 100)
+        assert client.requests_made == 1
+        assert client._pacing._in_flight == 0

@@ -1,0 +1,138 @@
+"""One worker's share of a rate limit that many workers spend, without a store or a lock between them.
+
+All that a worker knows of the others is what each response says: so many requests of the limit are left until the
+window ends. That is enough to spread the requests of all over the window:
+
+- *The line.* A window that is spent evenly has used ``limit`` * (time passed / window length) requests. As long as
+  less is used, requests go out at once; a worker that has just begun may also use a tenth of the limit.
+- *The crowd.* Above the line a worker waits. What the others used, over what it used itself, estimates how many
+  workers share the limit; each waits as many slots (window length / limit) as there are workers, and as many as the
+  window is ahead of the line. If the window is used up by then, it draws a moment of the next one at random.
+- *Refused.* A worker that is refused stays away for longer, at random, and longer still when refused again: in a
+  crowd larger than the limit the others need every request that there is.
+
+All times are seconds on one monotonic clock. Knows no threads, no headers and no clock: the benchmark of many workers
+simulates this very class.
+"""
+
+from __future__ import annotations
+
+import random
+
+#: The share of the limit that a worker which has just begun may use before it looks at the line.
+_CREDIT = 0.1
+#: A window is taken to have lasted at least this share of its length: earlier, a few requests look like a crowd.
+_EARLIEST = 0.15
+#: Slots waited for each other worker. Less than 1: the line stops those who come too early.
+_SLOTS_PER_WORKER = 0.75
+#: A crowd is at most this many times the limit.
+_LARGEST_CROWD = 2.5
+#: A refused worker's wait: so many times that of the crowd, growing each time, and at most so many windows.
+_REFUSED, _REFUSED_AGAIN, _LONGEST_RETREAT = 2.5, 1.5, 5.0
+#: The ends of windows come in whole seconds.
+_ROUNDING = 2.0
+#: Until two windows were seen: what the API documents.
+_DOCUMENTED_WINDOW = 60.0
+
+
+class FairShare:
+    """When this worker's next request may go out, from what the responses say. Not thread-safe."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._random = rng or random.Random()  # noqa: S311  # no secret
+        self.limit: int | None = None
+        #: When the current window ends; ``None``: nothing is known.
+        self.ends: float | None = None
+        self._length = _DOCUMENTED_WINDOW
+        self._used = 0
+        self._mine = self._mine_before = 0
+        self._next = 0.0
+        self._first_window = True
+        self._refusals = 0
+        self._refused_in: float | None = -1.0  # the end of that window
+
+    @property
+    def remaining(self) -> int | None:
+        """Requests left in the current window, as the last response said."""
+        return None if self.limit is None else self.limit - self._used
+
+    def learn(self, now: float, limit: int, remaining: int, ends: float, *, new_window: bool) -> None:
+        """A response says that ``remaining`` of ``limit`` requests are left until ``ends``."""
+        if new_window or self.ends is None:
+            self._begin_window(now, ends)
+        self.limit = max(1, limit, remaining)
+        # Responses overtake each other: within one window the largest number is the latest.
+        self._used = max(self._used, self.limit - remaining)
+
+    def answered(self, now: float) -> None:
+        """The response that :meth:`learn` was told of was not a refusal."""
+        self._mine += 1
+        self._refusals = 0
+        if self.limit is None or self.ends is None or now >= self.ends:
+            return
+        ahead = self._used - self._line(now)
+        if ahead < 0 and self._used < self.limit:
+            return
+        slot, workers = self._length / self.limit, self._workers(now)
+        wait = (max(ahead, 0.0) + workers * _SLOTS_PER_WORKER) * slot * self._random.uniform(0.5, 1.5)
+        if self._used + wait / slot < self.limit and now + wait < self.ends:
+            self._not_before(now + wait)
+        else:
+            self._not_before(self.ends + self._random.random() * (workers - 1) * slot)
+
+    def refused(self, now: float, wait: float) -> None:
+        """The request was refused, with ``wait`` seconds to stay away at least."""
+        if now < self._next and self._refused_in == self.ends:
+            return  # another request in flight was refused, too
+        self._refused_in = self.ends
+        self._refusals += 1
+        growth = _REFUSED_AGAIN ** min(self._refusals - 1, 9)
+        if self.limit is None or self.ends is None or now >= self.ends:
+            # Nothing is known of the others, but there are some.
+            self._not_before(now + wait * (1.0 + self._random.random() * min(_LONGEST_RETREAT, 0.5 * growth)))
+            return
+        crowd = self._workers(now) * _REFUSED * growth
+        windows = min(_LONGEST_RETREAT, (crowd - 1) / self.limit)
+        self._not_before(max(self.ends, now + wait) + self._random.random() * windows * self._length)
+
+    def hold(self, now: float, in_flight: int) -> float | None:
+        """Seconds until the next request may go out, ``inf``: when a response comes; ``None``: now."""
+        if now < self._next:
+            return self._next - now
+        if self.limit is None or self.ends is None or not in_flight:
+            return None
+        if now >= self.ends or in_flight >= max(1, self._mine):
+            return float("inf")  # first see what is left
+        used = self._used + in_flight
+        return None if used < min(self._line(now), self.limit) else float("inf")
+
+    def _begin_window(self, now: float, ends: float) -> None:
+        if self.ends is not None:
+            self._first_window = False
+            # A server whose window slides names a later end each time, before the one that it named is over.
+            if now >= self.ends - _ROUNDING:
+                self._length = min(self._length, ends - self.ends)
+        self._length = max(1.0, self._length, ends - now)
+        self._mine_before, self._mine = self._mine, 0
+        self._used, self.ends = 0, ends
+
+    def _passed(self, now: float) -> float:
+        """The share of the window that is over."""
+        assert self.ends is not None
+        return min(1.0, max(0.0, 1.0 - (self.ends - now) / self._length))
+
+    def _line(self, now: float) -> float:
+        """Requests that are used by now if the window is spent evenly."""
+        assert self.limit is not None
+        return self.limit * (self._passed(now) + (_CREDIT if self._first_window else 0.0))
+
+    def _workers(self, now: float) -> float:
+        """How many workers like this one share the limit."""
+        assert self.limit is not None
+        passed = max(_EARLIEST, self._passed(now))
+        mine = max(1.0, self._mine + self._mine_before * (1.0 - passed))
+        others = max(0, self._used - self._mine)
+        return min(_LARGEST_CROWD * self.limit, 1.0 + others / passed / mine)
+
+    def _not_before(self, moment: float) -> None:
+        self._next = max(self._next, moment)
