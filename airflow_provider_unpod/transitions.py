@@ -1,4 +1,4 @@
-"""For DAGs that invoices start: what happened, out of the events that started the run."""
+"""The transitions that started a run, for DAGs that are scheduled on invoices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 def transitions_of(triggering_asset_events: Mapping[Any, Iterable[Any]]) -> list[dict[str, Any]]:
     """All transitions that started this run, oldest first, each once.
 
-    Airflow may start one run for several events, and an event may be delivered twice; a transition told twice has the
-    same ``key``. Whoever books something for it should remember that key, because two *runs* may also get it::
+    Airflow may start one run for several events, and an event may be delivered twice; a repeated transition has the
+    same ``key``. A task that books something should store that key, since two *runs* may get the same transition::
 
         @task
         def book(triggering_asset_events=None):
             for transition in transitions_of(triggering_asset_events):
                 print(transition["key"], transition["invoice"]["amount"])
 
-    :param triggering_asset_events: as in the task's context: events by asset.
+    :param triggering_asset_events: from the task's context: events by asset.
     :return: dicts with ``key``, ``invoice_id``, ``from`` (``None``: new), ``to``, ``invoice`` (its record) and
-        ``seen_at`` (ISO 8601).
+        ``seen_at`` (ISO 8601). Statuses are stripped and case-folded, except in the record.
     """
     found: dict[str, dict[str, Any]] = {}
     for events in triggering_asset_events.values():

@@ -23,7 +23,7 @@ AIRFLOW_3 = Asset.__name__ == "Asset"  # 2.11 calls it Dataset
         "unpod://unpod%2Etv/billing",
     ],
 )
-def test_every_spelling_of_one_organisation_is_one_asset(spelling: str) -> None:
+def test_every_spelling_of_one_organization_is_one_asset(spelling: str) -> None:
     assert Asset(uri=spelling).uri == billing_asset("unpod.tv").uri == "unpod://unpod.tv/billing"
 
 
@@ -63,11 +63,11 @@ def test_anything_else_is_refused_when_the_dag_is_parsed(uri: str) -> None:
 
 def test_an_empty_handle_is_refused() -> None:
     for handle in ("", "  "):
-        with pytest.raises(ValueError, match="organisation handle"):
+        with pytest.raises(ValueError, match="organization handle"):
             billing_asset(handle)
 
 
-def test_normalising_twice_changes_nothing() -> None:
+def test_normalizing_twice_changes_nothing() -> None:
     from urllib.parse import urlsplit
 
     for uri in ("unpod://a%20b", "unpod://x%252Fy/billing/"):

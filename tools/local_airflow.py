@@ -250,6 +250,7 @@ def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: s
         connections={"unpod_default": sandbox.connection_json()},
         UNPOD_EXPORTS=f"file://{output}/exports",
         UNPOD_BOOKS=f"file://{output}/books",
+        UNPOD_POLL_INTERVAL="5",
         **environment,
     )
 

@@ -1,8 +1,8 @@
-"""One poll for many: the stream of looks at an organisation's invoices that all triggers of a kind share.
+"""One poll of an organization's invoices for all triggers of a kind.
 
-From Airflow 3.3 on, triggers that name the same ``shared_stream_key`` get one stream; before, each runs the same
-stream alone. Nothing here blocks the triggerer's event loop: connections are looked up asynchronously, requests
-are made in a thread.
+From Airflow 3.3 on, triggers with the same ``shared_stream_key`` share one stream; before, each runs the same stream
+alone. Nothing here blocks the triggerer's event loop: connections are looked up asynchronously, requests are made in a
+thread.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds, and multiples of the interval: looks that fail get rarer up to the smaller of the two.
+#: Seconds, and multiples of the interval: the pause after failed polls grows up to the smaller of the two.
 _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
 #: Seconds. An interval of 0 must not keep a processor and the API busy.
 _SHORTEST_INTERVAL = 0.05
 
 
-#: Connection id, organisation handle (``None``: the connection's), seconds between two looks.
+#: Connection id, organization handle (``None``: the connection's), seconds between two polls.
 PollKey: TypeAlias = tuple[str, "str | None", float]
 
 
 def poll_key_of(kwargs: Mapping[str, Any]) -> PollKey:
-    """The same out of a trigger's serialized arguments."""
+    """The key of a trigger's poll, from its serialized arguments."""
     return kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
 
 
 @dataclass(frozen=True, slots=True)
 class PollFailure:
-    """A look that failed.
+    """A poll that failed.
 
-    :ivar number: of the look, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
-    :ivar failures: looks that failed in a row for a reason that does not pass by itself, this one included;
-        0 where this one's does.
+    :ivar number: the number of the poll, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
+    :ivar failures: how many polls in a row, this one included, failed for a reason that does not pass by itself; 0 if
+        this one's does.
     """
 
     number: int
@@ -62,12 +62,12 @@ class PollFailure:
 
 
 class PollingTrigger(BaseEventTrigger):
-    """A trigger that lives on a poll, which it may share.
+    """A trigger that depends on a poll, which it may share.
 
-    :param unpod_conn_id: the connection; all that identifies it in what Airflow stores of the trigger.
-    :param org_handle: organisation handle in place of the connection's.
-    :param poke_interval: seconds between two looks, or a ``timedelta``.
-    :raises UnpodConfigError: for arguments that make no sense.
+    :param unpod_conn_id: id of the connection, which is all that Airflow stores of it with the trigger.
+    :param org_handle: organization handle in place of the connection's.
+    :param poke_interval: seconds between two polls, or a ``timedelta``.
+    :raises UnpodConfigError: if an argument is invalid.
     """
 
     def __init__(self, *, unpod_conn_id: str, org_handle: str | None, poke_interval: float | timedelta) -> None:
@@ -78,12 +78,12 @@ class PollingTrigger(BaseEventTrigger):
 
     @property
     def connection(self) -> PollKey:
-        """What the poll depends on."""
+        """Everything that the poll depends on."""
         return self.unpod_conn_id, self.org_handle, self.poke_interval
 
 
 async def poll(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[Snapshot | PollFailure, None]:
-    """Look at the list again and again, for ever; failures are looks, too, and never raise."""
+    """Poll the list for ever. Never raises: a failed poll is yielded, too."""
     unpod_conn_id, org_handle, poke_interval = connection
     poller = _Poller(unpod_conn_id, org_handle)
     interval = max(poke_interval, _SHORTEST_INTERVAL)
@@ -108,14 +108,14 @@ async def _pause(seconds: float) -> None:
 
 
 class _Poller:
-    """Looks, and the state between them: connection, tracker, what went wrong last."""
+    """Makes the polls, and keeps the state between them: connection, tracker, the last failure."""
 
     def __init__(self, unpod_conn_id: str, org_handle: str | None) -> None:
         self._unpod_conn_id = unpod_conn_id
         self._org_handle = org_handle
         self._tracker: Tracker | None = None
         self._client: UnpodClient | None = None
-        self._said: str | None = None
+        self._logged: str | None = None
         self._failures = 0
 
     async def poll(self, wanted: Wanted, number: int) -> Snapshot | PollFailure:
@@ -127,15 +127,15 @@ class _Poller:
             return self._failure(number, error)
         except Exception as error:
             # An exception would end every wait that shares this poll, and Airflow would start it again and again.
-            log.debug("A look at the invoices failed unexpectedly.", exc_info=True)
+            log.debug("A poll of the invoices failed unexpectedly.", exc_info=True)
             return self._failure(number, UnpodError(f"{type(error).__name__}: {error}"))
-        if self._said is not None:
-            log.info("Looking at the invoices of connection %r works again.", self._unpod_conn_id)
-        self._said, self._failures = None, 0
+        if self._logged is not None:
+            log.info("Polling the invoices of connection %r works again.", self._unpod_conn_id)
+        self._logged, self._failures = None, 0
         return poll
 
     def close(self) -> None:
-        """Close the idle connections, at once: what is awaited here a second cancellation would skip."""
+        """Close the idle connections. Not asynchronous, since a second cancellation would skip an ``await``."""
         self._tracker = None
         if self._client is not None:
             client, self._client = self._client, None
@@ -161,7 +161,7 @@ class _Poller:
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
-            # The last one who waited has left. A thread cannot be cancelled, but its requests can be cut.
+            # The last wait has left. A thread cannot be cancelled, but its requests can be cut.
             tracker.cancel()
             await asyncio.wait([thread], timeout=1.0)
             if thread.done() and not thread.cancelled():
@@ -173,12 +173,14 @@ class _Poller:
             self._failures = 0
         else:
             self._failures += 1
-        said = type(error).__name__ + error.message
-        if said != self._said:
+        failure = type(error).__name__ + error.message
+        if failure != self._logged:
             log.warning(
-                "Looking at the invoices of connection %r failed, and is tried again: %s", self._unpod_conn_id, error
+                "A poll of the invoices of connection %r failed; the next one tries again: %s",
+                self._unpod_conn_id,
+                error,
             )
-            self._said = said
+            self._logged = failure
         if error.permanent or isinstance(error, UnpodUnreachable):
             self.close()  # the next poll reads the connection anew, which somebody may have mended
         return PollFailure(number, datetime.now(timezone.utc), error, self._failures)

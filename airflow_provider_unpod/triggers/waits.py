@@ -1,8 +1,8 @@
-"""Handing looks round to thousands of waits.
+"""Delivers each snapshot to thousands of waits.
 
-Airflow's shared stream would wake every trigger for every look, all in one go: with ten thousand of them nothing else
-runs in the triggerer for most of a second. Here a look is shown to the waits one after the other, with pauses for the
-event loop, and only those that it ends wake up. So the stream itself stays silent.
+Airflow's shared stream would wake every trigger for every snapshot, all at once: with ten thousand of them nothing else
+runs in the triggerer for most of a second. Here the waits are called one after the other, with pauses for the event
+loop, and only those that end wake up. The stream itself yields nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.watching.tracker import Snapshot
     from airflow_provider_unpod.triggers.polling import PollFailure
 
-#: Waits that see a look before others get their turn on the event loop: a few milliseconds.
+#: How many waits are called before the event loop gets a turn: a few milliseconds.
 _AT_A_TIME = 500
-#: Waits that may end at once: what Airflow does with an event takes it a fraction of a millisecond.
+#: How many waits may end at the same time: Airflow needs a fraction of a millisecond for each event.
 _ENDING = 20
 
 
 class Judge(Protocol):
-    """What a wait makes of a look: the payload of its event, or ``None`` to go on waiting."""
+    """Returns the payload of a wait's event if this poll ends the wait, else ``None``."""
 
     def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None: ...
 
@@ -37,12 +37,12 @@ class Waits(Subscriptions):
 
     def __init__(self) -> None:
         super().__init__()
-        #: Thousands of waits that end with one look give their events to Airflow in turn.
+        #: When one poll ends thousands of waits, they pass their events to Airflow in turn.
         self.few_at_once = asyncio.Semaphore(_ENDING)
         self._waiting: dict[asyncio.Future[dict[str, Any]], Judge] = {}
 
     async def join(self, judge: Judge) -> dict[str, Any]:
-        """Wait for the look that ``judge`` finds an end in; the payload it gives."""
+        """The payload that ``judge`` returns for the poll that ends the wait."""
         end: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[end] = judge
         try:
@@ -51,7 +51,7 @@ class Waits(Subscriptions):
             self._waiting.pop(end, None)
 
     async def deliver(self, snapshots: AsyncGenerator[Snapshot | PollFailure, None]) -> None:
-        """Show all looks to all waits, for ever, and end them. What is raised is raised to the waits as well."""
+        """Pass the results of all polls to all waits, for ever. An exception is raised in the waits, too."""
         try:
             async with aclosing(snapshots):
                 async for seen in snapshots:
@@ -68,7 +68,7 @@ class Waits(Subscriptions):
 
 
 def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Snapshot | PollFailure) -> None:
-    """Show a look to one wait; what goes wrong there is no business of the others."""
+    """Pass a poll's result to one wait; its exception does not reach the others."""
     try:
         payload = judge(seen)
     except Exception as error:
@@ -78,12 +78,12 @@ def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Snapshot | 
             end.set_result(payload)
 
 
-# Whoever waits registers before the first look, so the poll needs no word from Airflow about who shares it.
+# A wait registers itself before its first poll, so the poll need not learn from Airflow which waits share it.
 _shared: WeakValueDictionary[Hashable, Waits] = WeakValueDictionary()
 
 
 def waits_for(key: Hashable) -> Waits:
-    """What the triggers of this key want; one object for all of them, while there are any."""
+    """The waits of all triggers with this key: one object as long as there is one such trigger."""
     waits = _shared.get(key)
     if waits is None:
         waits = _shared[key] = Waits()

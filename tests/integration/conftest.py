@@ -45,6 +45,7 @@ class LiveAirflow(LocalAirflow):
             AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # secrets must not be logged at any level
             UNPOD_EXPORTS=f"file://{home}/exports",
             UNPOD_BOOKS=f"file://{home}/books",
+            UNPOD_POLL_INTERVAL="5",
             **environment,
         )
 

@@ -1,12 +1,12 @@
-"""A list that is looked at again and again: what changed, for as few requests as the changes call for.
+"""A list that is polled again and again: what changed, for as few requests as the changes call for.
 
-The first look reads the whole list, with the proof that it is complete. After that a look reads the pages where
-the wanted invoices stand and the page where new ones land; now and then, and whenever something is not where it
-should be, it reads the whole list again. That an invoice is *not* there is only ever concluded from a complete
-reading.
+The first poll reads the whole list, with the proof that it is complete. After that a poll reads the pages of the
+wanted invoices and the page where new ones appear. Every tenth poll or so, and after one that did not find an invoice
+where it was expected, the whole list is read again. That an invoice does *not* exist is only ever concluded from a
+complete reading.
 
-What is remembered of an invoice is one number (its place and status); rows live only as long as somebody asks
-for them, so that hundreds of thousands of invoices fit into a few dozen megabytes.
+One integer (place and status) is remembered of each invoice, and rows are kept only while they are wanted, so that
+hundreds of thousands of invoices fit into a few dozen megabytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.client import Page
 
-#: Faults that pass by themselves: they never end a wait, however often they come.
+#: Errors that pass by themselves: they never end a wait, however often they come.
 TRANSIENT = (UnpodUnavailable, UnpodRateLimited, UnpodListUnstable)
 
-#: A complete reading is due after this many looks, or after a tenth as many looks as the list has pages where
-#: that is more: on average it then costs no more than a dozen requests per look, however long the list is.
+#: A complete reading is due after this many polls, or after a tenth as many polls as the list has pages where
+#: that is more: on average it then costs at most a dozen requests per poll, however long the list is.
 FULL_REFRESH_EVERY = 10
 
-#: A missing invoice is sought on its page and the pages beside it this many times before everything is read.
+#: A missing invoice is searched on its page and the pages beside it this many times before everything is read.
 _SEARCHES = 2
 
 # What is known of an invoice is packed into one integer: place, parity of the last complete reading, status.
@@ -46,12 +46,12 @@ _PARITY = 1 << _STATUS_BITS
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which invoices a look is for.
+    """Which invoices a poll must read.
 
-    :ivar keys: those to find, as :func:`~airflow_provider_unpod.billing.invoice.match_key` gives them.
-    :ivar certain: of these, the ones whose absence must be proved, each with the number of the look after which
-        the proof must have been made.
-    :ivar everything: also all invoices that are not settled, and every change that is come upon.
+    :ivar keys: the invoices to find, as :func:`~airflow_provider_unpod.billing.invoice.match_key` gives them.
+    :ivar certain: those of them whose absence must be proved, each with the number of the poll after which the proof
+        must have been made.
+    :ivar everything: also all open invoices, and every change that is seen.
     """
 
     keys: Collection[InvoiceId] = frozenset()
@@ -60,24 +60,24 @@ class Wanted:
 
 
 class Subscriptions:
-    """The wishes of all who share one poll, and how many looks have begun. Belongs to one thread."""
+    """What all subscribers of one poll want, and how many polls have begun. Not thread-safe."""
 
     def __init__(self) -> None:
-        #: Number of the look that began last.
+        #: The number of the poll that began last.
         self.polls = 0
         self._keys: Counter[InvoiceId] = Counter()
         self._certain: dict[InvoiceId, int] = {}
         self._everything = 0
 
     def add(self, keys: Collection[InvoiceId], *, certain: bool = False, everything: bool = False) -> None:
-        """Somebody wants these invoices in every look that begins from now on."""
+        """Subscribe to these invoices, in every poll that begins from now on."""
         self._keys.update(keys)
         self._everything += everything
         if certain:
             self._certain.update(dict.fromkeys(keys, self.polls))
 
     def remove(self, keys: Collection[InvoiceId], *, everything: bool = False) -> None:
-        """The same somebody doesn't any more."""
+        """Unsubscribe from these invoices; with the same arguments as :meth:`add`."""
         self._everything -= everything
         for key in keys:
             self._keys[key] -= 1
@@ -86,23 +86,23 @@ class Subscriptions:
                 self._certain.pop(key, None)
 
     def begin(self) -> Wanted:
-        """Count a look, and tell what it is for."""
+        """Count a poll, and return what it must read."""
         self.polls += 1
         return Wanted(frozenset(self._keys), dict(self._certain), self._everything > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one look saw. Whoever gets it must not change it: it is shared by all who wait.
+    """The result of one poll, shared by all waits: do not change it.
 
-    :ivar number: counts the looks.
-    :ivar at: when it ended, UTC.
-    :ivar rows: the wanted invoices, by the key they were asked for by, and those in ``changed``; all of them were
-        read in this look. A key that was wanted as certain and is not in here is proved absent.
-    :ivar changed: invoices whose status differs from the last look that saw them, and new ones; not those of
-        the first look.
-    :ivar statuses: gives all invoices known and their last known status, when it is called.
-    :ivar first: nothing is known of the time before, so ``changed`` tells nothing of it.
+    :ivar number: the number of the poll.
+    :ivar at: when the poll ended, UTC.
+    :ivar rows: the wanted invoices, by the wanted key, and those in ``changed``; all of them were read in this poll.
+        The absence of a key that was wanted as certain and is not in here is proved.
+    :ivar changed: new invoices, and those whose status differs from the previous poll that read them; empty for the
+        first poll.
+    :ivar statuses: returns all known invoices and their last known statuses when it is called.
+    :ivar first: nothing is known of the time before, so ``changed`` does not cover it.
     """
 
     number: int
@@ -114,9 +114,9 @@ class Snapshot:
 
 
 class Tracker:
-    """The invoices of one organisation, looked at again and again. One thread at a time.
+    """Polls the invoices of one organization. One thread at a time.
 
-    :param full_refresh_every: read the whole list every so many looks; ``None``: see ``FULL_REFRESH_EVERY``.
+    :param full_refresh_every: read the whole list every so many polls; ``None``: see ``FULL_REFRESH_EVERY``.
     """
 
     def __init__(self, source: PageSource, *, full_refresh_every: int | None = None) -> None:
@@ -128,35 +128,35 @@ class Tracker:
         self._codes: dict[str, int] = {}
         self._numbers: dict[InvoiceId, InvoiceId] = {}  # wanted invoice numbers of rows that go by another id
         self._numbered = False
-        self._absent: dict[InvoiceId, int] = {}  # and the number of the look that proved it
-        self._changes: dict[InvoiceId, Invoice] = {}  # kept until a look succeeds
-        self._looks = 0
+        self._absent: dict[InvoiceId, int] = {}  # and the number of the poll that proved it
+        self._changes: dict[InvoiceId, Invoice] = {}  # kept until a poll succeeds
+        self._polls = 0
         self._last_complete = 0
-        self._overdue = False  # something was not where it should be
+        self._overdue = False  # an invoice was not where it was expected
         self._parity = 0
-        self._shift = 0  # by how much invoices that came in front have moved the rest back
+        self._shift = 0  # by how many rows new invoices in front have moved the others
         self._count: int | None = None
-        self._uncounted = 0  # what `count` counts and the list does not show
+        self._uncounted = 0  # rows that `count` includes and the list does not show
         self._page_size: int | None = None
-        self._front = self._back = True  # where new invoices may land
+        self._front = self._back = True  # at which ends new invoices may appear
 
     def statuses(self) -> dict[InvoiceId, str]:
-        """All invoices known and their last known status: a copy."""
+        """All known invoices and their last known statuses: a copy."""
         names = self._statuses
         return {key: names[packed & _STATUS_MASK] for key, packed in list(self._known.items())}
 
     def cancel(self) -> None:
-        """End the look that runs in another thread: its requests are cut, and it raises ``Cancelled``."""
+        """End the poll that runs in another thread: its requests are cut, and it raises ``Cancelled``."""
         self._source.cancellation.cancel()
 
     def poll(self, wanted: Wanted, *, number: int | None = None) -> Snapshot:
-        """Look at the list.
+        """Poll the list once.
 
-        :param number: of this look; by default one more than that of the last.
-        :raises UnpodError: if the list could not be looked at. What was seen until then is not lost: the next
-            look that succeeds tells it.
+        :param number: the number of this poll; by default one more than that of the previous one.
+        :raises UnpodError: if the list cannot be read. Changes that were seen until then are reported by the next
+            poll that succeeds.
         """
-        self._looks = self._looks + 1 if number is None else number
+        self._polls = self._polls + 1 if number is None else number
         sighting, first = _Sighting(wanted), not self._last_complete
         if self._complete_due(wanted):
             self._read_all(sighting)
@@ -166,12 +166,12 @@ class Tracker:
             if not found and any(key not in sighting.rows and self._place(key) is not None for key in wanted.certain):
                 self._read_all(sighting)
             elif not found or self._something_unseen():
-                self._overdue = True  # not in this look: its requests are spent
+                self._overdue = True  # not in this poll: its requests are spent
         for key in sighting.keys - sighting.rows.keys():
             self._numbers.pop(key, None)
         changes, self._changes = self._changes, {}
         rows = {**changes, **sighting.rows}
-        return Snapshot(self._looks, datetime.now(timezone.utc), rows, tuple(changes), self.statuses, first)
+        return Snapshot(self._polls, datetime.now(timezone.utc), rows, tuple(changes), self.statuses, first)
 
     # --- when everything must be read
 
@@ -181,16 +181,16 @@ class Tracker:
         every = self._full_refresh_every
         if every is None:
             every = max(FULL_REFRESH_EVERY, len(self._known) // (10 * max(1, self._page_size or 1)))
-        if self._looks - self._last_complete >= every:
+        if self._polls - self._last_complete >= every:
             return True
         return any(self._place(key) is None and self._unproved(key, wanted) for key in wanted.keys)
 
     def _unproved(self, key: InvoiceId, wanted: Wanted) -> bool:
-        """Whether it matters that an unknown key may be in the list all the same."""
+        """Whether an unknown key may be in the list after all, and that matters."""
         proved = self._absent.get(key, 0)
         if key in wanted.certain:
             return proved <= wanted.certain[key]
-        # Numbers of settled invoices are not remembered: one complete reading tells which row has this one.
+        # Numbers of settled invoices are not remembered: a complete reading shows which row has this one.
         return self._numbered and type(key) is str and not proved
 
     def _something_unseen(self) -> bool:
@@ -215,22 +215,22 @@ class Tracker:
                     rows += 1
                 self._count = reading.evidence.count_last
         except BaseException:
-            # What this reading has not seen must differ, when the next one has ended, from what that one has seen.
+            # Mark all invoices as seen by this reading, so that those which the next one does not see stand out.
             for key, packed in self._known.items():
                 self._known[key] = packed & ~_PARITY | self._parity << _STATUS_BITS
             raise
         for key in [key for key, packed in self._known.items() if packed >> _STATUS_BITS & 1 != self._parity]:
             del self._known[key]
             self._unsettled.discard(key)
-        self._last_complete = self._looks
+        self._last_complete = self._polls
         self._overdue = False
         self._uncounted = 0 if self._count is None else self._count - rows
         self._front, self._back = not rises or falls > 0, not falls or rises > 0
-        self._absent = {key: self._looks for key in sighting.keys if self._place(key) is None}
+        self._absent = {key: self._polls for key in sighting.keys if self._place(key) is None}
 
     def _read_landing(self, sighting: _Sighting) -> None:
-        """The pages where new invoices land, until one shows an invoice that is known."""
-        last = max(0, self._total - 1)  # as it was: what came since stands behind it
+        """Read the pages where new invoices appear, up to one with a known invoice."""
+        last = max(0, self._total - 1)  # as it was: new invoices are behind it
         if self._front or self._page_size is None:
             page = 1
             while self._fetch([page], sighting) >= self._size and not sighting.met_known:
@@ -246,7 +246,7 @@ class Tracker:
                 rows = self._fetch([page], sighting)
 
     def _read_places(self, sighting: _Sighting) -> bool:
-        """The pages where the wanted invoices stand; whether all of them that are known were found."""
+        """Read the pages of the wanted invoices; whether all of them that are known were found."""
         for search in range(1 + _SEARCHES):
             wanted = sighting.keys | self._unsettled if sighting.everything else sighting.keys
             places = [
@@ -258,19 +258,19 @@ class Tracker:
                 return True
             pages = {page for place in places for page in self._pages_to_search(place, search, sighting)}
             if search and len(pages) > max(4, self._total // self._size // 2):
-                return False  # reading everything costs hardly more, and proves more
+                return False  # reading everything hardly costs more, and proves more
             self._fetch(sorted(pages), sighting)
         return False
 
     def _pages_to_search(self, place: int, search: int, sighting: _Sighting) -> Iterable[int]:
-        """The page where an invoice should stand; where it did not, the one where its neighbours went, and the next."""
+        """The page where an invoice is expected; in later searches the one where its neighbors went, and the next."""
         page, row = divmod(max(0, place + sighting.drift_near(place)), self._size)
         if not search:
             return () if page + 1 in sighting.pages else (page + 1,)
         return (page + 1, max(1, page) if row < self._size // 2 else page + 2)
 
     def _fetch(self, pages: list[int], sighting: _Sighting) -> int:
-        """Read these pages, several at a time; the number of rows on the last of them."""
+        """Read these pages, several at a time; returns the number of rows on the last one."""
         rows = 0
         fetcher = Fetcher(self._source, min(self._source.max_concurrency, max(1, len(pages))))
         fetcher.limit = len(pages)
@@ -278,9 +278,9 @@ class Tracker:
             for page in pages:
                 fetcher.ask(Window((page - 1) * self._size, self._size))
             for page in pages:
-                answer = fetcher.take()
-                self._take(page, answer.invoices, answer.count, sighting)
-                rows = len(answer.invoices)
+                window = fetcher.take()
+                self._take(page, window.invoices, window.count, sighting)
+                rows = len(window.invoices)
         finally:
             fetcher.close()
         return rows
@@ -288,7 +288,7 @@ class Tracker:
     def _take(self, page: int, invoices: list[Invoice], count: int | None, sighting: _Sighting) -> None:
         if count is not None:
             self._count = count
-        if self._page_size is None:  # the server may give fewer rows than it is asked for, without saying so
+        if self._page_size is None:  # the server may limit the page size without saying so
             clamped = 0 < len(invoices) < min(self._source.page_size, self._total)
             self._page_size = len(invoices) if clamped else self._source.page_size
         start = (page - 1) * self._size
@@ -298,7 +298,7 @@ class Tracker:
             if (place := self._place(one.key)) is not None
         ]
         if moved and page == 1 and not sighting.pages:
-            # What came in front has moved all the rest: correct every place at once.
+            # New invoices in front have moved all others: correct every place at once.
             by = moved[0][1]
             self._shift += by
             moved = [(row, drift - by) for row, drift in moved]
@@ -317,11 +317,11 @@ class Tracker:
 
     @property
     def _total(self) -> int:
-        """How many invoices there seem to be."""
+        """The number of invoices, as far as it is known."""
         return len(self._known) if self._count is None else self._count
 
     def _place(self, key: InvoiceId) -> int | None:
-        """Where the invoice should stand now, 0-based; ``None`` where it is unknown."""
+        """The 0-based row where the invoice is expected; ``None`` if it is unknown."""
         packed = self._known.get(key)
         if packed is None:
             packed = self._known.get(self._numbers.get(key, key))
@@ -358,28 +358,28 @@ class Tracker:
 
 
 class _Sighting:
-    """What one look is for, and what it has come upon."""
+    """What one poll must read, and what it has read so far."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.keys = set(wanted.keys)
         self.everything = wanted.everything
         self.rows: dict[InvoiceId, Invoice] = {}
-        #: Unsettled invoices that were found though nobody asked for them by name.
+        #: Open invoices that were read and are not in ``keys``.
         self.seen: set[InvoiceId] = set()
-        #: The pages read, and how many rows each had.
+        #: The pages that were read, and how many rows each had.
         self.pages: dict[int, int] = {}
-        #: Whether the page read last had an invoice that was known before.
+        #: Whether the page that was read last had an invoice that was known before.
         self.met_known = False
-        #: Where invoices stood elsewhere than expected (0: where they did not): (place, by how many rows).
+        #: How far invoices were from where they were expected: (place, number of rows, 0 included).
         self.drifts: list[tuple[int, int]] = []
 
     def drift_near(self, place: int) -> int:
-        """By how many rows the invoices around ``place`` have moved, as far as it was seen."""
+        """By how many rows the invoices around ``place`` have moved, as far as is known."""
         return min(self.drifts, key=lambda drift: abs(drift[0] - place), default=(0, 0))[1]
 
 
 class _Cancellable:
-    """A source of pages whose requests, of whatever reading, can all be cut at once."""
+    """A source of pages whose requests can all be cut at once."""
 
     def __init__(self, source: PageSource) -> None:
         self._source = source
@@ -395,7 +395,7 @@ class _Cancellable:
 
 
 def _order(one: Invoice, other: Invoice) -> int:
-    """1 if ``other`` is the newer one, -1 if it is the older, 0 if that can't be told. Only costs depend on it."""
+    """1 if ``other`` is newer, -1 if it is older, 0 if that is unknown. Only costs depend on it, never a result."""
     a, b = one.key, other.key
     if type(a) is not int or type(b) is not int:
         a, b = str(one.raw.get("invoice_date")), str(other.raw.get("invoice_date"))
