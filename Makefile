@@ -4,7 +4,10 @@
 # `make` alone lists the rest. PYTHON=... picks another Python than python3.
 
 PYTHON ?= python3
+# As in constraints/releases.txt.
 AIRFLOW3 := 3.3.2
+AIRFLOW3.2 := 3.2.2
+AIRFLOW3.1 := 3.1.8
 AIRFLOW2 := 2.11.2
 
 # Both make every Airflow process compile or write more than it has to; some machines export them.
@@ -14,19 +17,30 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
 VENV3 := .venv
+VENV3.2 := .venv-airflow3.2
+VENV3.1 := .venv-airflow3.1
 VENV2 := .venv-airflow2
+LOWEST := .venv-lowest
 PY3 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3" $(VENV3)/bin/python
+PY3.2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.2" $(VENV3.2)/bin/python
+PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
+PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
 UNIT := -m pytest --ignore=tests/integration -n 2
-INTEGRATION := -m pytest tests/integration
+INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed
+SMOKE := -m pytest tests/integration/installed
 
-.PHONY: help demo test test-airflow2 test-integration test-integration-airflow2 sandbox airflow lint bench constraints
+.PHONY: help demo test test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
+  test-integration-airflow2 test-smoke sandbox airflow lint bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
 	@echo "make test                       unit tests on Airflow $(AIRFLOW3)"
 	@echo "make test-airflow2              unit tests on Airflow $(AIRFLOW2) (needs Python 3.10 to 3.12)"
+	@echo "make test-airflow3.1            unit tests on Airflow $(AIRFLOW3.1) (-airflow3.2: on $(AIRFLOW3.2))"
+	@echo "make test-lowest                unit tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-integration           real Airflow, real object stores (-airflow2: on Airflow $(AIRFLOW2))"
+	@echo "make test-smoke                 the built wheel beside each Airflow of constraints/, in new environments"
 	@echo "make sandbox [ARGS=...]         a local Unpod API to try DAGs against (ARGS=--help)"
 	@echo "make airflow                    Airflow with the example DAGs and the sandbox; prints the address"
 	@echo "make lint                       ruff, mypy"
@@ -48,11 +62,23 @@ test: $(VENV3)/.ready
 test-airflow2: $(VENV2)/.ready
 	$(PY2) $(UNIT) $(ARGS)
 
+test-airflow3.1: $(VENV3.1)/.ready
+	$(PY3.1) $(UNIT) $(ARGS)
+
+test-airflow3.2: $(VENV3.2)/.ready
+	$(PY3.2) $(UNIT) $(ARGS)
+
+test-lowest: $(LOWEST)/.ready
+	$(PYLOWEST) $(UNIT) $(ARGS)
+
 test-integration: $(VENV3)/.ready-stores
 	$(PY3) $(INTEGRATION) $(ARGS)
 
 test-integration-airflow2: $(VENV2)/.ready-stores
 	$(PY2) $(INTEGRATION) $(ARGS)
+
+test-smoke: $(VENV3)/.ready
+	$(PY3) $(SMOKE) $(ARGS)
 
 lint: $(VENV3)/.ready
 	$(VENV3)/bin/ruff check .
@@ -64,42 +90,45 @@ bench: $(VENV3)/.ready
 
 # --- virtual environments -------------------------------------------------------------------------------------------
 
-# The first Python from 3.10 to 3.$1 that runs; names alone prove nothing (pyenv has names of all it could run).
-python-up-to = $(firstword $(foreach p,$(PYTHON) python3.13 python3.12 python3.11 python3.10,$(if \
-  $(shell $p -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, $1) and print(1)' 2>/dev/null),$p)))
+# The first Python from 3.10 to 3.$2 of $1 that runs; names alone prove nothing (pyenv has names of all it could run).
+first-python = $(firstword $(foreach p,$1 python3.13 python3.12 python3.11 python3.10,$(if \
+  $(shell $p -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, $2) and print(1)' 2>/dev/null),$p)))
 
-# $(call install,venv,newest minor Python,constraints,what to install)
+# $(call install,venv,preferred Pythons,newest minor Python,constraints,what to install)
 define install
-	@test -x $1/bin/python || test -n "$(call python-up-to,$2)" || { \
-	  echo "$1 needs a Python from 3.10 to 3.$2: install one, or name it with PYTHON=..." >&2; exit 1; }
-	@echo "Installing into $1 ..."
-	@test -x $1/bin/python || $(call python-up-to,$2) -m venv $1
-	@test -x $1/bin/uv || $1/bin/python -m pip install --quiet --disable-pip-version-check -c $3 uv
-	@VIRTUAL_ENV=$1 $1/bin/uv pip install --quiet -c $3 $4
+	@test -x $1/bin/python || test -n "$(call first-python,$2,$3)" || { \
+	  echo "$1 needs a Python from 3.10 to 3.$3: install one, or name it with PYTHON=..." >&2; exit 1; }
+	@test -x $1/bin/python || $(call first-python,$2,$3) -m venv $1
+	@test -x $1/bin/uv || $1/bin/python -m pip install --quiet --disable-pip-version-check -c $4 uv
+	@echo "Installing into $1, $$($1/bin/python --version) ..."
+	@VIRTUAL_ENV=$1 $1/bin/uv pip install --quiet -c $4 $5
 	@touch $@
 endef
 
 EVERYDAY := --group dev -e '.[sandbox,parquet,zstd]'
-STORES := --group postgres -e '.[s3,gcs,azure,openlineage]'
+STORES := --group services -e '.[s3,gcs,azure,openlineage]'
 
 $(VENV3)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3).txt
-	$(call install,$(VENV3),13,constraints/airflow-$(AIRFLOW3).txt,$(EVERYDAY))
+	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(EVERYDAY))
 
 $(VENV2)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW2).txt
-	$(call install,$(VENV2),12,constraints/airflow-$(AIRFLOW2).txt,$(EVERYDAY))
+	$(call install,$(VENV2),$(PYTHON),12,constraints/airflow-$(AIRFLOW2).txt,$(EVERYDAY))
+
+# Those that only run the unit tests take Pythons that the others do not, where there are several.
+$(VENV3.1)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3.1).txt
+	$(call install,$(VENV3.1),python3.12 $(PYTHON),13,constraints/airflow-$(AIRFLOW3.1).txt,$(EVERYDAY))
+
+$(VENV3.2)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3.2).txt
+	$(call install,$(VENV3.2),python3.13 $(PYTHON),13,constraints/airflow-$(AIRFLOW3.2).txt,$(EVERYDAY))
+
+$(LOWEST)/.ready: pyproject.toml constraints/lowest.txt
+	$(call install,$(LOWEST),python3.10 $(PYTHON),12,constraints/lowest.txt,$(EVERYDAY))
 
 $(VENV3)/.ready-stores: $(VENV3)/.ready
-	$(call install,$(VENV3),13,constraints/airflow-$(AIRFLOW3).txt,$(STORES))
+	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(STORES))
 
 $(VENV2)/.ready-stores: $(VENV2)/.ready
-	$(call install,$(VENV2),12,constraints/airflow-$(AIRFLOW2).txt,$(STORES))
+	$(call install,$(VENV2),$(PYTHON),12,constraints/airflow-$(AIRFLOW2).txt,$(STORES))
 
-# One file per Airflow serves every Python that it runs on. Versions only: no index, no address, no path.
 constraints: $(VENV3)/.ready
-	for version in $(AIRFLOW3) $(AIRFLOW2); do \
-	  echo "apache-airflow==$$version" | UV_PYTHON_DOWNLOADS=never $(VENV3)/bin/uv pip compile --quiet --upgrade \
-	    --universal --python-version 3.10 --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-	    --all-extras --group dev --constraints - pyproject.toml --output-file constraints/airflow-$$version.txt \
-	  || exit 1; \
-	done
-	! grep -nE '://|/|@' constraints/*.txt
+	$(PY3) -m tools.constraints

@@ -23,7 +23,6 @@ DAG_MODULES = {
     ),
     "airflow_provider_unpod.triggers.invoice": (
         "from airflow.providers.common.compat.connection import get_async_connection\n"
-        "from airflow.providers.common.compat.triggers import BaseEventTrigger\n"
         "from airflow.triggers.base import BaseTrigger, TriggerEvent"
     ),
 }

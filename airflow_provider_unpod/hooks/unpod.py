@@ -211,13 +211,13 @@ class UnpodHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The standard fields of the connection form, for Airflow 2.11; later versions read the provider's metadata."""
+        """The standard fields of the connection form, for Airflow 2.11 and 3.1; later ones read metadata."""
         return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOUR.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The extra fields of the connection form, for Airflow 2.11; later versions read the provider's metadata."""
-        # A plain Airflow 3 has neither of these, and no form that would ask for them.
+        """The extra fields of the connection form, for Airflow 2.11 and 3.1; later ones read metadata."""
+        # A plain Airflow 3 has neither of these: 3.1 puts its own in their place, later versions do not ask.
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import BooleanField, IntegerField, StringField
         from wtforms.validators import any_of, number_range, optional

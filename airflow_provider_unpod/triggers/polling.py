@@ -16,12 +16,16 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.triggers import BaseEventTrigger
 
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodUnreachable
 from airflow_provider_unpod.billing.http.retry import POLL_RETRY
 from airflow_provider_unpod.billing.watching.tracker import TRANSIENT, Snapshot, Subscriptions, Tracker, Wanted
+
+try:
+    from airflow.triggers.base import BaseEventTrigger
+except ImportError:  # Airflow 2.11 has no event triggers
+    from airflow.triggers.base import BaseTrigger as BaseEventTrigger  # type: ignore[assignment]  # one or the other
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

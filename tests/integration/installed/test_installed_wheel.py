@@ -1,0 +1,172 @@
+"""The built wheel works beside every claimed Airflow, installed as the README says, and replaces nothing there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod import __version__
+from airflow_provider_unpod.sandbox import Sandbox
+from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
+
+TOOLS = Path(sys.executable).parent
+DAG = Path(__file__).parent / "dags" / "unpod_smoke.py"
+#: Different ones for different releases, as far as they are there: each claimed Python is tried once.
+PREFERRED = {"2.11": (3, 12), "3.1": (3, 10), "3.2": (3, 11), "3.3": (3, 13)}
+
+
+def run(command: list[str] | str, **options: Any) -> str:
+    done = subprocess.run(
+        command, shell=isinstance(command, str), capture_output=True, text=True, errors="replace", **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def python_for(release: Release) -> str:
+    """A Python that the release is claimed for; the preferred one where there is one."""
+    for major, minor in (PREFERRED[release.minor], sys.version_info[:2], *release.pythons):
+        name = f"python{major}.{minor}"
+        # A name proves nothing: pyenv has one for every Python that it could run.
+        if (major, minor) in release.pythons and shutil.which(name) and subprocess.call([name, "-c", ""]) == 0:
+            return name
+    pytest.fail(f"Airflow {release.version} needs one of the Pythons {release.pythons}.")
+
+
+@pytest.fixture(scope="session")
+def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run([str(TOOLS / "hatchling"), "build", "--target", "wheel", "--directory", str(folder)], cwd=REPOSITORY)
+    return folder
+
+
+class Installation:
+    """An Airflow as its users have it, under constraints and without any of our tools, and this package beside it."""
+
+    def __init__(self, release: Release, folder: Path, wheels: Path) -> None:
+        self.release = release
+        self.folder = folder
+        self.bin = folder / "venv" / "bin"
+        constraints = CONSTRAINTS / f"airflow-{release.version}.txt"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+        self.environment = {
+            **inherited,
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "AIRFLOW_HOME": str(folder / "home"),
+        }
+        uv = str(TOOLS / "uv")
+        run([uv, "venv", "--quiet", "--seed", "--python", python_for(release), str(folder / "venv")])
+        airflow = [f"apache-airflow=={release.version}", "--constraint", str(constraints)]
+        run([uv, "pip", "install", "--quiet", "--python", str(self.bin / "python"), *airflow])
+        self.before = self.packages()
+        indexes = os.environ.get("PIP_FIND_LINKS", "")
+        (line,) = re.findall(r"^pip install .*airflow-provider-unpod.*$", (REPOSITORY / "README.md").read_text(), re.M)
+        run(
+            line,
+            cwd=folder,
+            env={
+                **self.environment,
+                "AIRFLOW_VERSION": release.version,
+                "CONSTRAINTS": str(constraints),
+                "PIP_FIND_LINKS": f"{wheels} {indexes}".strip(),
+            },
+        )
+        self.after = self.packages()
+
+    def packages(self) -> set[str]:
+        return set(run([str(self.bin / "python"), "-m", "pip", "freeze", "--all"]).split("\n"))
+
+    def airflow(self, *arguments: str, **environment: str) -> str:
+        command = [str(self.bin / "airflow"), *arguments]
+        return run(command, cwd=self.folder, env={**self.environment, **environment}, timeout=600)
+
+    def results(self) -> dict[str, tuple[str, Any]]:
+        """By task its state and what it returned."""
+        with closing(sqlite3.connect(self.folder / "home" / "airflow.db")) as database:
+            states = dict(database.execute("select task_id, state from task_instance"))
+            returned = dict(database.execute("select task_id, value from xcom where key = 'return_value'"))
+        return {task: (state, returned.get(task)) for task, state in states.items()}
+
+
+@pytest.fixture(scope="module", params=releases(), ids=lambda release: release.version)
+def installation(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel_folder: Path
+) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp(f"airflow-{request.param.version}")
+    yield Installation(request.param, folder, wheel_folder)
+    shutil.rmtree(folder / "venv")
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+def pay_each_once_it_is_waited_for(sandbox: Sandbox, invoices: list[int]) -> None:
+    """Pay invoice after invoice, each when two polls have found it unpaid after the payment before."""
+    for invoice in invoices:
+        begin = sandbox.stats["requests"]
+        while sandbox.stats["requests"] < begin + 2:
+            time.sleep(0.2)
+        sandbox.pay(invoice)
+
+
+def test_the_readmes_line_adds_this_package_and_replaces_nothing(installation: Installation) -> None:
+    added = installation.after - installation.before
+    assert installation.before - installation.after == set()
+    assert {line for line in added if line.startswith("airflow-provider-unpod")} != set()
+    constrained = (CONSTRAINTS / f"airflow-{installation.release.version}.txt").read_text()
+    for line in added:
+        name, _, version = line.partition("==")
+        assert name.startswith("airflow-provider-unpod") or f"\n{name}=={version}" in constrained, added
+
+
+def test_airflow_shows_the_provider(installation: Installation) -> None:
+    printed = installation.airflow("providers", "get", "airflow-provider-unpod", "--output", "json")
+    (shown,) = json.loads(printed[printed.index("[{") :])
+    assert shown == {"Provider": "airflow-provider-unpod", "Version": __version__}
+
+
+def test_every_component_works(installation: Installation, sandbox: Sandbox) -> None:
+    home = installation.folder / "home"
+    (home / "dags").mkdir(parents=True)
+    shutil.copy(DAG, home / "dags")
+    environment = {
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
+        "UNPOD_SMOKE": str(installation.folder),
+    }
+    installation.airflow("db", "migrate", **environment)
+    assert "Connection success" in installation.airflow("connections", "test", "unpod_default", **environment)
+    installation.airflow("dags", "reserialize", **environment)
+    waits = {mode: sandbox.create("1.00", "USD").id for mode in ("poke", "reschedule", "deferred")}
+
+    def pay() -> None:
+        while not (installation.folder / "export" / "_manifest.json").exists():
+            time.sleep(0.2)
+        pay_each_once_it_is_waited_for(sandbox, list(waits.values()))
+
+    threading.Thread(target=pay, daemon=True).start()
+    printed = installation.airflow("dags", "test", "unpod_smoke", "--conf", json.dumps(waits), **environment)
+
+    results = installation.results()
+    assert {task: state for task, (state, _) in results.items() if state != "success"} == {}, printed[-5000:]
+    count = len(sandbox.ledger.ids())
+    assert int(results["hook"][1]) == int(results["read_back"][1]) == count
+    for mode, invoice in waits.items():
+        assert str(invoice) in str(results[mode][1])

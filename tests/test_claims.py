@@ -1,0 +1,83 @@
+"""What README, docs and metadata claim is what constraints/ installs and CI runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
+
+tomllib: Any = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+RELEASES = releases()
+
+
+def text_of(path: str) -> str:
+    return (REPOSITORY / path).read_text()
+
+
+def pinned(file: Path) -> dict[str, set[str]]:
+    """By package the versions that a constraints file allows; several where Pythons differ."""
+    versions: dict[str, set[str]] = {}
+    for line in file.read_text().splitlines():
+        name, _, rest = line.partition("==")
+        versions.setdefault(name, set()).add(rest.partition(" ")[0])
+    return versions
+
+
+def span(pythons: tuple[tuple[int, int], ...]) -> str:
+    return f"{pythons[0][0]}.{pythons[0][1]} to {pythons[-1][0]}.{pythons[-1][1]}"
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
+def test_each_release_is_pinned_in_its_constraints_and_stands_in_the_table(release: Release) -> None:
+    assert pinned(CONSTRAINTS / f"airflow-{release.version}.txt")["apache-airflow"] == {release.version}
+    row = f"| {release.minor} | {release.version} | {release.day} | {span(release.pythons)} |"
+    assert row in text_of("docs/compatibility.md")
+
+
+def test_constraints_hold_versions_only_and_no_release_is_left_over() -> None:
+    files = {file.name for file in CONSTRAINTS.iterdir()}
+    assert files == {"releases.txt", "lowest.txt", *(f"airflow-{release.version}.txt" for release in RELEASES)}
+    for file in CONSTRAINTS.iterdir():
+        assert file.name == "releases.txt" or not re.search(r"://|/|@", file.read_text()), file.name
+
+
+def test_the_lower_bounds_are_the_versions_that_the_lowest_environment_installs() -> None:
+    lowest = pinned(CONSTRAINTS / "lowest.txt")
+    extras = PROJECT["optional-dependencies"]
+    for requirement in (*PROJECT["dependencies"], *extras["sandbox"], *extras["parquet"], *extras["zstd"]):
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<\d+)?", requirement).groups()  # type: ignore[union-attr]
+        (installed,) = lowest[name]
+        if name == "apache-airflow":
+            assert installed == RELEASES[0].version
+            assert bound == RELEASES[0].minor
+        else:
+            assert f"{installed}.0.0".startswith(f"{bound}."), requirement
+
+
+def test_the_classifiers_name_the_pythons_that_some_release_is_tested_with() -> None:
+    claimed = {each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)}
+    assert claimed == {f"{major}.{minor}" for release in RELEASES for major, minor in release.pythons}
+    assert PROJECT["requires-python"] == f">={min(min(release.pythons) for release in RELEASES)[0]}.10"
+
+
+def test_readme_docs_and_changelog_claim_the_same_airflows() -> None:
+    minors = [release.minor for release in RELEASES]
+    claim = f"Airflow {minors[0]} and {minors[1]} to {minors[-1]}"
+    for path in ("README.md", "docs/index.md", "CHANGELOG.md"):
+        assert claim in " ".join(text_of(path).split()), path
+        assert "3.x" not in text_of(path), path
+
+
+def test_ci_runs_the_unit_tests_on_every_release_and_with_the_lowest_versions() -> None:
+    makefile, ci = text_of("Makefile"), text_of(".ci/run")
+    for release in RELEASES:
+        assert re.search(rf"^AIRFLOW[0-9.]+ := {re.escape(release.version)}$", makefile, re.M), release
+    for target in ("test", "test-airflow2", "test-airflow3.1", "test-airflow3.2", "test-lowest", "test-smoke"):
+        assert re.search(rf"make {re.escape(target)}$", ci, re.M), target
