@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,63 +15,21 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
-from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
-    from types import TracebackType
 
     from airflow.providers.common.compat.sdk import Connection
 
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.http.retry import RetryPolicy
-    from airflow_provider_unpod.billing.reading.evidence import Evidence
+    from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.billing.reading.reading import Reading
-    from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
 
 log = logging.getLogger(__name__)
-
-
-class InvoiceReading(Iterator[Invoice]):
-    """The wanted invoices of one complete reading, each once, in the order of the list.
-
-    Leaving it early (``break``, an error) should close it: use ``with``, or call :meth:`close`. Iterating may raise
-    any :class:`~airflow_provider_unpod.billing.errors.UnpodError`; invoices given out before that are not to be
-    believed as a whole.
-    """
-
-    def __init__(self, reading: Reading, selection: Selection) -> None:
-        self._reading = reading
-        self._selection = selection
-
-    def __next__(self) -> Invoice:
-        for invoice in self._reading:
-            if self._selection.matches(invoice):
-                return invoice
-        raise StopIteration
-
-    @property
-    def evidence(self) -> Evidence:
-        """How the list was read, and what shows that it is complete.
-
-        :raises RuntimeError: before the last invoice has been taken.
-        """
-        return self._reading.evidence
-
-    def close(self) -> None:
-        """Give up what is left: requests in flight are cut. After the end it does nothing."""
-        self._reading.close()
-
-    def __enter__(self) -> InvoiceReading:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class UnpodHook(BaseHook):
@@ -157,7 +114,7 @@ class UnpodHook(BaseHook):
         page_size: int | None = None,
         max_concurrency: int | None = None,
         consistency: str = "linked",
-    ) -> InvoiceReading:
+    ) -> Reading:
         """Iterate over the organization's invoices, read completely while the list may change.
 
         The API has no filters, so the whole list is read whatever is selected.
@@ -179,10 +136,13 @@ class UnpodHook(BaseHook):
         selection = Selection.from_arguments(
             statuses=statuses, invoice_date_from=invoice_date_from, invoice_date_to=invoice_date_to
         )
-        reading = read_list(
-            self.get_conn(), consistency=consistency, page_size=page_size, max_concurrency=max_concurrency
+        return read_list(
+            self.get_conn(),
+            selection,
+            consistency=consistency,
+            page_size=page_size,
+            max_concurrency=max_concurrency,
         )
-        return InvoiceReading(reading, selection)
 
     def get_invoice(self, invoice_id: int | str) -> Invoice:
         """Find one invoice by its id or number; ``101`` and ``"101"`` are the same invoice.

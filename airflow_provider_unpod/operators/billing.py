@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.reading.reading import Reading
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.writer import Written
-    from airflow_provider_unpod.hooks.unpod import InvoiceReading, UnpodHook
+    from airflow_provider_unpod.hooks.unpod import UnpodHook
 
 #: Most bytes of JSON that are returned as an XCom; every database and XCom backend takes as many.
 MAX_XCOM_BYTES = 256 * 1024
@@ -211,7 +212,7 @@ class UnpodBillingOperator(BaseOperator):
                 about={
                     "organization": client.org_handle,
                     "source": client.base_url,
-                    "selection": _selection_as_dict(selection),
+                    "selection": selection.as_dict(),
                     "run": _run_of(context),
                 },
                 selection=selection,
@@ -233,14 +234,15 @@ class UnpodBillingOperator(BaseOperator):
         self._lineage = org_handle, written
         report_hook_lineage(hook, org_handle, written)
 
-    def _read(self, hook: UnpodHook, selection: Selection) -> InvoiceReading:
-        return hook.iter_invoices(
-            statuses=selection.statuses,
-            invoice_date_from=selection.invoice_date_from,
-            invoice_date_to=selection.invoice_date_to,
+    def _read(self, hook: UnpodHook, selection: Selection) -> Reading:
+        from airflow_provider_unpod.billing.reading.reading import read_list
+
+        return read_list(
+            hook.get_conn(),
+            selection,
+            consistency=self.consistency,
             page_size=self.page_size,
             max_concurrency=self.max_concurrency,
-            consistency=self.consistency,
         )
 
     def _selection(self) -> Selection:
@@ -327,18 +329,6 @@ def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
         yield
     except UnpodBadRows as error:
         raise name_bad_rows(client, error) from None
-
-
-def _selection_as_dict(selection: Selection) -> dict[str, Any]:
-    return {
-        "statuses": None if selection.statuses is None else sorted(selection.statuses),
-        "invoice_date_from": _iso(selection.invoice_date_from),
-        "invoice_date_to": _iso(selection.invoice_date_to),
-    }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
 
 
 def _run_of(context: Context) -> dict[str, Any] | None:

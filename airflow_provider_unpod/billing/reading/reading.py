@@ -24,6 +24,7 @@ from airflow_provider_unpod.billing.reading.evidence import (
 from airflow_provider_unpod.billing.reading.fetcher import Fetcher, PageSource, Progress
 from airflow_provider_unpod.billing.reading.linked_read import LinkedRead, Unlinkable
 from airflow_provider_unpod.billing.reading.passes import repeated_passes, single_pass
+from airflow_provider_unpod.billing.reading.selection import Selection
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+#: Wants every invoice.
+EVERYTHING = Selection()
+
+
 def read_list(
     source: PageSource,
+    selection: Selection = EVERYTHING,
     *,
     consistency: str = LINKED,
     page_size: int | None = None,
@@ -40,6 +46,7 @@ def read_list(
 ) -> Reading:
     """Begin to read the whole billing list; no request is made before the first invoice is asked for.
 
+    :param selection: which of its invoices are yielded; all of them by default.
     :param consistency: ``"linked"`` or ``"single-pass"``.
     :param page_size: rows asked for at a time, at most; the source's own by default.
     :param max_concurrency: requests in flight, at most; the source's own by default.
@@ -50,26 +57,35 @@ def read_list(
     concurrency = source.max_concurrency
     if max_concurrency is not None:
         concurrency = argument_of_reading("max_concurrency", max_concurrency)
-    return Reading(source, consistency, size, concurrency)
+    return Reading(source, selection, consistency, size, concurrency)
 
 
 class Reading(Iterator[Invoice]):
-    """The invoices of one read, each once, as they come.
+    """The wanted invoices of one complete list, each once, as they come.
 
-    Only a reading that ended without an error is complete: what it gave out before an error must not be taken for the
-    whole. Close it (or use it in a ``with``) to stop early; requests in flight are then cut.
+    Only a reading that ended without an error is complete: the invoices yielded before an error must not be taken for
+    the whole. Close it (or use it in a ``with``) to stop early; requests in flight are then cut.
+
+    :ivar selection: which invoices are wanted. The whole list is read and proved complete, whatever is wanted of it.
 
     Iteration raises :class:`~airflow_provider_unpod.billing.errors.UnpodListUnstable` where completeness cannot be
     proved, and whatever a request raises.
     """
 
-    def __init__(self, source: PageSource, consistency: str, page_size: int, max_concurrency: int) -> None:
+    def __init__(
+        self, source: PageSource, selection: Selection, consistency: str, page_size: int, max_concurrency: int
+    ) -> None:
+        self.selection = selection
         self._fetcher = Fetcher(source, max_concurrency)
         self._progress = Progress(source)
         self._tally = Tally(self._log_progress)
         self._evidence: Evidence | None = None
         read = self._linked if consistency == LINKED else self._single_pass
-        self._invoices = read(page_size)
+        self._read = read(page_size)
+        # Most readings want everything: spare them a call for each invoice.
+        self._invoices: Iterator[Invoice] = (
+            self._read if selection == EVERYTHING else filter(selection.matches, self._read)
+        )
 
     @property
     def evidence(self) -> Evidence:
@@ -94,7 +110,7 @@ class Reading(Iterator[Invoice]):
 
     def close(self) -> None:
         """Stop; idempotent."""
-        self._invoices.close()
+        self._read.close()
         self._fetcher.close()
 
     def _single_pass(self, page_size: int) -> Generator[Invoice, None, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.arguments import moment_of, statuses_of, zone_of
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, short_repr
@@ -53,6 +53,14 @@ class Selection:
             )
         wanted = None if statuses is None else frozenset(statuses_of(statuses, "statuses"))
         return cls(wanted, first, end)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, ready for JSON; moments are ISO 8601 in UTC."""
+        return {
+            "statuses": None if self.statuses is None else sorted(self.statuses),
+            "invoice_date_from": self.invoice_date_from and self.invoice_date_from.isoformat(),
+            "invoice_date_to": self.invoice_date_to and self.invoice_date_to.isoformat(),
+        }
 
     def matches(self, invoice: Invoice) -> bool:
         """Say whether ``invoice`` is selected.
