@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.reading.linked_read import PATIENCE
+from airflow_provider_unpod.billing.reading.linked_read import PATIENCE, PATIENCE_AT_THE_END
 from airflow_provider_unpod.billing.reading.windows import planned_requests
 from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
 from benchmarks.running import HUNG, Contender, Run, run
@@ -87,7 +87,7 @@ def requests_when_quiet(scale: Scale) -> Table:
         table.rows.append((f"{size:,}", f"{plain:,}", f"{single:,}", f"{linked:,} ({TIMES}{linked / plain:.2f})"))
         most = 1 if size < 100 else plain + 1 if size <= 500 else plain * (1.2 if size <= 5_000 else 1.16) + 1
         table.targets += [
-            Target(f"requests, single-pass, {size:,} invoices", plain, single),
+            Target(f"requests, single-pass, {size:,} invoices", plain + (size >= 100), single),
             Target(f"requests, linked, {size:,} invoices", int(most), linked),
         ]
     return table
@@ -173,7 +173,7 @@ def drift(scale: Scale) -> Iterable[Table]:
                 lost = 0 if it.status else it.missing + it.doubled
                 table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
             if contender.script == "ours" and it.status:
-                most = PATIENCE * planned_requests(scale.medium + 100, 100)  # reads plan by full pages, and one more
+                most = PATIENCE * planned_requests(scale.medium + 100, 100) + PATIENCE_AT_THE_END
                 table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", most, it.requests))
         if moves_of_it == ["insert:7"]:
             it = table.runs[LINKED]

@@ -1,18 +1,19 @@
-"""What a read saw, and what it proves: the part of the manifest that says how completely the list was read."""
+"""What a reading saw and what it proves: the part of the manifest that says how completely the list was read."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.arguments import choice_of
+from airflow_provider_unpod.billing.reading.order import ASSUMED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from airflow_provider_unpod.billing.reading.window_links import WindowPage
+    from airflow_provider_unpod.billing.reading.windows import WindowPage
 
 LINKED, REPEATED, SINGLE_PASS = "linked", "repeated", "single-pass"
+#: How the end of the list was established.
+SHORT, PAST = "short", "past"
 
 
 def check_consistency(consistency: str) -> None:
@@ -20,80 +21,55 @@ def check_consistency(consistency: str) -> None:
     choice_of(consistency, "consistency", (LINKED, SINGLE_PASS))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evidence:
-    """How a finished read established that its list is complete."""
+    """How a reading established that its list is complete; counts while it reads."""
 
     #: The level reached: ``"linked"``, ``"repeated"`` or ``"single-pass"``.
     consistency: str
-    #: Why a linked read fell back to whole passes, else ``None``.
-    fallback: str | None
-    #: Answers used, and requests made for them (without a request's own retries).
-    windows: int
-    requests: int
-    #: Gaps around which windows had to be read again.
-    relinked: int
+    #: Why a linked reading fell back to whole passes, else ``None``.
+    fallback: str | None = None
+    #: Responses used, and requests made for them (without a request's own retries).
+    windows: int = 0
+    requests: int = 0
+    #: Gaps around which windows were read again.
+    relinked: int = 0
     #: Whole passes over the list: 1, except for ``"repeated"``.
-    passes: int
-    #: ``count`` in the first and in the last answer, and how many different ones came; ``None`` where the API has none.
-    count_first: int | None
-    count_last: int | None
-    counts_seen: int
-    #: Different invoices given out, before any filter; rows that came again and were dropped (overlaps included).
-    invoices: int
-    duplicates_dropped: int
+    passes: int = 1
+    #: ``count`` in the first and in the last response, and how many different values it took; ``None`` where the API
+    #: gives none. A 404 behind the last page has no ``count`` and does not matter here.
+    count_first: int | None = None
+    count_last: int | None = None
+    counts_seen: int = 0
+    #: Different invoices read, before any selection.
+    invoices: int = 0
+    #: Rows that came again and were dropped; overlapping windows always have some.
+    duplicates_dropped: int = 0
     #: ``"by id"``, ``"by date"`` or ``"assumed"``: what the rows say about the list's order.
-    order: str
-    #: How the end was established: ``"short"`` (short answer that agrees with ``count``), ``"short twice"`` (no
-    #: ``count``), ``"count"`` (rows end before it; the server drops some after slicing), ``"empty"``, ``"past"``
-    #: (a page after the last).
-    end: str
+    order: str = ASSUMED
+    #: ``"short"``: a response shorter than asked for whose last row is the last by its own ``count``. ``"past"``: an
+    #: empty page or a 404 behind the last row.
+    end: str = ""
+
+    _counts: set[int] = field(default_factory=set)
+
+    def saw(self, page: WindowPage) -> None:
+        """Count a response."""
+        if not self.windows:
+            self.count_first = page.count
+        self.windows += 1
+        self.duplicates_dropped += len(page.invoices)  # until `added` says which of them are new
+        if not page.past_end:
+            self.count_last = page.count
+        if page.count is not None:
+            self._counts.add(page.count)
+            self.counts_seen = len(self._counts)
+
+    def added(self, invoices: int) -> None:
+        """Count invoices that had not been read before."""
+        self.invoices += invoices
+        self.duplicates_dropped -= invoices
 
     def as_dict(self) -> dict[str, Any]:
         """The same, ready for JSON."""
-        return asdict(self)
-
-
-class Tally:
-    """Evidence in the making."""
-
-    def __init__(self, on_answer: Callable[[Tally], None] = lambda tally: None) -> None:
-        self._on_answer = on_answer
-        self.windows = 0
-        self.rows = 0
-        self.invoices = 0
-        self.relinked = 0
-        self.passes = 1
-        self.counts: set[int] = set()
-        self.count_first: int | None = None
-        self.count_last: int | None = None
-        self.fallback: str | None = None
-        self.order = "assumed"
-        self.end = ""
-
-    def saw(self, answer: WindowPage) -> None:
-        if not self.windows:
-            self.count_first = answer.count
-        self.windows += 1
-        self.rows += len(answer.invoices)
-        self.count_last = answer.count
-        if answer.count is not None:
-            self.counts.add(answer.count)
-        self._on_answer(self)
-
-    def close(self, consistency: str, requests: int) -> Evidence:
-        return Evidence(
-            consistency=consistency,
-            fallback=self.fallback,
-            windows=self.windows,
-            requests=requests,
-            relinked=self.relinked,
-            passes=self.passes,
-            count_first=self.count_first,
-            count_last=self.count_last,
-            counts_seen=len(self.counts),
-            invoices=self.invoices,
-            duplicates_dropped=self.rows - self.invoices,
-            order=self.order,
-            end=self.end,
-        )
+        return {name: getattr(self, name) for name in self.__slots__ if not name.startswith("_")}

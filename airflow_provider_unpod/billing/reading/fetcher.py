@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
 from airflow_provider_unpod.billing.http.cancellation import Cancellation, Cancelled
-from airflow_provider_unpod.billing.reading.window_links import WindowPage
-from airflow_provider_unpod.billing.reading.windows import Window
+from airflow_provider_unpod.billing.reading.windows import Window, WindowPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +132,7 @@ class Fetcher:
             raise
         # Replaced, not changed: threads that do so at the same time lose one of their times, and nothing else.
         self._latest = (*self._latest[1 - _LATEST :], time.monotonic() - began)
-        return WindowPage(window, page.invoices, page.count)
+        return WindowPage(window, page)
 
 
 class Progress:

@@ -1,11 +1,16 @@
-"""Reading a whole list by plain pages: once, or over and over until nothing changes any more."""
+"""Reading a whole list by plain pages: once, or over and over until two passes in a row agree.
+
+A pass has one end: an empty page, or a 404, behind the last row. Only a list that one short response holds, with as
+many rows as its ``count``, needs no second request.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import count as numbers
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.reading.evidence import PAST, SHORT
 from airflow_provider_unpod.billing.reading.order import OrderWitness
 from airflow_provider_unpod.billing.reading.windows import Window
 
@@ -13,163 +18,171 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
-    from airflow_provider_unpod.billing.reading.evidence import Tally
+    from airflow_provider_unpod.billing.reading.evidence import Evidence
     from airflow_provider_unpod.billing.reading.fetcher import Fetcher
-    from airflow_provider_unpod.billing.reading.window_links import WindowPage
+    from airflow_provider_unpod.billing.reading.windows import WindowPage
 
 #: Passes before a list counts as unreadable.
 MAX_PASSES = 5
-#: Pages of one pass where the API gives no `count` to bound it: ten million rows of a hundred a page.
+#: Pages of one pass: ten million rows of a hundred a page. Where the API gives no `count`, nothing else bounds it.
 _MAX_PAGES = 100_000
 
 
-def plain_page_size(first: WindowPage) -> int:
-    """The page size that the server uses, as its first answer shows it: it may clamp or ignore the one asked for."""
-    rows = len(first.invoices)
-    limited = first.short and first.count is not None and rows < first.count
-    return rows if rows > first.window.size or (limited and rows) else first.window.size
+def single_pass(fetcher: Fetcher, evidence: Evidence, page_size: int) -> Iterator[list[Invoice]]:
+    """Every page once, several at a time; yields the invoices of each.
 
-
-def single_pass(fetcher: Fetcher, tally: Tally, page_size: int) -> Iterator[Invoice]:
-    """Every page once, several at a time.
-
-    :raises UnpodListUnstable: if ``count``, the ids or a page's length show that the list moved. A change that none of
-        them shows (one row deleted, another inserted) goes unnoticed.
+    :raises UnpodListUnstable: if ``count``, the ids, the length of a page or the end show that the list moved, or that
+        the server leaves rows out. A change that none of them shows (a deletion and an insertion) goes unnoticed.
     """
-    seen: set[InvoiceId] = set()
-    order = OrderWitness()
-    fetcher.limit = 1
-    answer = fetcher.now(Window(0, page_size))
-    first_count = answer.count
-    size = plain_page_size(answer)
-    asked = end = size
-    while True:
-        tally.saw(answer)
-        if answer.count != first_count:
-            raise _moved(f"`count` went from {first_count} to {answer.count}")
-        order.observe(answer.invoices)
-        before = len(seen)
-        seen.update([invoice.key for invoice in answer.invoices])
-        if len(seen) < before + len(answer.invoices):
-            raise _moved(f"an invoice of page {answer.window.page} was on an earlier page as well")
-        yield from answer.invoices
-        tally.invoices = len(seen)
-        if first_count is None and not answer.invoices:
-            break
-        if first_count is not None:
-            if len(answer.invoices) < min(size, first_count - answer.window.start):
-                raise _moved(f"page {answer.window.page} came with {len(answer.invoices)} rows")
-            if end >= first_count:
-                break
-        fetcher.limit = -(-first_count // size) if first_count is not None else _MAX_PAGES
-        while fetcher.room and (asked < first_count if first_count is not None else fetcher.waiting < tally.windows):
-            fetcher.ask(Window(asked, size))
-            asked += size
-        answer = fetcher.take()
-        end = answer.window.end
-    if first_count is not None and len(seen) != first_count:
-        raise _moved(f"`count` is {first_count}, but {len(seen)} invoices came")
-    fetcher.drop()
-    tally.order, tally.end = order.order, "past" if first_count is None and seen else "short" if seen else "empty"
-
-
-def _moved(what: str) -> UnpodListUnstable:
-    return UnpodListUnstable(
-        f"The list moved during a single pass: {what}. Invoices may be missing, so nothing is given out as a whole; "
-        'try again, or read with consistency="linked", which copes with a moving list.'
-    )
+    only = Pass(fetcher, evidence, page_size)
+    yield from only.pages(side_by_side=True)
+    if only.flaw:
+        raise UnpodListUnstable(
+            f'Read with consistency="linked", which copes with a list that moves: in a single pass {only.flaw}. '
+            "Invoices may be missing."
+        )
 
 
 def repeated_passes(
-    fetcher: Fetcher, tally: Tally, page_size: int, given_out: Container[InvoiceId]
-) -> Iterator[Invoice]:
-    """Whole passes, pages strictly one after another, until two successive ones agree.
+    fetcher: Fetcher, evidence: Evidence, page_size: int, known: Container[InvoiceId]
+) -> Iterator[list[Invoice]]:
+    """Whole passes, pages strictly one after another, until two successive ones agree; yields what each page adds.
 
-    They agree if they have the same ids, none of them twice, and one and the same ``count``, if there is one. Passes
-    whose pages are fetched side by side would not do: they can agree on the same wrong result.
+    They agree if they have the same ids and the same ``count``, and neither has a flaw. Passes whose pages are fetched
+    side by side would not do: they can agree on the same wrong result.
 
-    :param given_out: ids which the caller gave out already; they are read, but not given out again.
-    :raises UnpodListUnstable: if no two of ``MAX_PASSES`` passes agree.
+    :param known: ids which the caller has yielded already; they are read, but not yielded again.
+    :raises UnpodListUnstable: if no two of ``MAX_PASSES`` passes agree, or two in a row have the same flaw.
     """
     new: set[InvoiceId] = set()
-    before: _Pass | None = None
+    before: Pass | None = None
     for number in range(1, MAX_PASSES + 1):
-        tally.passes = number
-        current = _Pass(fetcher, tally, page_size)
-        for invoice in current.invoices():
-            if invoice.key not in new and invoice.key not in given_out:
-                new.add(invoice.key)
-                yield invoice
+        evidence.passes = number
+        current = Pass(fetcher, evidence, page_size)
+        for page in current.pages():
+            fresh = [invoice for invoice in page if invoice.key not in new and invoice.key not in known]
+            new.update([invoice.key for invoice in fresh])
+            yield fresh
         if before is not None and current.agrees_with(before):
-            tally.invoices, tally.order, tally.end = len(current.ids), current.order.order, current.end
             return
+        if before is not None and current.flaw and current.flaw == before.flaw:
+            raise UnpodListUnstable(
+                "Trying again is unlikely to help, the server does not list its invoices reliably: in two passes in a "
+                f"row {current.flaw}. Invoices may be missing."
+            )
         before = current
     raise UnpodListUnstable(
-        f"No two of {MAX_PASSES} passes over the list agreed: {before.flaw if before and before.flaw else 'it moves'}. "
-        "Nothing partial is given out; try again at a quieter time."
+        f"Try again at a quieter time, invoices may be missing: no two of {MAX_PASSES} passes over the list agreed, "
+        f"and in the last one {current.flaw or 'other invoices came'}."
     )
 
 
-class _Pass:
-    """One pass over the list."""
+class Pass:
+    """One pass: pages 1, 2, 3 and so on of one size, up to the end behind the last row.
 
-    def __init__(self, fetcher: Fetcher, tally: Tally, page_size: int) -> None:
+    :ivar flaw: what was seen that keeps it from being a proof; ``None`` at its end: it is one.
+    """
+
+    def __init__(self, fetcher: Fetcher, evidence: Evidence, page_size: int) -> None:
+        self.flaw: str | None = None
         self._fetcher = fetcher
-        self._tally = tally
+        self._evidence = evidence
         self._page_size = page_size
-        self._short_inside = False
-        self._lengths: list[int] = []
-        self._first_count: int | None = None
-        self.ids: set[InvoiceId] = set()
-        self.counts: set[int | None] = set()
-        self.order = OrderWitness()
-        self.flaw: str | None = None  # why this pass is no witness, whatever the other says
-        self.end = ""
+        self._ids: dict[InvoiceId, None] = {}  # in the order of the list
+        self._count: int | None = None  # of the first page, and so of all
+        self._full = 0  # rows of the first page, and so of all but the last
+        self._rows = 0  # of the page before
+        self._asked = 1
+        self._order = OrderWitness()
 
-    def invoices(self) -> Iterator[Invoice]:
-        start, size = 0, self._page_size
-        while not self.end:
-            self._fetcher.limit = self._fetcher.requests + 1
-            answer = self._fetcher.now(Window(start, size))
-            if start == 0:
-                size = plain_page_size(answer)
-                answer = replace(answer, window=Window(0, size))
-            start = answer.window.end
-            self._take_in(answer)
+    def agrees_with(self, other: Pass) -> bool:
+        """Whether both are without a flaw, and saw the same list."""
+        flawless = not self.flaw and not other.flaw
+        return flawless and self._ids.keys() == other._ids.keys() and self._count == other._count
+
+    def pages(self, *, side_by_side: bool = False) -> Iterator[list[Invoice]]:
+        """The invoices of each page, until the end or a flaw."""
+        self._fetcher.limit = self._fetcher.requests + _MAX_PAGES
+        page = self._fetcher.now(Window(0, self._page_size))
+        self._count, self._full = page.count, len(page.invoices)
+        self._rows = self._full
+        # Without a `count` an empty page 1 may be a page whose rows are all hidden: then page 2 is there.
+        while page.invoices or (page.window.page == 1 and page.count is None):
+            self._evidence.saw(page)
+            self.flaw = self._take_in(page)
             if self.flaw:
                 return
-            yield from answer.invoices
-        if len(self.counts) > 1:
-            self.flaw = f"`count` took {len(self.counts)} values during one pass"
-        elif self.counts != {None} and not self._short_inside and self.counts != {len(self.ids)}:
-            self.flaw = f"`count` says {self.counts}, but {len(self.ids)} invoices came"
+            yield page.invoices
+            if page.is_whole_list:
+                break
+            page = self._next(side_by_side)
+        else:
+            self._evidence.saw(page)
+            self.flaw = self._flaw_of_end(page)
+        self._fetcher.drop()
+        self._evidence.end, self._evidence.order = SHORT if page.is_whole_list else PAST, self._order.order
 
-    def _take_in(self, answer: WindowPage) -> None:
-        self._tally.saw(answer)
-        self.order.observe(answer.invoices)
-        self.counts.add(answer.count)
-        before = len(self.ids)
-        self.ids.update([invoice.key for invoice in answer.invoices])
-        if len(self.ids) < before + len(answer.invoices):
-            self.flaw = f"an invoice of page {answer.window.page} had come before"
-        elif answer.window.page > self._most_pages(answer):
-            self.flaw = f"it did not end within {answer.window.page} pages"
-        elif not answer.invoices and (answer.count is None or answer.window.start >= answer.count):
-            self.end = "past" if self.ids else "empty"
-        elif answer.count is not None and answer.window.end >= answer.count:
-            self.end = "count" if self._short_inside else "short"
-        elif answer.short:
-            self._short_inside = True
-        if answer.count is None and answer.invoices:
-            self._lengths.append(len(answer.invoices))
-            if len(set(self._lengths[:-1])) > 1 or self._lengths[-1] > self._lengths[0]:
-                self.flaw = "pages come short in the middle, and the API gives no `count`"
+    def _next(self, side_by_side: bool) -> WindowPage:
+        while not self._fetcher.waiting or (side_by_side and self._fetcher.room and self._more_expected()):
+            self._fetcher.ask(Window(self._asked * self._page_size, self._page_size))
+            self._asked += 1
+        return self._fetcher.take()
 
-    def _most_pages(self, answer: WindowPage) -> int:
-        """A list that grows as fast as it is read must not be followed for ever."""
-        if self._first_count is None:
-            self._first_count = answer.count
-        return _MAX_PAGES if self._first_count is None else 2 * (self._first_count // answer.window.size + 2)
+    def _more_expected(self) -> bool:
+        if self._count is None:  # nobody knows where the end is: look ahead no farther than was read already
+            return self._fetcher.waiting < self._asked // 2
+        return self._asked <= -(-self._count // self._full)  # up to the page behind the last row
 
-    def agrees_with(self, other: _Pass) -> bool:
-        return not self.flaw and not other.flaw and self.ids == other.ids and self.counts == other.counts
+    def _take_in(self, page: WindowPage) -> str | None:
+        """The flaw that a page shows, if any."""
+        number, rows = page.window.page, len(page.invoices)
+        if page.count != self._count:
+            return f"`count` went from {self._count} to {page.count}"
+        before = len(self._ids)
+        self._ids.update(dict.fromkeys([invoice.key for invoice in page.invoices]))
+        if len(self._ids) < before + rows:
+            return f"an invoice of page {number} came twice"
+        if self._rows < self._full:
+            return f"page {number - 1} came with {self._rows} invoices, page 1 with {self._full}, and more followed"
+        if rows > self._full:
+            return f"page {number} came with {rows} invoices, page 1 with {self._full}"
+        if self._count is not None and len(self._ids) > self._count:
+            return f"`count` is {self._count}, but {len(self._ids)} invoices came"
+        self._order.observe(page.invoices)
+        self._rows = rows
+        return None
+
+    def _flaw_of_end(self, page: WindowPage) -> str | None:
+        """``page`` is empty; whether that is the end of the list."""
+        if not page.past_end and page.count != self._count:
+            return f"`count` went from {self._count} to {page.count}"
+        if self._count is not None:
+            return None if len(self._ids) == self._count else f"`count` is {self._count}, but {len(self._ids)} came"
+        if not page.past_end and not self._ends_by_empty_pages():
+            return f"page {page.window.page} was empty, but pages far behind it were not"
+        if self._ids and self._rows == self._full and not self._ends_otherwise_too():
+            return f"there was no page {page.window.page}, but pages of another size showed another end"
+        return None
+
+    def _ends_by_empty_pages(self) -> bool:
+        """Whether a page that is certainly behind the end is empty, too: else an empty page has its rows hidden."""
+        far = self._fetch(Window(_MAX_PAGES * self._page_size, self._page_size))
+        return not far.invoices and not far.past_end
+
+    def _ends_otherwise_too(self) -> bool:
+        """Whether the last rows, read again with a ``page_size`` that does not divide them, come short.
+
+        A gateway's 404 in the middle of the list looks like its end.
+        """
+        total = len(self._ids)
+        smaller = [size for size in range(2, self._full) if total % size]
+        size = max(smaller, key=lambda size: size - total % size, default=0) or next(
+            size for size in numbers(self._full + 1) if total % size
+        )
+        last = self._fetch(Window(total // size * size, size))
+        return [invoice.key for invoice in last.invoices] == list(self._ids)[last.window.start :]
+
+    def _fetch(self, window: Window) -> WindowPage:
+        page = self._fetcher.now(window)
+        self._evidence.saw(page)
+        return page

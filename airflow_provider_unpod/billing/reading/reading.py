@@ -18,13 +18,13 @@ from airflow_provider_unpod.billing.reading.evidence import (
     REPEATED,
     SINGLE_PASS,
     Evidence,
-    Tally,
     check_consistency,
 )
 from airflow_provider_unpod.billing.reading.fetcher import Fetcher, PageSource, Progress
-from airflow_provider_unpod.billing.reading.linked_read import LinkedRead, Unlinkable
+from airflow_provider_unpod.billing.reading.linked_read import LinkedRead
 from airflow_provider_unpod.billing.reading.passes import repeated_passes, single_pass
 from airflow_provider_unpod.billing.reading.selection import Selection
+from airflow_provider_unpod.billing.reading.window_links import Unlinkable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -78,10 +78,9 @@ class Reading(Iterator[Invoice]):
         self.selection = selection
         self._fetcher = Fetcher(source, max_concurrency)
         self._progress = Progress(source)
-        self._tally = Tally(self._log_progress)
-        self._evidence: Evidence | None = None
-        read = self._linked if consistency == LINKED else self._single_pass
-        self._read = read(page_size)
+        self._evidence = Evidence(consistency)
+        self._finished = False
+        self._read = self._read_list(page_size)
         # Most readings want everything: spare them a call for each invoice.
         self._invoices: Iterator[Invoice] = (
             self._read if selection == EVERYTHING else filter(selection.matches, self._read)
@@ -93,7 +92,7 @@ class Reading(Iterator[Invoice]):
 
         :raises RuntimeError: before the last invoice was taken.
         """
-        if self._evidence is None:
+        if not self._finished:
             raise RuntimeError("The list has not been read to its end, so nothing is known about its completeness.")
         return self._evidence
 
@@ -113,35 +112,38 @@ class Reading(Iterator[Invoice]):
         self._read.close()
         self._fetcher.close()
 
-    def _single_pass(self, page_size: int) -> Generator[Invoice, None, None]:
+    def _read_list(self, page_size: int) -> Generator[Invoice, None, None]:
+        evidence = self._evidence
         try:
-            yield from single_pass(self._fetcher, self._tally, page_size)
-            self._evidence = self._tally.close(SINGLE_PASS, self._fetcher.requests)
+            for fresh in self._pages(page_size):
+                evidence.added(len(fresh))
+                self._report_progress()
+                yield from fresh
+            evidence.requests = self._fetcher.requests
+            self._finished = True
         finally:
             self._fetcher.close()
 
-    def _linked(self, page_size: int) -> Generator[Invoice, None, None]:
-        read = LinkedRead(self._fetcher, self._tally, page_size)
-        level = LINKED
+    def _pages(self, page_size: int) -> Iterator[list[Invoice]]:
+        """The invoices that each response adds."""
+        fetcher, evidence = self._fetcher, self._evidence
+        if evidence.consistency == SINGLE_PASS:
+            yield from single_pass(fetcher, evidence, page_size)
+            return
+        read = LinkedRead(fetcher, evidence, page_size)
         try:
-            try:
-                yield from read.invoices()
-                self._tally.invoices = read.links.invoices
-            except Unlinkable as reason:
-                level = REPEATED
-                self._tally.fallback = str(reason)
-                self._fetcher.drop()
-                log.info("Reading the list by whole passes, until two agree: %s.", reason)
-                yield from repeated_passes(self._fetcher, self._tally, page_size, read.links)
-            self._evidence = self._tally.close(level, self._fetcher.requests)
-        finally:
-            self._fetcher.close()
+            yield from read.pages()
+            return
+        except Unlinkable as reason:
+            evidence.consistency, evidence.fallback = REPEATED, str(reason)
+        fetcher.drop()
+        log.info("Reading the list by whole passes, until two agree: %s.", evidence.fallback)
+        yield from repeated_passes(fetcher, evidence, page_size, read.links)
 
-    def _log_progress(self, tally: Tally) -> None:
-        known = tally.count_last
-        invoices = tally.invoices
+    def _report_progress(self) -> None:
+        known, invoices = self._evidence.count_last, self._evidence.invoices
         self._progress.report(
-            pages=tally.windows,
+            pages=self._evidence.windows,
             invoices=invoices,
             requests=self._fetcher.requests,
             rows_to_go=max(0, known - invoices) if known is not None else None,

@@ -6,13 +6,17 @@ begin at a multiple of its size. By varying the size, windows can be made to ove
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: No server limits pages to fewer rows than this; below it a short answer says nothing about the server's limit.
+    from airflow_provider_unpod.billing.client import Page
+    from airflow_provider_unpod.billing.invoice import Invoice
+
+#: No server limits pages to fewer rows than this, so a shorter response to a window of this size was not cut.
 SMALLEST_LIMIT = 10
 #: Chains are counted window by window up to this many rows; longer ones are as dense.
 _EXACT_ROWS = 100_000
@@ -32,6 +36,49 @@ class Window(NamedTuple):
     @property
     def end(self) -> int:
         return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPage:
+    """A window, and the page that the API gave for it."""
+
+    window: Window
+    page: Page
+
+    @property
+    def invoices(self) -> list[Invoice]:
+        """The rows, in the order of the list."""
+        return self.page.invoices
+
+    @property
+    def count(self) -> int | None:
+        """``count`` of the same response; ``None`` where it has none."""
+        return self.page.count
+
+    @property
+    def past_end(self) -> bool:
+        """Whether the API said, by a 404, that the list ends before this window."""
+        return self.page.past_end
+
+    @property
+    def end(self) -> int:
+        """The row after the last one that came, if the window began where it was asked for."""
+        return self.window.start + len(self.page.invoices)
+
+    @property
+    def short(self) -> bool:
+        """Whether fewer rows came than were asked for."""
+        return len(self.page.invoices) < self.window.size
+
+    @property
+    def shows_end(self) -> bool:
+        """Whether it is short, and ends with the list's last row by its own ``count``."""
+        return self.short and self.end == self.page.count
+
+    @property
+    def is_whole_list(self) -> bool:
+        """Whether one short response holds as many rows as its own ``count``: no second request is needed then."""
+        return self.window.start == 0 and self.shows_end
 
 
 @lru_cache(maxsize=4096)
@@ -74,29 +121,3 @@ def planned_requests(rows: int, cap: int) -> int:
     if exact is None:
         return rows // cap + 1
     return exact * (whole + 1) if whole else exact
-
-
-def across(end: int, beyond: int, at_most: int, cap: int, before: Window) -> Window:
-    """A window for a second look at a list's end: holds row ``end - 1`` and, where possible, ends after row ``beyond``.
-
-    The largest such window of at most ``at_most`` rows, which a server that limits pages to that size still gives
-    whole. Where there is none: one of at most ``at_most`` rows that gets as far as possible, or, where so few rows are
-    no limit that a server would have, the smallest that reaches beyond. Not ``before``: the same question again would
-    get the same answer.
-    """
-    row = max(end - 1, 0)
-    windows = [Window(row // size * size, size) for size in range(1, cap + 1)]
-    reaching = [window for window in windows if window.end > max(beyond, row) and window != before]
-    small = [window for window in reaching if window.size <= at_most]
-    if small:
-        return small[-1]
-    if at_most >= SMALLEST_LIMIT or not reaching:
-        return farthest(row, min(cap, at_most) if at_most >= SMALLEST_LIMIT else cap)
-    return reaching[0]
-
-
-def after(row: int, by: int, cap: int) -> Window:
-    """The largest window that begins at row ``row`` or later, but not after row ``by``."""
-    return max(
-        (Window(-(-row // size) * size, size) for size in range(1, cap + 1)), key=lambda w: (w.start <= by, w.size)
-    )

@@ -1,7 +1,8 @@
 """Finding one invoice in a list that can only be read page by page, in few requests.
 
-A finder remembers where invoices stood and how the list moves; where ids show an order it searches by it; and only when
-neither finds the invoice does it read the whole list. None but such a complete reading may say "not there".
+A finder remembers where invoices were and how the list moves; where ids are in an order it searches by it; and only
+when neither finds the invoice does it read the whole list. Only such a complete reading proves that an invoice does not
+exist.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId, match_key
 from airflow_provider_unpod.billing.reading.order import direction_of, rank
 from airflow_provider_unpod.billing.reading.reading import read_list
-from airflow_provider_unpod.billing.reading.window_links import WindowPage
-from airflow_provider_unpod.billing.reading.windows import Window
+from airflow_provider_unpod.billing.reading.windows import Window, WindowPage
 from airflow_provider_unpod.billing.watching.tracker import FULL_REFRESH_EVERY
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MOST_REQUESTS_NEARBY = 3
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an invoice stood: its row, and the ``count`` of the answer that held it."""
+    """Where an invoice was: its row, and the ``count`` of the response that held it."""
 
     row: int
     count: int | None
@@ -37,14 +37,14 @@ class _Place:
 
 @dataclass(slots=True)
 class _Miss:
-    """A complete reading that did not hold an invoice: the ``count`` it ended with, and the looks since."""
+    """A complete reading that did not hold an invoice: the ``count`` it ended with, and the polls since."""
 
     count: int | None
     polls: int = 0
 
 
 class InvoiceFinder:
-    """Finds invoices by id, and remembers where they were. Not thread-safe; keep one for a series of looks.
+    """Finds invoices by id, and remembers where they were. Not thread-safe; keep one for a series of polls.
 
     :param source: the client to ask.
     """
@@ -56,13 +56,14 @@ class InvoiceFinder:
         self._misses: dict[InvoiceId, _Miss] = {}
 
     def find(self, invoice_id: InvoiceId, *, conclusive: bool = True) -> Invoice | None:
-        """The invoice as it is now; ``None`` if it is not in the list.
+        """Return the invoice as it is now; ``None`` if it is not in the list.
 
         :param invoice_id: its ``id`` or ``invoice_number``; ``101`` and ``"101"`` are the same.
-        :param conclusive: whether ``None`` must rest on a complete reading made now. Who merely waits for an invoice to
-            appear may pass ``False``: once a complete reading has not found it, a search by order, or an unchanged
-            ``count``, is then taken for "not yet" in the looks up to the next complete reading, the tenth.
-        :raises UnpodError: whatever the requests raise.
+        :param conclusive: whether ``None`` must rest on a complete reading made now. Pass ``False`` to wait for an
+            invoice to appear: once a complete reading has not found it, a search by order, or an unchanged ``count``,
+            is then taken for "not yet" in the polls up to the next complete reading, the tenth.
+        :raises UnpodListUnstable: if the list could not be read completely, so that nothing is known.
+        :raises UnpodError: whatever else the requests raise.
         """
         key = match_key(invoice_id)
         invoice = self._nearby(key)
@@ -72,8 +73,8 @@ class InvoiceFinder:
         invoice = _held_by(first, key)
         if invoice is not None:
             return self._remember(key, first, invoice)
-        if len(first.invoices) == first.count:
-            return None  # all of them, in one answer
+        if first.is_whole_list:
+            return None
         ordered, invoice = self._by_order(key, first)
         if invoice is not None:
             return invoice
@@ -93,28 +94,27 @@ class InvoiceFinder:
         return miss.polls < FULL_REFRESH_EVERY and (ordered or (count is not None and count == miss.count))
 
     def _ask(self, window: Window) -> WindowPage:
-        page = self._source.get_page(window.page, window.size)
-        return WindowPage(window, page.invoices, page.count)
+        return WindowPage(window, self._source.get_page(window.page, window.size))
 
-    def _remember(self, key: InvoiceId, answer: WindowPage, invoice: Invoice) -> Invoice:
-        self._places[key] = _Place(answer.window.start + answer.invoices.index(invoice), answer.count)
+    def _remember(self, key: InvoiceId, page: WindowPage, invoice: Invoice) -> Invoice:
+        self._places[key] = _Place(page.window.start + page.invoices.index(invoice), page.count)
         self._misses.pop(key, None)
         return invoice
 
     def _nearby(self, key: InvoiceId) -> Invoice | None:
-        """Where it was; then where the growth of the list must have moved it; then on the side that the ids say."""
+        """Look where it was, then where the growth of the list must have moved it, then on the side the ids show."""
         place = self._places.get(key)
         if place is None:
             return None
         row = place.row
         for _ in range(_MOST_REQUESTS_NEARBY):
             window = _around(row, self._source.page_size)
-            answer = self._ask(window)
-            invoice = _held_by(answer, key)
+            page = self._ask(window)
+            invoice = _held_by(page, key)
             if invoice is not None:
-                return self._remember(key, answer, invoice)
-            growth = (answer.count or 0) - (place.count or 0) if self._newest_first else 0
-            side = _side(answer.invoices, key)
+                return self._remember(key, page, invoice)
+            growth = (page.count or 0) - (place.count or 0) if self._newest_first else 0
+            side = _side(page.invoices, key)
             moved = place.row + growth
             if window.start <= moved < window.end or (side and (moved - row) * side < 0):
                 moved = row + side * window.size
@@ -124,14 +124,14 @@ class InvoiceFinder:
         return None
 
     def _by_order(self, key: InvoiceId, first: WindowPage) -> tuple[bool, Invoice | None]:
-        """Search between the first row and ``count`` by the order of the ids; says whether there is such an order."""
+        """Search between the first row and ``count`` by the order of the ids; also say whether there is one."""
         names = _names(first.invoices, key)
         direction = direction_of(names) if len(names) > 1 else None
         if direction is None or first.count is None or type(names[0]) is not type(key):
             return False, None
         self._newest_first = direction(2, 1)
         size = len(first.invoices)  # what the server gives; it may be fewer than asked for
-        low, high = first.last, first.count
+        low, high = first.end, first.count
         low_number, high_number = rank(names[-1])[1], None
         wanted = rank(key)[1]
         halved = True
@@ -142,20 +142,20 @@ class InvoiceFinder:
             guess = (low + high) // 2
             if halved:
                 guess = _guess(low, high, low_number, high_number, wanted, self._newest_first)
-            answer = self._ask(Window(guess // size * size, size))
-            invoice = _held_by(answer, key)
+            page = self._ask(Window(guess // size * size, size))
+            invoice = _held_by(page, key)
             if invoice is not None:
-                return True, self._remember(key, answer, invoice)
-            names = _names(answer.invoices, key)
-            side = _side(answer.invoices, key)
+                return True, self._remember(key, page, invoice)
+            names = _names(page.invoices, key)
+            side = _side(page.invoices, key)
             if not names:
-                high = answer.window.start
+                high = page.window.start
             elif side < 0:
-                high, high_number = answer.window.start, rank(names[0])[1]
+                high, high_number = page.window.start, rank(names[0])[1]
             elif side > 0:
-                low, low_number = answer.last, rank(names[-1])[1]
+                low, low_number = page.end, rank(names[-1])[1]
             else:
-                break  # its place is here, and it is not
+                break  # its place is on this page, and it is not there
             halved = high - low <= between // 2
         return True, None
 
@@ -171,8 +171,8 @@ class InvoiceFinder:
         return None
 
 
-def _held_by(answer: WindowPage, key: InvoiceId) -> Invoice | None:
-    return next((invoice for invoice in answer.invoices if invoice.answers_to(key)), None)
+def _held_by(page: WindowPage, key: InvoiceId) -> Invoice | None:
+    return next((invoice for invoice in page.invoices if invoice.answers_to(key)), None)
 
 
 def _names(invoices: Sequence[Invoice], key: InvoiceId) -> list[InvoiceId]:

@@ -29,7 +29,13 @@ def row(number: int, status: str = "pending", date: str | None = None) -> dict[s
 
 class MovingList:
     """A server's list. ``world(list)`` runs before each request is answered, and ``between(list)`` between the reading
-    of the rows and that of ``count``; both may change anything."""
+    of the rows and that of ``count``; both may change anything.
+
+    :param cap: the most rows that a page has; with ``ignore_page_size`` every page has so many.
+    :param hidden_rows: rows that the server drops after slicing.
+    :param counts: what ``count`` is: ``"right"``, ``"visible"`` rows only, ``"null"``, or always the same number.
+    :param past_end: a page behind the last row: ``"404"``, ``"200"`` and empty, or the ``"last"`` or ``"first"`` page.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,7 @@ class MovingList:
         cap: int = 100,
         ignore_page_size: bool = False,
         hidden_rows: Callable[[int], bool] = lambda number: False,
-        counts: str = "right",
+        counts: str | int = "right",
         past_end: str = "404",
         world: Callable[[MovingList], None] = lambda moving: None,
         between: Callable[[MovingList], None] = lambda moving: None,
@@ -104,11 +110,19 @@ class MovingList:
         self.world(self)
         size = self.cap if self.ignore_page_size else min(page_size, self.cap)
         ids = self.ids[(page - 1) * size : page * size]
-        past = page > 1 and not ids and self.past_end == "404"
-        self.between(self)
-        count = len(self.ids) if self.counts == "right" else None
+        past = page > 1 and not ids
+        if past and self.past_end in ("last", "first"):
+            ids = self.ids[(len(self.ids) - 1) // size * size :] if self.past_end == "last" else self.ids[:size]
         invoices = [Invoice(self.make_row(number)) for number in ids if not self.hidden_rows(number)]
-        return Page([], None, True) if past else Page(invoices, count, False)
+        self.between(self)
+        return Page([], None, True) if past and self.past_end == "404" else Page(invoices, self._count(), False)
+
+    def _count(self) -> int | None:
+        if self.counts == "right":
+            return len(self.ids)
+        if self.counts == "visible":
+            return sum(not self.hidden_rows(number) for number in self.ids)
+        return self.counts if isinstance(self.counts, int) else None
 
 
 class ScramblingPool:

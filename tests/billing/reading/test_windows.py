@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.reading.windows import (
     Window,
-    across,
-    after,
     chain,
     chain_length,
     farthest,
@@ -56,28 +54,7 @@ def test_the_price_of_proof_in_requests() -> None:
         assert (chain_length(count, 100) or 0) <= limit
 
 
-@given(st.integers(1, 5_000), st.integers(0, 300), st.integers(1, 100), st.integers(10, 100), st.integers(1, 100))
-def test_a_second_look_holds_the_last_row_and_is_small_where_the_server_may_limit_pages(
-    end: int, more: int, at_most: int, cap: int, size: int
-) -> None:
-    before = Window((end - 1) // size * size, size)
-    window = across(end, end + more, at_most, cap, before)
-    assert window.start < end <= window.end
-    assert window.size <= cap
-    if 10 <= at_most <= cap:
-        assert window.size <= at_most
-    if window.end > end + more:
-        assert window != before
-
-
 def test_how_many_requests_a_list_takes_is_known_at_once_for_any_count() -> None:
     assert planned_requests(20_000, 100) == chain_length(20_000, 100)
     assert 1.14 <= planned_requests(10**15, 100) / 10**13 <= 1.16
     assert planned_requests(1_000, 3) >= 333
-
-
-@given(st.integers(0, 5_000), st.integers(0, 300), st.integers(10, 100))
-def test_what_must_be_empty_begins_behind_the_last_row_without_a_gap(row: int, more: int, cap: int) -> None:
-    window = after(row, row + more, cap)
-    assert row <= window.start <= row + more
-    assert window.size <= cap
