@@ -31,7 +31,7 @@ INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed
 SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
-  test-integration-airflow2 test-smoke sandbox airflow lint bench constraints
+  test-integration-airflow2 test-smoke sandbox airflow release lint bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -45,6 +45,7 @@ help:
 	@echo "make airflow                    Airflow with the example DAGs and the sandbox; prints the address"
 	@echo "make lint                       ruff, mypy"
 	@echo "make bench                      against the alternatives; prints ratios"
+	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
 	@echo "make constraints                resolves constraints/ anew"
 
 demo: $(VENV3)/.ready
@@ -88,7 +89,13 @@ lint: $(VENV3)/.ready
 bench: $(VENV3)/.ready
 	$(PY3) -m benchmarks $(ARGS)
 
+release: $(VENV3)/.ready
+	$(PY3) -m tools.release "$(TAG)"
+
 # --- virtual environments -------------------------------------------------------------------------------------------
+
+# PYTHON=... on the command line goes before what a rule prefers.
+prefer = $(if $(findstring command,$(origin PYTHON)),$(PYTHON),$1 $(PYTHON))
 
 # The first Python from 3.10 to 3.$2 of $1 that runs; names alone prove nothing (pyenv has names of all it could run).
 first-python = $(firstword $(foreach p,$1 python3.13 python3.12 python3.11 python3.10,$(if \
@@ -116,13 +123,13 @@ $(VENV2)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW2).txt
 
 # Those that only run the unit tests take Pythons that the others do not, where there are several.
 $(VENV3.1)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3.1).txt
-	$(call install,$(VENV3.1),python3.12 $(PYTHON),13,constraints/airflow-$(AIRFLOW3.1).txt,$(EVERYDAY))
+	$(call install,$(VENV3.1),$(call prefer,python3.12),13,constraints/airflow-$(AIRFLOW3.1).txt,$(EVERYDAY))
 
 $(VENV3.2)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3.2).txt
-	$(call install,$(VENV3.2),python3.13 $(PYTHON),13,constraints/airflow-$(AIRFLOW3.2).txt,$(EVERYDAY))
+	$(call install,$(VENV3.2),$(call prefer,python3.13),13,constraints/airflow-$(AIRFLOW3.2).txt,$(EVERYDAY))
 
 $(LOWEST)/.ready: pyproject.toml constraints/lowest.txt
-	$(call install,$(LOWEST),python3.10 $(PYTHON),12,constraints/lowest.txt,$(EVERYDAY))
+	$(call install,$(LOWEST),$(call prefer,python3.10),12,constraints/lowest.txt,$(EVERYDAY))
 
 $(VENV3)/.ready-stores: $(VENV3)/.ready
 	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(STORES))

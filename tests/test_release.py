@@ -1,0 +1,109 @@
+"""A release can be built again by anybody, byte for byte; package indexes accept it, and its links work there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_unpod import __version__
+from hatch_build import LINK, CustomMetadataHook
+from tools.constraints import REPOSITORY
+from tools.release import problems
+
+NAME = f"airflow_provider_unpod-{__version__}"
+SDIST, WHEEL = f"{NAME}.tar.gz", f"{NAME}-py3-none-any.whl"
+
+
+def build(tree: Path, folder: Path) -> dict[str, bytes]:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--target", "wheel"]
+    # As one who rebuilds a distribution sets it.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1780000000"}
+    subprocess.run([*command, "--directory", str(folder)], cwd=tree, env=environment, check=True, capture_output=True)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return build(REPOSITORY, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, as somebody has it who has nothing else."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    (folder / SDIST).write_bytes(built[SDIST])
+    with tarfile.open(folder / SDIST) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / NAME
+
+
+def test_built_from_its_own_source_distribution_a_release_has_the_same_bytes(
+    built: dict[str, bytes], unpacked: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        again = build(unpacked, tmp_path / "dist")
+    finally:
+        os.umask(before)
+    assert set(built) == {SDIST, WHEEL}
+    assert again == built
+
+
+def test_package_indexes_accept_the_metadata(built: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in built.items():
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-m", "twine", "check", "--strict", *(str(tmp_path / name) for name in built)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_source_distribution_has_what_its_makefile_needs(unpacked: Path) -> None:
+    makefile = (unpacked / "Makefile").read_text()
+    versions = dict(re.findall(r"^(AIRFLOW[0-9.]+) := (\S+)$", makefile, re.M))
+    files = re.findall(r"constraints/[\w.$()-]+\.txt", makefile)
+    assert len(files) > 5
+    for file in files:
+        assert (unpacked / re.sub(r"\$\((\S+?)\)", lambda name: versions[name[1]], file)).is_file(), file
+    for module in re.findall(r"-m ((?:tools|benchmarks)[\w.]*)", makefile):
+        path = unpacked / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    for folder in ("tests/integration", "example_dags", "docs", "benchmarks"):
+        assert (unpacked / folder).is_dir()
+
+
+def test_every_link_of_the_readme_leads_somewhere_in_the_repository_and_on_a_package_index() -> None:
+    targets = LINK.findall((REPOSITORY / "README.md").read_text())
+    assert len(targets) > 3
+    for target in targets:
+        assert (REPOSITORY / target.partition("#")[0]).exists(), target
+    metadata = {"version": "1.2.3"}
+    hook = CustomMetadataHook(str(REPOSITORY), {"repository": "https://forge.example/billing/provider/"})
+    hook.update(metadata)
+    published = metadata["readme"]["text"]  # type: ignore[index]  # the hook has made it a dict
+    assert LINK.findall(published) == []
+    for target in targets:
+        assert f"](https://forge.example/billing/provider/blob/v1.2.3/{target})" in published
+
+
+def test_no_release_without_the_address_of_the_repository_or_under_another_tag(built: dict[str, bytes]) -> None:
+    found = "\n".join(problems("v9.9.9", built))
+    assert f"must be v{__version__}" in found
+    assert ("`repository` is empty" in found) == ('repository = ""' in (REPOSITORY / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("workflow", sorted((REPOSITORY / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.name)
+def test_workflows_pin_their_actions_and_ask_for_no_more_than_they_need(workflow: Path) -> None:
+    text = workflow.read_text()
+    used = re.findall(r"uses: *(\S+)", text)
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+    assert re.search(r"^permissions:", text, re.M)
+    writes = re.findall(r"(\S+): write", text)
+    assert writes == (["id-token"] if workflow.name == "release.yml" else [])
