@@ -194,7 +194,7 @@ def decompressed(file: IO[bytes], compression: str | None) -> IO[bytes]:
 
 
 def require_libraries(options: ExportOptions) -> None:
-    """Ask for optional libraries before anything is read.
+    """Require optional libraries before anything is read.
 
     :raises ExportError: naming the extra to install.
     """

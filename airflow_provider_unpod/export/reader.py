@@ -36,6 +36,7 @@ class Export(Iterable[Record]):
         self._folder = folder
         self._certificate = manifest
         self._options = ExportOptions(manifest.content["file_format"], manifest.content["compression"])
+        formats.require_libraries(self._options)
         self._check()
 
     @property

@@ -111,7 +111,7 @@ def test_a_field_of_any_size_comes_back(tmp_path: Path, file_format: str, compre
 
 
 @pytest.mark.parametrize("limit", [10, 10**9])
-def test_the_limit_that_other_code_has_for_csv_neither_matters_nor_changes(tmp_path: Path, limit: int) -> None:
+def test_the_csv_field_size_limit_of_the_process_neither_matters_nor_changes(tmp_path: Path, limit: int) -> None:
     before = csv.field_size_limit(limit)
     try:
         write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
@@ -230,7 +230,7 @@ def test_pyarrow_pandas_and_duckdb_agree_with_the_control_totals_of_parquet(
     assert totals_of(duckdb.sql(query).fetchall()) == truth
 
 
-def test_spreadsheet_like_readers_agree_with_the_control_totals_of_csv(tmp_path: Path) -> None:
+def test_csv_readers_pandas_and_duckdb_agree_with_the_control_totals_of_csv(tmp_path: Path) -> None:
     import duckdb
     import pandas
 
@@ -264,7 +264,7 @@ def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path:
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\r=1", "\uff1d1", "'=1"])
-def test_no_cell_of_a_csv_begins_a_formula(tmp_path: Path, text: str) -> None:
+def test_no_csv_cell_begins_a_formula(tmp_path: Path, text: str) -> None:
     found = [row(1, charge_type=text, status=text, currency=text)]
     written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
 
@@ -280,7 +280,7 @@ def test_negative_amounts_stay_numbers_for_a_spreadsheet(tmp_path: Path) -> None
         assert [cells["amount"] for cells in csv.DictReader(file)] == [each["amount"] for each in MONEY]
 
 
-def test_columns_are_always_the_same_and_unknown_fields_are_in_one_of_them(tmp_path: Path) -> None:
+def test_csv_columns_are_always_the_same_and_extra_has_unknown_fields(tmp_path: Path) -> None:
     headers = []
     for found in ([], [row(1)], [row(1, customer={"name": "Ω"}, tax_amount="1.00")]):
         written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()

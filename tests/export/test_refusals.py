@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_byte_of_any_file_or_of_the_manifest(pristine: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_a_changed_byte_of_any_file_or_of_the_manifest_is_refused(
+    pristine: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     folder = tmp_path / "copy"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(pristine, folder)
@@ -47,7 +50,7 @@ def test_any_byte_of_any_file_or_of_the_manifest(pristine: Path, tmp_path: Path,
         read_export(str(folder))
 
 
-def test_a_byte_more_or_less_or_a_missing_file(pristine: Path, tmp_path: Path) -> None:
+def test_a_byte_more_or_less_or_a_missing_file_is_refused(pristine: Path, tmp_path: Path) -> None:
     for name in names_in(pristine):
         for damage in (lambda content: content + b"\n", lambda content: content[:-1], None):
             folder = tmp_path / "copy"
@@ -87,7 +90,7 @@ def resealed(folder: Path, change: Any) -> None:
         lambda m: m.update(files=None),
     ],
 )
-def test_a_manifest_that_contradicts_itself_or_its_files(tmp_path: Path, change: Any) -> None:
+def test_a_manifest_that_contradicts_itself_or_its_files_is_refused(tmp_path: Path, change: Any) -> None:
     write_export(FakeReading(rows(30)), str(tmp_path))
     resealed(tmp_path, change)
 
@@ -138,7 +141,7 @@ def test_manifest_sha256_is_that_of_the_manifest_file(tmp_path: Path) -> None:
     assert summary["manifest_sha256"] == of_file == read_export(str(tmp_path)).manifest_sha256
 
 
-def test_totals_that_move_money_between_statuses(tmp_path: Path) -> None:
+def test_totals_that_move_money_between_statuses_are_refused(tmp_path: Path) -> None:
     write_export(FakeReading([row(1, status="paid"), row(1, status="failed")]), str(tmp_path))
 
     def swap(manifest: dict[str, Any]) -> None:
@@ -150,7 +153,7 @@ def test_totals_that_move_money_between_statuses(tmp_path: Path) -> None:
         read_export(str(tmp_path))
 
 
-def test_no_record_of_a_file_is_given_out_that_changed_after_the_check(tmp_path: Path) -> None:
+def test_no_record_of_a_file_that_changed_after_the_check_is_yielded(tmp_path: Path) -> None:
     summary = write_export(FakeReading(rows(30)), str(tmp_path)).summary()
     export = read_export(str(tmp_path))
     path = Path(summary["files"][0].removeprefix("file://"))
@@ -160,7 +163,7 @@ def test_no_record_of_a_file_is_given_out_that_changed_after_the_check(tmp_path:
         next(iter(export))
 
 
-def test_a_reader_of_an_export_that_is_replaced_meanwhile_is_told_so(tmp_path: Path) -> None:
+def test_reading_an_export_that_is_replaced_meanwhile_fails_as_superseded(tmp_path: Path) -> None:
     write_export(FakeReading(rows(30)), str(tmp_path))
     export = read_export(str(tmp_path))
     write_export(FakeReading(rows(31)), str(tmp_path))
@@ -301,9 +304,23 @@ def test_copying_stops_a_byte_after_the_listed_size(tmp_path: Path, monkeypatch:
     [{"scale": 10**9}, {"scale": "2"}, {"scale": -1}, {"type": "blob"}, {"type": None}],
     ids=repr,
 )
-def test_a_manifest_with_a_column_that_no_export_has(tmp_path: Path, column: dict[str, Any]) -> None:
+def test_a_manifest_with_a_column_that_no_export_has_is_refused(tmp_path: Path, column: dict[str, Any]) -> None:
     write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("parquet"))
     resealed(tmp_path, lambda manifest: manifest["columns"][2].update(column))
 
     with pytest.raises(ExportError, match="cannot be believed"):
+        read_export(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "compression", "library"), [("parquet", None, "pyarrow"), ("jsonl", "zstd", "zstandard")]
+)
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str, compression: str | None, library: str
+) -> None:
+    write_export(FakeReading(rows(3)), str(tmp_path), options=ExportOptions(file_format, compression))
+    for name in (library, f"{library}.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(ExportError, match=r"pip install 'airflow-provider-unpod\[(parquet|zstd)\]'"):
         read_export(str(tmp_path))

@@ -56,14 +56,14 @@ def test_totals_are_exact_and_never_mix_currencies(tmp_path: Path) -> None:
     }
 
 
-def test_an_export_of_nothing_is_certified_too(tmp_path: Path) -> None:
+def test_an_export_without_invoices_is_certified_too(tmp_path: Path) -> None:
     summary = write_export(FakeReading([]), str(tmp_path)).summary()
 
     assert (summary["count"], summary["totals"], len(summary["files"])) == (0, {}, 1)
     assert list(read_export(str(tmp_path))) == []
 
 
-def test_a_folder_without_a_manifest_is_no_export(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_an_export(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"no certified export in file://{tmp_path}"):
         read_export(str(tmp_path))
 
@@ -78,7 +78,7 @@ def test_a_new_export_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
         read_export(str(tmp_path), export_id=first["export_id"])
 
 
-def test_files_that_are_no_exports_are_left_alone(tmp_path: Path) -> None:
+def test_files_that_no_export_has_written_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "month=2026-01").mkdir()
     other = write_export(FakeReading(rows(2)), str(tmp_path / "month=2026-01")).summary()
