@@ -11,6 +11,8 @@ import pytest
 
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -42,6 +44,22 @@ def test_every_field_of_the_connection_is_documented(page: str) -> None:
     text = (REPOSITORY / page).read_text()
 
     assert [field for field in CONNECTION_FIELDS if f"`{field}`" not in text] == []
+
+
+def test_the_parameters_of_sensor_and_event_trigger_are_documented_and_which_of_them_are_templates() -> None:
+    page = (REPOSITORY / "docs" / "waiting.md").read_text()
+    tables = {"## The sensor": UnpodInvoiceSensor, "## The event trigger": UnpodInvoiceEventTrigger}
+    for title, documented in tables.items():
+        table = page.partition(title)[2].partition("\n## ")[0].partition("\n### ")[0]
+        cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+        names = {name: cell.endswith(" *") for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+        fields = getattr(documented, "template_fields", ())
+        parameters = inspect.signature(documented.__init__).parameters.values()
+        assert names == {
+            parameter.name: parameter.name in fields
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
 
 
 def test_the_operators_parameters_are_documented_with_their_defaults_and_which_of_them_are_templates() -> None:

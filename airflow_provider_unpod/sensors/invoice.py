@@ -155,7 +155,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 if not self.deferrable:
                     return self._wait_in_worker(context)
                 deadline = deadline_of(self, context)
-                decision = self._poll(context)
+                decision = self._poll()
                 if decision is None or decision.state != "done":
                     self._defer(condition, deadline)
                 return decision.result
@@ -165,7 +165,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     def _defer(self, condition: Condition, deadline: datetime) -> NoReturn:
         now = datetime.now(timezone.utc)
         if now >= deadline:
-            self._time_out(self._report())
+            self._time_out_here()
         from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
 
         shared = find_spec("airflow.triggers.shared_stream") is not None  # from Airflow 3.3 on
@@ -194,7 +194,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         """Poll once; see :meth:`execute` for what it raises."""
         if self._poller is None:
             self._start(context)
-        decision = self._poll(context)
+        decision = self._poll()
         if decision is None or decision.state == "waiting":
             return False
         return PokeReturnValue(True, decision.result)
@@ -211,12 +211,14 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
+            self._check_reachable()
             raise AirflowSensorTimeout(f"{self._report()} {error}") from None
         except AirflowSkipException as skip:
             # Airflow's own soft_fail skips on every AirflowFailException: a wrong token would look like a late payment.
             if self.soft_fail and isinstance(skip.__cause__, AirflowFailException):
                 raise skip.__cause__ from None
             if skip.__cause__ is None or isinstance(skip.__cause__, AirflowSensorTimeout):
+                self._check_reachable()
                 raise AirflowSkipException(f"{self._report()} {skip}") from None
             raise
 
@@ -255,13 +257,14 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         """Poll once more after Airflow, and not the trigger, has ended the deferral."""
         self._start(context)
         try:
-            decision = self._poll(context)
+            decision = self._poll()
         finally:
             self._stop()
         if decision is not None and decision.state == "done":
             return decision.result
         if not ended_by_execution_timeout(self, context):
-            self._time_out(f"{self._report()} No triggerer ran this wait to its end.")
+            self._time_out_here("No triggerer ran this wait to its end.")
+        self._check_reachable()
         limit = self.execution_timeout or timedelta()
         text = (
             f"`execution_timeout` ({limit.total_seconds():g} s) ended the wait before its `timeout` "
@@ -270,6 +273,10 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         if self.soft_fail or self.never_fail:
             raise AirflowSkipException(text)
         raise AirflowTaskTimeout(text)
+
+    def _time_out_here(self, remark: str = "") -> NoReturn:
+        self._check_reachable()
+        self._time_out(f"{self._report()} {remark}".rstrip())
 
     def _time_out(self, message: str) -> NoReturn:
         text = f"Time is up after {self.timeout:g} s: {message}"
@@ -299,7 +306,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
         return UnpodHook(self.unpod_conn_id, self.org_handle, POLL_RETRY).get_conn()
 
-    def _poll(self, context: Context) -> Decision | None:
+    def _poll(self) -> Decision | None:
         """What the invoices mean for the wait; ``None`` if a fault that passes kept them from being read."""
         assert self._poller is not None
         with fail_fast():
@@ -311,6 +318,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             raise AirflowFailException(self._report())
         self.log.info("%s", self._report())
         return Decision(decision.state, storable(decision.result))
+
+    def _check_reachable(self) -> None:
+        """Fail instead of timing out if the last poll could not reach the API: that does not make a payment late."""
+        if self._poller is not None and not self.never_fail:
+            self._poller.check_reachable()
 
     def _stop(self) -> None:
         if self._poller is not None:

@@ -162,7 +162,8 @@ class UnpodInvoiceTrigger(PollingTrigger):
                 return {"state": "done", "result": decision.result}
             if decision.state == "failed":
                 return {"state": "failed", "message": self._report(last, seen, polls, began)}
-        elif seen.failures >= self.max_failures:
+        elif seen.failures >= self.max_failures or (seen.failures and self._is_over(seen)):
+            # At the deadline, too: a wrong token or an unknown host must not look like a late payment.
             message = ended_by(seen.error, seen.failures, self._report(last, None, polls, began))
             return {
                 "state": "error",
@@ -170,9 +171,12 @@ class UnpodInvoiceTrigger(PollingTrigger):
                 "status": seen.error.status,
                 "message": message,
             }
-        if self.deadline is not None and seen.at >= self.deadline:
+        if self._is_over(seen):
             return {"state": "timeout", "message": self._report(last, seen, polls, began)}
         return None
+
+    def _is_over(self, seen: Snapshot | PollFailure) -> bool:
+        return self.deadline is not None and seen.at >= self.deadline
 
     def _report(self, last: Snapshot | None, seen: Snapshot | PollFailure | None, polls: int, began: datetime) -> str:
         failure = seen.error if isinstance(seen, PollFailure) else None

@@ -11,7 +11,7 @@ from tests.integration.conftest import LiveAirflow
 from tools.local_airflow import COMPONENTS
 
 
-def told(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, object]]:
+def reported(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, object]]:
     """The changes in all events that have started the DAG, in the order of its runs."""
     return [
         transition
@@ -24,7 +24,7 @@ def told(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, 
 
 def about(invoices: list[int], airflow: LiveAirflow) -> dict[object, list[str]]:
     found: dict[object, list[str]] = {}
-    for one in told(airflow):
+    for one in reported(airflow):
         if one["invoice_id"] in invoices:
             found.setdefault(one["invoice_id"], []).append(str(one["key"]))
     return found
@@ -41,14 +41,14 @@ def restart_the_triggerer(airflow: LiveAirflow, meanwhile: Callable[[], object])
 
 def test_a_payment_a_failure_and_a_refund_each_start_their_dag(live_airflow: LiveAirflow) -> None:
     sandbox = live_airflow.sandbox
-    probe = sandbox.create().id  # the watchers run, once they tell of this one
+    probe = sandbox.create().id  # the watchers run once they report this one
     sandbox_steps: list[LedgerInvoice] = []
 
     def watched() -> bool:
         if not sandbox_steps:
             live_airflow.wait_for(lambda: "unpod_on_paid" in live_airflow.dags(), "the example DAGs")
         sandbox_steps.append(sandbox.ledger.set_status(probe, ["paid", "pending"][len(sandbox_steps) % 2]))
-        return any(one["invoice_id"] == probe for one in told(live_airflow))
+        return any(one["invoice_id"] == probe for one in reported(live_airflow))
 
     live_airflow.wait_for(watched, "the watchers to run", 120, interval=6)
     paid, failed, refunded = sandbox.create("12.00"), sandbox.create("13.00"), sandbox.create("14.00", status="paid")
@@ -64,7 +64,7 @@ def test_a_payment_a_failure_and_a_refund_each_start_their_dag(live_airflow: Liv
         ("unpod_on_refunded", "reverse", refunded, f"Reversed {refunded.id}: 14.00 USD, which was paid"),
     ):
         live_airflow.wait_for(
-            lambda dag_id=dag_id, one=invoice: any(c["invoice_id"] == one.id for c in told(live_airflow, dag_id)),
+            lambda dag_id=dag_id, one=invoice: any(c["invoice_id"] == one.id for c in reported(live_airflow, dag_id)),
             f"{dag_id} to be started",
             150,
         )
@@ -73,10 +73,10 @@ def test_a_payment_a_failure_and_a_refund_each_start_their_dag(live_airflow: Liv
         assert text in live_airflow.result(dag_id, run, task_id)
 
 
-def test_what_is_paid_while_the_triggerer_is_dead_is_told_once_it_lives_again(live_airflow: LiveAirflow) -> None:
+def test_a_payment_while_no_triggerer_runs_is_reported_once_one_runs(live_airflow: LiveAirflow) -> None:
     sandbox = live_airflow.sandbox
     before, after = sandbox.create(), sandbox.create()
-    created = sandbox.create(status="paid")  # told as new: so the two others have been seen, too
+    created = sandbox.create(status="paid")  # reported as new, so the two others have been seen, too
     live_airflow.wait_for(lambda: about([created.id], live_airflow), "the new invoices to be seen", 120)
 
     restart_the_triggerer(live_airflow, meanwhile=lambda: sandbox.pay(before.id))

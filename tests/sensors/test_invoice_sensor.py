@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigErr
 from airflow_provider_unpod.billing.watching.condition import Condition
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
 from tests.billing.faulty_server import TOKEN, FaultyServer, page, row
 from tests.sensors.modes import BASE, MODES, TaskInstance, TooManyPolls, Waiter, impatient_client
 
@@ -591,6 +593,16 @@ def test_a_connection_that_cannot_work_ends_the_wait_with_the_reason_and_never_a
     assert ("One poll" if wait.mode == "reschedule" else "3 polls in a row") in str(failure.value)
 
 
+def test_an_unreachable_api_is_not_a_late_payment_when_time_is_up(
+    wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = unpod_sandbox.connection_json().replace("http://127.0.0.1", "https://no-such-host.invalid")
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", connection)
+
+    with pytest.raises(UnpodUnreachable, match=r"no-such-host\.invalid"):
+        wait(invoice_id=invoice, timeout=0, soft_fail=True)
+
+
 def test_a_connection_that_is_mended_in_time_does_not_end_the_wait(
     unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -756,6 +768,20 @@ def test_a_deferral_that_execution_timeout_ended_says_so(unpod_sandbox: Sandbox,
         resume(timeout=7200, soft_fail=True)
     with pytest.raises(AirflowSensorTimeout, match="Time is up after 600 s"):
         resume(timeout=600)
+
+
+def test_a_failure_that_does_not_pass_ends_a_deferred_wait_as_an_error_at_the_deadline(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpod_sandbox.faults("401")
+    trigger = UnpodInvoiceTrigger(invoice_id=1, deadline="2026-01-01T00:00:00+00:00", max_failures=5)
+
+    async def first_event() -> Any:
+        return (await anext(aiter(trigger.run()))).payload
+
+    with impatient_client(monkeypatch):
+        event = asyncio.run(first_event())
+    assert (event["state"], event["error"], event["status"]) == ("error", "UnpodAuthError", 401)
 
 
 def test_a_broken_trigger_fails_the_task_and_never_skips_it(invoice: int) -> None:

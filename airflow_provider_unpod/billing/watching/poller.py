@@ -62,6 +62,13 @@ class InvoicePoller:
         """The state of the wait, see :meth:`Condition.report`."""
         return self.condition.report(self._rows, self._seen_at, self._polls, failure=self._failure)
 
+    def check_reachable(self) -> None:
+        """:raises UnpodUnreachable: if the last poll could not reach the API."""
+        error = self._failure
+        if isinstance(error, UnpodUnreachable):
+            self._failure = None  # the message begins with it
+            raise UnpodUnreachable(ended_by(error, self.failures, self.report()), url=error.url) from error
+
     def close(self) -> None:
         """Close the connections that are kept open between polls."""
         self._reader = None
@@ -75,8 +82,8 @@ class InvoicePoller:
             self.failures += 1
             self.close()  # somebody may mend the connection before the next poll
             if self.failures >= self._max_failures:
-                self._failure = None  # the message begins with it
-                raise UnpodUnreachable(ended_by(error, self.failures, self.report()), url=error.url) from error
+                self._failure = error
+                self.check_reachable()
         elif isinstance(error, TRANSIENT):
             self.failures = 0
         else:

@@ -1,4 +1,4 @@
-"""A tracked list: right about every invoice it tells of while the list moves, and cheap."""
+"""A tracked list: every invoice that it reports is current while the list moves, and a poll is cheap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYTHING = Wanted(everything=True)
 
 
 class Ledger(MovingList):
-    """A moving list whose invoices have statuses that change; all pending at first, but for ``settled``."""
+    """A moving list whose invoices change their statuses; all are pending at first, except ``settled``."""
 
     def __init__(self, rows: int, order: str = NEWEST, *, settled: Any = lambda number: False, **options: Any) -> None:
         self.status = {number: "paid" for number in range(rows) if settled(number)}
@@ -39,7 +39,7 @@ def spread(number: int) -> bool:
 
 
 @pytest.mark.parametrize("waits", [1, 100, 300])
-def test_a_look_at_2000_invoices_costs_at_most_20_requests_however_many_are_waited_for(waits: int) -> None:
+def test_a_poll_of_2000_invoices_costs_at_most_20_requests_however_many_are_waited_for(waits: int) -> None:
     ledger = Ledger(2000, settled=spread)
     tracker = Tracker(ledger)
     wanted = Wanted([number for number in range(2000) if not spread(number)][:waits])
@@ -51,7 +51,7 @@ def test_a_look_at_2000_invoices_costs_at_most_20_requests_however_many_are_wait
         assert ledger.cost() <= (24 if poll % 10 == 0 else 20)
 
 
-def test_a_look_costs_at_most_four_requests_where_the_pending_ones_are_on_the_first_three_pages() -> None:
+def test_a_poll_costs_at_most_four_requests_if_the_pending_invoices_are_on_three_pages() -> None:
     ledger = Ledger(2000, settled=lambda number: number < 1700)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -63,7 +63,7 @@ def test_a_look_costs_at_most_four_requests_where_the_pending_ones_are_on_the_fi
         assert ledger.cost() <= 4
 
 
-def test_a_look_for_one_invoice_follows_it_as_the_list_grows_for_two_requests() -> None:
+def test_a_poll_for_one_invoice_of_a_growing_list_costs_two_requests() -> None:
     ledger = Ledger(2000)
     tracker = Tracker(ledger)
     wanted = Wanted([1234])
@@ -77,7 +77,7 @@ def test_a_look_for_one_invoice_follows_it_as_the_list_grows_for_two_requests() 
         assert ledger.cost() <= 2
 
 
-def test_complete_readings_get_rarer_the_longer_the_list() -> None:
+def test_complete_readings_are_rarer_in_longer_lists() -> None:
     ledger = Ledger(20_000, settled=lambda number: number < 19_950)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -89,7 +89,7 @@ def test_complete_readings_get_rarer_the_longer_the_list() -> None:
     assert ledger.cost() / polls <= 14
 
 
-def test_a_refund_of_an_invoice_nobody_waits_for_is_seen_by_the_next_complete_reading() -> None:
+def test_a_refund_of_another_invoice_is_seen_by_the_next_complete_reading() -> None:
     ledger = Ledger(2000, settled=lambda number: True)
     tracker = Tracker(ledger, full_refresh_every=5)
     tracker.poll(EVERYTHING)
@@ -100,7 +100,7 @@ def test_a_refund_of_an_invoice_nobody_waits_for_is_seen_by_the_next_complete_re
     assert changed == [(), (), (), (), (17,)]
 
 
-def test_an_invoice_is_said_to_be_absent_only_after_a_complete_reading() -> None:
+def test_an_invoice_is_reported_absent_only_after_a_complete_reading() -> None:
     ledger = Ledger(500)
     tracker = Tracker(ledger)
     tracker.poll(Wanted([250]))
@@ -114,14 +114,14 @@ def test_an_invoice_is_said_to_be_absent_only_after_a_complete_reading() -> None
     assert ledger.cost() <= 2
 
 
-def test_who_comes_later_gets_a_proof_of_its_own() -> None:
+def test_a_later_subscriber_gets_its_own_proof_of_absence() -> None:
     ledger = Ledger(500)
     tracker = Tracker(ledger)
     subscriptions = Subscriptions()
     subscriptions.add([777], certain=True)
     tracker.poll(subscriptions.begin())
     ledger.insert()
-    ledger.ids[250] = 777  # it came where nobody looks
+    ledger.ids[250] = 777  # on a page that no poll reads
     ledger.cost()
 
     subscriptions.add([777], certain=True)
@@ -129,7 +129,7 @@ def test_who_comes_later_gets_a_proof_of_its_own() -> None:
     assert 777 in tracker.poll(subscriptions.begin()).rows
 
 
-def test_what_came_where_nobody_looks_is_found_by_the_next_look() -> None:
+def test_an_invoice_added_on_an_unread_page_is_found_by_the_next_poll() -> None:
     ledger = Ledger(500)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -138,7 +138,7 @@ def test_what_came_where_nobody_looks_is_found_by_the_next_look() -> None:
     assert 777 in [*tracker.poll(EVERYTHING).changed, *tracker.poll(EVERYTHING).changed]
 
 
-def test_a_vanished_invoice_makes_the_next_look_read_everything_once() -> None:
+def test_a_deleted_invoice_makes_the_next_poll_read_everything_once() -> None:
     ledger = Ledger(2000, settled=spread)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -155,7 +155,7 @@ def test_a_vanished_invoice_makes_the_next_look_read_everything_once() -> None:
     assert costs[2] <= 20
 
 
-def test_new_invoices_at_the_end_are_seen_though_the_last_page_went_away() -> None:
+def test_new_invoices_at_the_end_are_seen_after_the_last_page_was_deleted() -> None:
     ledger = Ledger(25, OLDEST, cap=12, page_size=12)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -167,7 +167,7 @@ def test_new_invoices_at_the_end_are_seen_though_the_last_page_went_away() -> No
     assert 25 in tracker.poll(EVERYTHING).changed
 
 
-def test_interest_counts_those_who_share_it() -> None:
+def test_an_invoice_is_polled_until_its_last_subscriber_leaves() -> None:
     subscriptions = Subscriptions()
     subscriptions.add([1, 2])
     subscriptions.add([2, 3], certain=True)
@@ -188,7 +188,7 @@ class Failing(Ledger):
         return super().get_page(page, page_size)
 
 
-def test_a_look_that_fails_loses_no_change() -> None:
+def test_a_failed_poll_loses_no_change() -> None:
     ledger = Failing(500)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -203,7 +203,7 @@ def test_a_look_that_fails_loses_no_change() -> None:
     assert poll.rows[499].status == "paid"
 
 
-def test_what_vanished_is_forgotten_by_the_next_complete_reading_even_if_one_failed_in_between() -> None:
+def test_a_deleted_invoice_is_forgotten_after_a_complete_reading_that_failed_and_one_that_succeeded() -> None:
     ledger = Failing(500)
     tracker = Tracker(ledger, full_refresh_every=1)
     tracker.poll(EVERYTHING)
@@ -212,12 +212,12 @@ def test_what_vanished_is_forgotten_by_the_next_complete_reading_even_if_one_fai
     with pytest.raises(UnpodUnavailable):
         tracker.poll(EVERYTHING)
     ledger.broken = False
-    ledger.delete(0)  # which the reading that failed has seen
+    ledger.delete(0)  # which the failed reading had seen
 
     assert set(tracker.poll(EVERYTHING).statuses()) == set(ledger.ids)
 
 
-def test_the_server_s_smaller_page_size_is_found_out() -> None:
+def test_a_smaller_page_size_of_the_server_is_detected() -> None:
     ledger = Ledger(500, cap=30)
     tracker = Tracker(ledger)
     wanted = Wanted([250])
@@ -251,10 +251,10 @@ def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
     seed: int,
     everything: bool,
 ) -> None:
-    """Changes happen between looks and, one before each request, during them."""
+    """Changes happen between polls and, one before each request, during them."""
     ledger = Ledger(rows, order, seed=seed, cap=12, page_size=12, counts=counts, past_end=past_end, max_concurrency=1)
     during: list[str] = []
-    past: dict[int, set[str | None]] = {}  # what each invoice was in the course of the look
+    past: dict[int, set[str | None]] = {}  # the statuses of each invoice during the poll
 
     def note() -> None:
         for number in range(ledger.next_id):
@@ -295,7 +295,7 @@ def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
             known[invoice.key] = invoice.status
         for key in poll.changed:
             assert key in poll.rows
-    # The list has stood still for three looks: all that is wanted is there, as it is.
+    # The list has not changed for three polls: every wanted invoice is reported as it is.
     assert {key for key in keys if key in ledger.ids and key < rows} <= set(poll.rows)
     assert all(invoice.status == ledger.status.get(key, "pending") for key, invoice in poll.rows.items())
     assert not [key for key in wanted.certain if key in ledger.ids and key not in poll.rows]
@@ -303,17 +303,17 @@ def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_change_of_an_unsettled_invoice_is_told_by_the_next_looks(data: st.DataObject) -> None:
+def test_every_change_of_an_open_invoice_is_reported_by_the_next_polls(data: st.DataObject) -> None:
     ledger = Ledger(data.draw(st.integers(1, 80)), data.draw(st.sampled_from([NEWEST, OLDEST])), cap=12, page_size=12)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
-    told: dict[int, list[str]] = {}
+    reported: dict[int, list[str]] = {}
     expected: dict[int, list[str]] = {}
 
     def poll() -> Snapshot:
         seen = tracker.poll(EVERYTHING)
         for key in seen.changed:
-            told.setdefault(int(key), []).append(seen.rows[key].status)
+            reported.setdefault(int(key), []).append(seen.rows[key].status)
         return seen
 
     for _ in range(data.draw(st.integers(1, 6))):
@@ -328,7 +328,7 @@ def test_every_change_of_an_unsettled_invoice_is_told_by_the_next_looks(data: st
         poll()
     poll()
 
-    assert told == expected
+    assert reported == expected
 
 
 def test_a_tracked_invoice_takes_less_than_300_bytes() -> None:
@@ -355,4 +355,4 @@ def test_a_tracked_invoice_takes_less_than_300_bytes() -> None:
 
     assert len(tracker.statuses()) == 20_000
     assert held / 20_000 < 175
-    assert peak / 20_000 < 300  # while all of it is read
+    assert peak / 20_000 < 300  # while the whole list is read
