@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import count as numbers
 from typing import TYPE_CHECKING
 
-from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.errors import UnpodListUnstable, short_repr
 from airflow_provider_unpod.billing.reading.evidence import PAST, SHORT
 from airflow_provider_unpod.billing.reading.order import OrderWitness
 from airflow_provider_unpod.billing.reading.windows import Window
@@ -141,7 +141,7 @@ class Pass:
         before = len(self._ids)
         self._ids.update(dict.fromkeys([invoice.key for invoice in page.invoices]))
         if len(self._ids) < before + rows:
-            return f"an invoice of page {number} came twice"
+            return _name_two_of_one_number(page.invoices) or f"an invoice of page {number} came twice"
         if self._rows < self._full:
             return f"page {number - 1} came with {self._rows} invoices, page 1 with {self._full}, and more followed"
         if rows > self._full:
@@ -186,3 +186,19 @@ class Pass:
         page = self._fetcher.now(window)
         self._evidence.saw(page)
         return page
+
+
+def _name_two_of_one_number(invoices: list[Invoice]) -> str | None:
+    """The flaw of a page that has one invoice number in two different rows; ``None`` if it has not.
+
+    The rows of one page are one snapshot, so it is not one invoice that moved or changed.
+    """
+    by_key: dict[InvoiceId, Invoice] = {}
+    for invoice in invoices:
+        other = by_key.setdefault(invoice.key, invoice)
+        if other != invoice:
+            return (
+                f"two different rows had the number {short_repr(invoice.invoice_id)}, such as an invoice and its "
+                "credit note, which only an `id` could tell apart"
+            )
+    return None

@@ -213,6 +213,21 @@ def test_a_404_from_a_gateway_in_the_middle_of_the_list_is_not_its_end(
 
 
 @LEVELS
+def test_a_credit_note_with_the_number_of_its_invoice_is_named_where_rows_have_no_id(consistency: str) -> None:
+    def numbered(number: int) -> dict[str, Any]:
+        """Row 8 is the credit note of row 7."""
+        fields = row(number)
+        del fields["id"]
+        credit = {"amount": "-7.00"} if number == 8 else {}
+        return {"invoice_number": f"INV-{7 if number == 8 else number}", **fields, **credit}
+
+    listed = MovingList(250, make_row=numbered)
+    with pytest.raises(UnpodListUnstable, match="number 'INV-7', such as an invoice and its credit note") as caught:
+        read(listed, consistency=consistency)
+    assert "quieter time" not in str(caught.value)
+
+
+@LEVELS
 @pytest.mark.parametrize("counts", ["right", "null"])
 @pytest.mark.parametrize("past_end", ["last", "first"])
 def test_a_page_behind_the_end_that_repeats_invoices_is_an_error(past_end: str, counts: str, consistency: str) -> None:
