@@ -1,7 +1,7 @@
-"""What Airflow is told about this provider.
+"""Metadata of this provider for Airflow.
 
-The connection's form is written down here once: Airflow 3.2 and later read it from this metadata, Airflow 2.11
-asks the hook class, which answers with the same fields (see :mod:`airflow_provider_unpod.hooks.unpod`).
+The connection's form is defined here once: Airflow 3.2 and later read it from this metadata, Airflow 2.11 asks the hook
+class, which returns the same fields (see :mod:`airflow_provider_unpod.hooks.unpod`).
 """
 
 from __future__ import annotations
@@ -11,63 +11,62 @@ from typing import Any
 CONNECTION_TYPE = "unpod"
 HOOK_NAME = "Unpod"
 
-#: Fields kept in the connection's ``extra``. A field that is left empty has the default its description names.
+#: Fields kept in the connection's ``extra``. An empty field has the default that its description names. The form of
+#: Airflow 3 shows labels, descriptions and examples; placeholders do not reach these fields.
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
-    "auth_scheme": {
-        "label": "Authorization scheme",
-        "description": "The word before the API token in the Authorization header: Token (default), jwt or Bearer.",
-        "schema": {"type": ["string", "null"], "enum": ["Token", "jwt", "Bearer"]},
-    },
-    "product_id": {
-        "label": "Product id",
-        "description": "Sent as the Product-Id header, for example unpod.ai. Not sent when empty.",
-        "schema": {"type": ["string", "null"]},
-    },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "Deadline for one whole request, from connecting to the last byte. Default 30.",
+        "description": "Limit for one whole request, from connecting to the last byte. Default: 30.",
         "schema": {"type": ["number", "null"], "minimum": 0.1},
     },
     "page_size": {
         "label": "Page size",
-        "description": "Invoices asked for per request. Default 100, which is also the most that Unpod gives.",
+        "description": "Invoices per request. Default: 100, the most that Unpod sends.",
         "schema": {"type": ["integer", "null"], "minimum": 1},
     },
     "max_concurrency": {
         "label": "Max. concurrency",
-        "description": "Requests in flight at once while a list is read. Default 4.",
+        "description": "Requests in flight at once while a list is read. Default: 4.",
         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 64},
     },
     "verify": {
         "label": "Verify TLS",
-        "description": "true (default), false, or the path of a CA file on the workers.",
-        "schema": {"type": ["string", "null"]},
+        "description": "true, false, or the path of a CA file on the workers. Default: true.",
+        "schema": {"type": ["string", "null"], "examples": ["true", "false"]},
     },
     "proxies": {
         "label": "Proxies",
-        "description": 'JSON object, for example {"https": "http://proxy.example:3128"}. '
+        "description": 'A JSON object such as {"https": "http://proxy.example:3128"}. '
         "Default: the proxies of the worker's environment.",
-        "schema": {"type": ["object", "null"]},
+        # With two types Airflow 3 shows a text field with label and description, without "string" a bare JSON editor.
+        "schema": {"type": ["string", "object", "null"]},
+    },
+    "auth_scheme": {
+        "label": "Authorization scheme",
+        "description": "The word before the API token in the Authorization header. Default: Token.",
+        "schema": {"type": ["string", "null"], "enum": ["Token", "jwt", "Bearer"]},
+    },
+    "product_id": {
+        "label": "Product ID",
+        "description": "Sent as the Product-Id header. Default: not sent.",
+        "schema": {"type": ["string", "null"], "examples": ["unpod.dev", "unpod.ai"]},
     },
     "allow_insecure_http": {
         "label": "Allow insecure HTTP",
-        "description": "Send the API token over plain http to a host other than this machine. Default: never.",
+        "description": "Send the API token over plain http to another machine. Default: no.",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
 }
 
 FIELD_BEHAVIOUR: dict[str, Any] = {
-    "hidden-fields": ["extra"],  # all that it can hold has a field of its own
-    "relabeling": {"login": "Organisation handle", "password": "API token"},
+    # The host contains the scheme, and all that the extra can hold has a field of its own. The host may contain the
+    # port, too, but Airflow 3.3's Test button fails for a saved connection without one: it sends 0, which differs.
+    "hidden-fields": ["schema", "extra"],
+    "relabeling": {"login": "Organization handle", "password": "API token", "port": "Port (443 for https)"},
     "placeholders": {
         "host": "https://unpod.dev",
         "login": "unpod.tv",
-        "schema": "https",
-        "auth_scheme": "Token",
-        "timeout": "30",
-        "page_size": "100",
-        "max_concurrency": "4",
-        "verify": "true",
+        "port": "443. The Test button needs a port.",
     },
 }
 
@@ -85,7 +84,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-unpod",
         "name": "Unpod",
-        "description": "Read, export and wait for the invoices of an `Unpod <https://unpod.dev/>`__ organisation.",
+        "description": "Read, export and wait for the invoices of an `Unpod <https://unpod.dev/>`__ organization.",
         "integrations": [
             {"integration-name": integration, "external-doc-url": "https://docs.unpod.dev/", "tags": ["service"]}
         ],

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -42,7 +43,7 @@ def airflow_schema(name: str) -> dict[str, Any]:
 
 
 class TestMetadata:
-    def test_is_valid_by_airflows_own_schema(self) -> None:
+    def test_metadata_is_valid_by_airflows_own_schema(self) -> None:
         jsonschema.validate(get_provider_info(), airflow_schema("provider_info.schema.json"))
 
     @metadata_forms
@@ -72,19 +73,17 @@ class TestForm:
     def test_has_a_field_for_everything_that_the_extra_may_hold(self) -> None:
         assert set(CONNECTION_FIELDS) == set(OPTIONS)
 
-    def test_descriptions_and_placeholders_name_values_that_the_client_accepts(self) -> None:
+    def test_placeholders_and_examples_are_values_that_the_client_accepts(self) -> None:
         placeholders = dict(FIELD_BEHAVIOUR["placeholders"])
-        assert base_url_of(placeholders.pop("host"), None, placeholders.pop("schema")) == "https://unpod.dev"
+        assert base_url_of(placeholders.pop("host"), int(placeholders.pop("port")[:3]), None) == "https://unpod.dev"
         assert placeholders.pop("login")
-        assert _checked(placeholders) == {
-            "auth_scheme": "Token",
-            "timeout": 30.0,
-            "page_size": 100,
-            "max_concurrency": 4,
-            "verify": True,
-        }
-        for scheme in CONNECTION_FIELDS["auth_scheme"]["schema"]["enum"]:
-            assert _checked({"auth_scheme": scheme}) == {"auth_scheme": scheme}
+        assert not placeholders
+        for name, field in CONNECTION_FIELDS.items():
+            for value in (*field["schema"].get("enum", ()), *field["schema"].get("examples", ())):
+                assert _checked({name: value})
+        shown = re.search(r"{.*}", CONNECTION_FIELDS["proxies"]["description"])
+        assert shown is not None
+        assert _checked({"proxies": shown[0]})
 
     def test_limits_in_the_form_are_those_of_the_client(self) -> None:
         for name, field in CONNECTION_FIELDS.items():
@@ -98,9 +97,12 @@ class TestForm:
 
         (form,) = (each for each in HookMetaService.hook_meta_data() if each.connection_type == "unpod")
         assert form.hook_name == "Unpod"
-        assert form.standard_fields.login.title == "Organisation handle"
+        assert form.standard_fields.login.title == "Organization handle"
         assert form.standard_fields.password.title == "API token"
         assert form.standard_fields.host.placeholder == "https://unpod.dev"
+        assert form.standard_fields.port.title == "Port (443 for https)"
+        assert form.standard_fields.port.placeholder == "443. The Test button needs a port."
+        assert form.standard_fields.url_schema.hidden
         # 3.1 asks the hook, later versions read the metadata.
         shown = {name: (field["schema"]["title"], field["description"]) for name, field in form.extra_fields.items()}
         assert shown == {name: (field["label"], field["description"]) for name, field in CONNECTION_FIELDS.items()}
@@ -141,7 +143,7 @@ class TestForm:
         assert set(form.errors) == wrong
         _checked({name: value for name, value in form.data.items() if name not in wrong})
 
-    def test_hook_and_metadata_say_the_same_of_the_standard_fields(self) -> None:
+    def test_hook_and_metadata_agree_on_the_standard_fields(self) -> None:
         from_hook = UnpodHook.get_ui_field_behaviour()
         assert {key.replace("_", "-"): value for key, value in from_hook.items()} == FIELD_BEHAVIOUR
         connection_type = get_provider_info()["connection-types"][0]

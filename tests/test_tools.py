@@ -16,4 +16,5 @@ def test_make_airflow_prints_every_value_that_the_connection_form_asks_for(unpod
     assert form["Host"] == unpod_sandbox.url
     assert form[labels["login"]].startswith(unpod_sandbox.org_handle)
     assert form[labels["password"]] == unpod_sandbox.token
+    assert form[labels["port"]] == str(unpod_sandbox.port)
     assert connection_form(unpod_sandbox) in greeting("http://127.0.0.1:8080", unpod_sandbox)

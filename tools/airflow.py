@@ -74,6 +74,7 @@ def connection_form(sandbox: Sandbox) -> str:
         "Host": sandbox.url,
         labels["login"]: f"{sandbox.org_handle}   (or {others})",
         labels["password"]: sandbox.token,
+        labels["port"]: str(sandbox.port),
     }
     width = max(map(len, fields))
     return "\n".join(f"  {label.ljust(width)}   {value}" for label, value in fields.items())

@@ -1,7 +1,4 @@
-"""Everything that can go wrong with the Unpod billing API, as one tree.
-
-``UnpodError.permanent`` answers the one question a scheduler has: can trying again mend it?
-"""
+"""The errors of this package, as one tree. ``UnpodError.permanent`` says whether a retry is pointless."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def shorten(text: str, most: int) -> str:
-    """A text of at most so many characters."""
+    """Cut ``text`` to at most ``most`` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def short_repr(value: object, most: int = 80) -> str:
-    """A value, short enough for an error's text, and for nothing secret: a connection shows its password further on."""
+    """Give ``repr(value)``, truncated. Never pass a secret: a connection's repr contains its password."""
     try:
         return shorten(repr(value), most)
     except ValueError:  # Python prints no number of more than 4,300 digits
@@ -25,15 +22,15 @@ def short_repr(value: object, most: int = 80) -> str:
 
 
 class UnpodError(Exception):
-    """Base of all errors of this package's API client.
+    """Base of all errors of this package.
 
-    :param message: what went wrong and, where possible, what to do about it; holds the API's own words.
-    :param status: HTTP status of the answer, ``None`` where there was no answer.
-    :param url: the address asked, without credentials.
-    :param page: the 1-based page asked for, where the request was for a page.
+    :param message: what is wrong and what to do about it, with the API's own words where it sent some.
+    :param status: HTTP status of the response; ``None`` without one.
+    :param url: the address requested, without credentials.
+    :param page: the 1-based page requested; ``None`` where the request was not for a page.
     """
 
-    #: True where the same request can only fail again until somebody changes something.
+    #: True where the same request fails again until somebody changes something.
     permanent: ClassVar[bool] = False
 
     def __init__(
@@ -69,31 +66,31 @@ def _rebuild(cls: type[UnpodError], message: str, status: int | None, url: str |
 
 
 class UnpodConfigError(UnpodError):
-    """The connection or an argument cannot work; the text names the field and what to enter."""
+    """A field of the connection or an argument is invalid; the message names it and says what to enter."""
 
     permanent = True
 
 
 class UnpodAuthError(UnpodError):
-    """401 or 403: token missing, wrong or expired, or no access to the organisation."""
+    """401 or 403: the token is missing, wrong or expired, or gives no access to the organization."""
 
     permanent = True
 
 
 class UnpodBadRequest(UnpodError):
-    """400, or another 4xx: the API refuses the request as it stands."""
+    """400, or another 4xx: the API refuses the request."""
 
     permanent = True
 
 
 class UnpodOrganizationNotFound(UnpodError):
-    """404 on the first page: the API knows no organisation of this handle."""
+    """404 on the first page: the API has no organization with this handle."""
 
     permanent = True
 
 
 class UnpodInvoiceNotFound(UnpodError):
-    """A complete pass over the list did not contain the invoice."""
+    """A complete reading of the list did not contain the invoice."""
 
 
 class UnpodRateLimited(UnpodError):
@@ -114,13 +111,13 @@ class UnpodUnreachable(UnpodError):
 
 
 class UnpodListUnstable(UnpodError):
-    """The list moved so that it could not be read completely; nothing partial is given out as a whole."""
+    """The list changed too much to prove that nothing is missing; no partial result is returned."""
 
 
 class UnpodBadAnswer(UnpodError):
-    """An answer that must not be believed.
+    """A response that cannot be trusted.
 
-    206, a 200 that carries an error, no list of rows, HTML, broken JSON, an amount that is no decimal.
+    206, a 200 that contains an error, no list of rows, HTML, broken JSON, an invalid row.
     """
 
 

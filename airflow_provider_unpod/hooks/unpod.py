@@ -171,12 +171,12 @@ class UnpodHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The standard fields of the connection form, for Airflow 2.11 and 3.1; later ones read metadata."""
+        """Describe the connection form's standard fields for Airflow 2.11 and 3.1; later ones read metadata."""
         return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOUR.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The extra fields of the connection form, for Airflow 2.11 and 3.1; later ones read metadata."""
+        """Describe the connection form's extra fields for Airflow 2.11 and 3.1; later ones read metadata."""
         # A plain Airflow 3 has neither of these: 3.1 puts its own in their place, later versions do not ask.
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import BooleanField, IntegerField, StringField
@@ -194,7 +194,7 @@ class UnpodHook(BaseHook):
             if kind == "integer":
                 checks.append(number_range(schema.get("minimum"), schema.get("maximum")))
                 return IntegerField(**texts, validators=checks, widget=BS3TextFieldWidget())
-            # Airflow 2 knows no widget for numbers with a fraction or for objects: they are entered as text.
+            # Airflow 2 has no widget for decimal numbers and objects: they are entered as text.
             return StringField(**texts, validators=checks, widget=BS3TextFieldWidget())
 
         return {name: widget(field) for name, field in CONNECTION_FIELDS.items()}

@@ -1,4 +1,4 @@
-"""Lists, statuses and ids mean the same however they are written, and nothing is never taken for something."""
+"""Arguments mean the same however they are written, and the text of nothing is never taken for a value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_list_that_went_through_a_template_is_the_same_list(ids: list[Any]) ->
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "[1] + [2]", "[a]", "{'a': 1}", "(1)", "[", "[" * 100_000, "{}", "{{1}}"])
-def test_a_text_that_begins_like_a_list_and_is_none_is_refused_by_the_name_of_its_argument(text: str) -> None:
+def test_a_text_that_looks_like_a_list_but_is_not_one_is_refused_by_the_name_of_its_argument(text: str) -> None:
     with pytest.raises(UnpodConfigError, match="`some_name`"):
         unrendered(text, "some_name")
 
@@ -42,7 +42,7 @@ def test_elements_of_a_list_are_not_divided() -> None:
 @pytest.mark.parametrize(
     "other", ["<generator object f at 0x1>", "dict_keys([1])", "set()", "frozenset({1})", '"1"', "['1']", "[2]", "{}"]
 )
-def test_the_text_of_something_else_is_no_name_in_a_list_or_alone(other: str) -> None:
+def test_the_text_of_another_object_is_refused_in_a_list_and_alone(other: str) -> None:
     for value in (other, [other], ["1", other]):
         for read in (invoice_ids_of, statuses_of):
             if value == "['1']" or (value == "[2]" and read is invoice_ids_of):

@@ -110,7 +110,7 @@ def test_money_that_comes_as_a_number_becomes_the_string_of_its_digits(value: ob
     ],
 )
 @pytest.mark.parametrize("name", ["amount", "tax_amount"])
-def test_what_is_no_amount_is_refused_by_the_name_of_its_field(name: str, value: Any) -> None:
+def test_an_invalid_amount_is_refused_by_the_name_of_its_field(name: str, value: Any) -> None:
     if name == "tax_amount" and value is None:
         assert with_fields(tax_amount=None).tax_amount is None
         return

@@ -1,4 +1,4 @@
-"""The hook: every way to write a connection down gives the same client, and errors say which field is wrong."""
+"""The hook: every way to define a connection gives the same client, and errors name the field that is wrong."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TestAddress:
         assert (client.base_url, client.org_handle) == (base_url, "acme")
         assert (client.page_size, client.max_concurrency) == (50, 2)
 
-    def test_what_airflow_makes_of_a_connection_as_uri_is_read_back_the_same(
+    def test_a_connection_that_airflow_writes_as_a_uri_gives_the_same_client(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connection = Connection(
@@ -116,7 +116,7 @@ class TestConfigurationErrors:
         assert f"`{field}`" in without_id[:60] or field == "allow_insecure_http"
 
     @pytest.mark.parametrize("extra", ["{broken", "[1, 2]", '"text"'])
-    def test_an_extra_that_is_no_json_object_is_refused_and_not_taken_for_empty(self, extra: str) -> None:
+    def test_an_extra_that_is_not_a_json_object_is_refused_and_not_ignored(self, extra: str) -> None:
         # As an old row of the database may give it; Airflow lets none of them in any more.
         row = SimpleNamespace(
             conn_id="old", host=None, port=None, schema=None, login="acme", password=TOKEN, extra=extra
@@ -134,7 +134,7 @@ class TestConfigurationErrors:
 class TestUnknownFields:
     SECRET = "valu3-of-a-field"
 
-    def test_a_misspelt_field_is_one_warning_that_names_it_and_the_known_ones(
+    def test_a_misspelled_field_is_one_warning_that_names_it_and_the_known_ones(
         self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
     ) -> None:
         define(extra={"time_out": self.SECRET, "timeout": 5, "Verify": self.SECRET}).get_conn()
@@ -145,14 +145,14 @@ class TestUnknownFields:
         assert all(field in said for field in CONNECTION_FIELDS)
         assert self.SECRET not in said
 
-    def test_the_fields_of_airflows_forms_are_no_warning(
+    def test_the_fields_of_airflows_forms_cause_no_warning(
         self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
     ) -> None:
         fields = dict.fromkeys(CONNECTION_FIELDS)
         define(extra={**fields, **{f"extra__unpod__{name}": "" for name in fields}}).get_conn()
         assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
-    def test_the_connection_check_says_it_too(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_connection_test_names_it_too(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         _redefine(monkeypatch, unpod_sandbox, extra={"time_out": self.SECRET})
         ok, message = UnpodHook().test_connection()
         assert ok
@@ -161,7 +161,7 @@ class TestUnknownFields:
 
 
 class TestMissingConnection:
-    def test_it_is_airflows_own_error_and_says_what_to_do(self) -> None:
+    def test_the_error_is_airflows_own_and_says_what_to_do(self) -> None:
         hook = UnpodHook("typo")
         with pytest.raises(AirflowNotFoundException, match=r"no connection 'typo'. Create .*`unpod_conn_id`") as caught:
             hook.get_conn()
@@ -174,7 +174,7 @@ class TestMissingConnection:
         with pytest.raises(AirflowNotFoundException, match=r"^Put all values in AIRFLOW_CONN_UNPOD_DEFAULT in quotes"):
             define(**fields).get_conn()
 
-    def test_it_is_retried_for_a_secrets_backend_that_is_down_looks_the_same(self) -> None:
+    def test_it_is_retried_because_a_secrets_backend_that_is_down_looks_the_same(self) -> None:
         with pytest.raises(AirflowNotFoundException, match="'typo'"), fail_fast():
             UnpodHook("typo").get_conn()
 
@@ -185,7 +185,7 @@ class TestOrganization:
         assert UnpodHook(org_handle="globex").get_conn().org_handle == "globex"
 
     @pytest.mark.parametrize("handle", ["", "   ", "None", True, 7.5, b"acme"])
-    def test_an_argument_that_is_no_handle_never_means_the_login(
+    def test_an_invalid_handle_never_falls_back_to_the_login(
         self, define: Callable[..., UnpodHook], handle: Any
     ) -> None:
         define()
@@ -205,7 +205,7 @@ class TestOrganization:
 
     @pytest.mark.parametrize("from_argument", [False, True])
     @pytest.mark.parametrize("fault", ["401", "403", "404"])
-    def test_what_is_refused_names_the_handle_that_was_sent_and_never_the_token(
+    def test_a_refusal_names_the_handle_that_was_sent_and_never_the_token(
         self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, fault: str, from_argument: bool
     ) -> None:
         unpod_sandbox.faults(fault)
@@ -234,20 +234,22 @@ class TestSecrets:
 
 
 class TestConnectionCheck:
-    def test_ok_names_the_address_and_the_organisation(self, unpod_sandbox: Sandbox) -> None:
+    def test_success_names_the_address_and_the_organization(self, unpod_sandbox: Sandbox) -> None:
         ok, message = UnpodHook().test_connection()
         assert ok, message
         assert unpod_sandbox.url in message
         assert unpod_sandbox.org_handle in message
 
-    def test_a_wrong_token_is_said_and_not_shown(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_wrong_token_is_reported_and_not_shown(
+        self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         _redefine(monkeypatch, unpod_sandbox, password=TOKEN)
         ok, message = UnpodHook().test_connection()
         assert not ok
         assert "401" in message
         assert TOKEN not in message
 
-    def test_a_handle_that_the_token_may_not_see_is_said_with_those_it_may(
+    def test_a_handle_without_access_is_reported_with_those_that_work(
         self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _redefine(monkeypatch, unpod_sandbox, login="umbrella")
@@ -256,7 +258,7 @@ class TestConnectionCheck:
         assert "'umbrella'" in message
         assert message.startswith("Organization handle (`login`) must be one of: acme, globex, unpod.tv.")
 
-    def test_a_host_that_does_not_answer_is_said_at_once(
+    def test_a_host_that_does_not_respond_is_reported_after_one_attempt(
         self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         unpod_sandbox.__exit__(None, None, None)
@@ -278,7 +280,7 @@ def _redefine(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **fields: Any) 
 
 
 class TestReading:
-    def test_organisations_come_as_the_api_gives_them(self, unpod_sandbox: Sandbox) -> None:
+    def test_organizations_come_as_the_api_sends_them(self, unpod_sandbox: Sandbox) -> None:
         handles = [each["domain_handle"] for each in UnpodHook().get_organizations()]
         assert handles == ["unpod.tv", "acme", "globex"]
 
@@ -307,7 +309,7 @@ class TestReading:
         ids = [each.invoice_id for each in hook.iter_invoices(statuses=["paid"], invoice_date_to=moment)]
         assert ids == [each.invoice_id for each in rest]
 
-    def test_nonsense_is_refused_before_any_request(self, unpod_sandbox: Sandbox) -> None:
+    def test_invalid_arguments_are_refused_before_any_request(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()
         for arguments in (
             {"consistency": "hope"},
@@ -321,7 +323,7 @@ class TestReading:
         assert hook.get_conn().requests_made == 0
 
     @pytest.mark.unpod_sandbox(invoices=2000)
-    def test_leaving_early_cuts_the_reading_short(self, unpod_sandbox: Sandbox) -> None:
+    def test_leaving_early_stops_the_requests(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()
         with hook.iter_invoices(max_concurrency=1) as invoices:
             next(invoices)
@@ -341,13 +343,13 @@ class TestOneInvoice:
             UnpodHook().get_invoice("no-such-invoice")
 
     @pytest.mark.parametrize("nonsense", [None, "", "None", 1.5, True, [101]])
-    def test_what_is_no_id_is_refused_before_any_request(self, unpod_sandbox: Sandbox, nonsense: Any) -> None:
+    def test_an_invalid_id_is_refused_before_any_request(self, unpod_sandbox: Sandbox, nonsense: Any) -> None:
         with pytest.raises(errors.UnpodConfigError, match="`invoice_id`"):
             UnpodHook().get_invoice(nonsense)
         assert unpod_sandbox.stats["requests"] == 0
 
     @pytest.mark.unpod_sandbox(invoices=2000)
-    def test_looking_again_is_cheap(self, unpod_sandbox: Sandbox) -> None:
+    def test_finding_an_invoice_again_costs_one_request(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()
         invoice_id = list(hook.iter_invoices())[1234].invoice_id
         hook.get_invoice(invoice_id)

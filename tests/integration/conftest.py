@@ -42,6 +42,7 @@ class LiveAirflow(LocalAirflow):
             home,
             dags,
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+            AIRFLOW__CORE__TEST_CONNECTION="Enabled",
             AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # secrets must not be logged at any level
             UNPOD_EXPORTS=f"file://{home}/exports",
             UNPOD_BOOKS=f"file://{home}/books",

@@ -11,6 +11,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 #: The published page of the billing endpoint names this host.
 DEFAULT_HOST = "unpod.dev"
 
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?").fullmatch
 _EXAMPLES = "https://unpod.dev, unpod.ai or http://localhost:3001"
 
@@ -28,7 +29,8 @@ def base_url_of(host: str | None, port: int | None, schema: str | None) -> str:
     number = _port(parts, port)
     scheme = _scheme(parts.scheme, (schema or "").strip().lower(), name)
     shown = f"[{name}]" if ":" in name else name
-    return f"{scheme}://{shown}" + (f":{number}" if number else "")
+    # One address has one text, whether its default port is written or not: manifests and errors show it.
+    return f"{scheme}://{shown}" + (f":{number}" if number not in (None, _DEFAULT_PORTS[scheme]) else "")
 
 
 def is_loopback(host: str | None) -> bool:

@@ -46,7 +46,12 @@ from airflow_provider_unpod.billing.http.settings import OPTIONS, options_in, pr
         ("https://[2001:db8::7]:8443", None, None, "https://[2001:db8::7]:8443"),
         (None, 8443, "https", "https://unpod.dev:8443"),
         ("bücher.example", None, None, "https://xn--bcher-kva.example"),
-        ("unpod_api", 80, "http", "http://unpod_api:80"),
+        ("unpod_api", 80, "http", "http://unpod_api"),
+        ("https://unpod.dev", 443, None, "https://unpod.dev"),
+        ("https://unpod.dev:443", None, None, "https://unpod.dev"),
+        (None, 443, None, "https://unpod.dev"),
+        ("localhost", 443, None, "http://localhost:443"),
+        ("unpod.dev", 80, "https", "https://unpod.dev:80"),
     ],
 )
 def test_host_port_and_schema_make_one_address(host: str | None, port: Any, schema: str | None, url: str) -> None:
@@ -97,7 +102,7 @@ def test_an_invalid_address_is_refused_by_its_field(
     port=st.one_of(st.none(), st.integers()),
     schema=st.one_of(st.none(), st.text(max_size=6)),
 )
-def test_any_text_is_an_address_or_refused(host: str, port: int | None, schema: str | None) -> None:
+def test_any_text_is_an_address_or_is_refused(host: str, port: int | None, schema: str | None) -> None:
     try:
         url = base_url_of(host, port, schema)
     except UnpodConfigError:

@@ -41,7 +41,7 @@ def test_statuses_may_be_one_or_several_in_any_case(statuses: object) -> None:
     "statuses",
     ["", [], "[]", " ", ["paid", ""], 7, [7], ["paid", None], "paid,,failed", {"paid": 1}, "None", "null", "['paid'"],
 )
-def test_statuses_that_mean_nothing_are_refused(statuses: object) -> None:
+def test_invalid_statuses_are_refused(statuses: object) -> None:
     with pytest.raises(UnpodConfigError, match="statuses"):
         Selection.from_arguments(statuses=statuses)  # type: ignore[arg-type]  # the point of the test
 
@@ -65,7 +65,7 @@ def test_a_span_is_half_open_however_it_is_written(first: object, end: object) -
     assert not february.matches(invoice(invoice_date="2026-03-01T00:00:00Z"))
 
 
-def test_naive_dates_are_meant_in_the_time_zone_and_kept_in_utc() -> None:
+def test_naive_dates_are_in_the_time_zone_and_kept_in_utc() -> None:
     kolkata = Selection.from_arguments(
         invoice_date_from="2026-02-01", invoice_date_to="2026-03-01", timezone="Asia/Kolkata"
     )
@@ -141,7 +141,7 @@ def test_an_invoice_without_a_date_is_not_silently_left_out_of_a_span() -> None:
         Selection.from_arguments(invoice_date_from="2026-02-01").matches(invoice(invoice_date=None))
 
 
-def test_a_selection_made_of_another_ones_fields_is_the_same() -> None:
+def test_a_selection_from_the_fields_of_another_is_equal() -> None:
     first = Selection.from_arguments(["paid", "failed"], "2026-02-01", "2026-03-01", "America/New_York")
     assert Selection.from_arguments(first.statuses, first.invoice_date_from, first.invoice_date_to) == first
 
