@@ -11,11 +11,13 @@ import http.client
 import re
 import socket
 import ssl
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
+from urllib3.exceptions import InvalidChunkLength
 
 from airflow_provider_unpod.billing.errors import UnpodError, UnpodUnavailable, UnpodUnreachable, shorten
 
@@ -103,7 +105,7 @@ class Route:
             return TransportFault(f"Check Host (`host`): nothing listens at {self.server}.", cause)
         if isinstance(cause, http.client.BadStatusLine) and str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
             return self.wants_tls(cause)
-        return TransportFault(f"No whole response from {self.server}: {_words(cause)}.", cause)
+        return TransportFault(f"Try later: no whole response from {self.server} ({_words(cause)}).", cause)
 
     def wants_tls(self, cause: BaseException | None) -> TransportFault:
         """The fault of plain http to a server that speaks https."""
@@ -128,7 +130,7 @@ class Route:
             return _unreachable(f"Check {setting}: {who} plain http{there}, not https.", cause)
         if _NO_COMMON_TLS.search(reason):
             return _unreachable(f"Check {setting}: {peer} refuses the TLS handshake ({_words(cause)}).", cause)
-        return TransportFault(f"The TLS connection to {peer} broke: {_words(cause)}.", cause)
+        return TransportFault(f"Try later: the TLS connection to {peer} broke ({_words(cause)}).", cause)
 
     def _proxy_fault(self, cause: BaseException) -> TransportFault:
         check = f"Check {self.proxy_setting}"
@@ -151,7 +153,7 @@ class Route:
             return _unreachable(
                 f"{check}: the proxy {self.proxy} refuses to connect to {self.server} (HTTP {code}).", cause
             )
-        return TransportFault(f"The proxy {self.proxy} cannot reach {self.server} now (HTTP {code}).", cause)
+        return TransportFault(f"Try later: the proxy {self.proxy} cannot reach {self.server} now (HTTP {code}).", cause)
 
 
 def _unreachable(message: str, cause: BaseException | None, *, retryable: bool = False) -> TransportFault:
@@ -185,19 +187,26 @@ def _host(server: str) -> str:
 
 
 def _words(cause: BaseException) -> str:
-    """An exception's own words, without the names of Python classes, files and numbers around them."""
+    """What happened, without the names of Python classes, files and numbers that exceptions carry."""
     if isinstance(cause, ssl.SSLError):
         return (cause.reason or "TLS error").replace("_", " ").lower()
+    known = next((words for kind, words in _KNOWN if isinstance(cause, kind)), None)
+    if known is not None:
+        return known
     if isinstance(cause, OSError) and cause.errno in errno.errorcode and cause.strerror:
         return cause.strerror.lower()
-    return _KNOWN.get(type(cause), "") or shorten(str(cause), 300) or "the connection was closed"
+    return shorten(" ".join(str(cause).split()), 200) or "the connection was closed"
 
 
-_KNOWN: dict[type[BaseException], str] = {
-    http.client.RemoteDisconnected: "the server closed the connection without a response",
-    http.client.BadStatusLine: "it does not begin as HTTP does",
-    http.client.IncompleteRead: "it was cut off",
-}
+#: The first that fits counts.
+_KNOWN: tuple[tuple[type[BaseException], str], ...] = (
+    (http.client.RemoteDisconnected, "the server closed the connection without a response"),
+    (http.client.BadStatusLine, "it does not begin as HTTP does"),
+    (http.client.LineTooLong, "its headers are too long"),
+    (InvalidChunkLength, "it is not chunked as announced"),
+    (http.client.IncompleteRead, "it was cut off"),
+    (zlib.error, "it cannot be decompressed"),
+)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -207,4 +216,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        # urllib3 also keeps what it wraps as an argument only.
+        inner = next((each for each in link.args if isinstance(each, BaseException)), None)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__) or inner

@@ -95,7 +95,9 @@ def parse(body: bytes) -> Any:
         raise UnpodBadAnswer("Unpod's response contains an unpaired Unicode surrogate.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
-            raise Unreadable(f"Unpod's response is not a whole JSON document ({shorten(str(err), 100)}).") from None
+            raise Unreadable(
+                f"Try later: Unpod's response is not a whole JSON document ({shorten(str(err), 100)})."
+            ) from None
         raise UnpodBadAnswer(
             f"{_CHECK_HOST}: its response is not JSON, as Unpod's is, but begins with {_beginning(body)}."
         ) from None
@@ -121,7 +123,7 @@ def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError
     if status == 429:
         return UnpodRateLimited(f"Unpod's rate limit is used up: {said}")
     if status == 408 or status >= 500:
-        return UnpodUnavailable(f"Unpod is not available: {said}")
+        return UnpodUnavailable(f"Try later: Unpod is not available: {said}")
     if status >= 400:
         return _client_error(response, page, org_handle, said)
     if status >= 300:

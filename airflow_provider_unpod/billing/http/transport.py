@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 #: Far above any page (100 invoices are some 30 KB), far below what hurts a worker. Counted after decompression.
 MAX_BODY = 32 * 1024 * 1024
+_OVERSIZED = "Check Host (`host`): its response is larger than 32 MiB, as no page of Unpod is."
 _BLOCK = 1024 * 1024
 _READ_BUFFER = 64 * 1024
 _COMPRESSIONS = ("gzip", "x-gzip", "deflate")
@@ -49,7 +50,7 @@ _PROBE_SECONDS = 0.8
 
 
 class OversizedResponse(Exception):
-    """The answer is larger than any page can be."""
+    """The response is larger than any page can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def _body(raw: Any) -> bytes:
     while block := raw.read(_BLOCK, decode_content=False):
         size += len(block)
         if size > MAX_BODY:
-            raise OversizedResponse(f"The response is larger than {MAX_BODY // 1024 // 1024} MiB.")
+            raise OversizedResponse(_OVERSIZED)
         blocks.append(block)
     body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
     # Several codings are undone last to first. Names of what is not a compression (UTF-8, identity) are ignored: a body
@@ -219,7 +220,7 @@ def _decompressed(body: bytes) -> bytes:
         members.append(decompressor.decompress(body, MAX_BODY + 1 - size))
         size += len(members[-1])
         if size > MAX_BODY:
-            raise OversizedResponse(f"The response is larger than {MAX_BODY // 1024 // 1024} MiB, decompressed.")
+            raise OversizedResponse(_OVERSIZED)
         if not decompressor.eof:
             raise DecodeError("the compressed response ends too early")
         body = decompressor.unused_data.lstrip(b"\0")  # members may be padded
