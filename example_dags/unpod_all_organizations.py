@@ -13,6 +13,10 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 # In production: "s3://my_aws_connection@my-bucket/unpod"
 EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
 
+# All tasks that use one token share its rate limit, whichever DAG they belong to: give them one pool.
+# In production: `airflow pools set unpod 8 "Tasks that use the Unpod token"`, and UNPOD_POOL=unpod.
+POOL = os.environ.get("UNPOD_POOL", "default_pool")
+
 
 @dag(schedule=None, tags=["unpod", "example"])
 def unpod_all_organizations() -> None:
@@ -32,7 +36,8 @@ def unpod_all_organizations() -> None:
 
     UnpodBillingOperator.partial(
         task_id="export",
-        # The organizations share one rate limit, so export at most two at a time.
+        pool=POOL,
+        # Leave slots of the pool to other DAGs.
         max_active_tis_per_dagrun=2,
         map_index_template="{{ task.org_handle }}",
     ).expand_kwargs(organizations())

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter, deque
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import web
@@ -99,24 +100,31 @@ class Stats:
 
 
 class RateLimit:
-    """So many requests in a window that begins with its first request."""
+    """Allows ``limit`` requests per window of ``window`` seconds. A window begins with its first request.
 
-    def __init__(self, limit: int, window: float) -> None:
+    Refused requests are charged, too.
+
+    :param clock: Unix seconds; a benchmark lets time run faster.
+    """
+
+    def __init__(self, limit: int, window: float, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._window = window
+        self._clock = clock
         self._used = 0
         self._reset_at = 0.0
 
     def spend(self) -> tuple[bool, dict[str, str]]:
-        """Whether one more request is allowed, and the headers that say how things stand."""
-        now = time.time()
+        """Whether one more request is allowed, and the rate-limit headers of its response."""
+        now = self._clock()
         if now >= self._reset_at:
             self._used, self._reset_at = 0, now + self._window
-        allowed = self._used < self._limit
-        self._used += allowed
+        self._used += 1
+        allowed = self._used <= self._limit
         headers = {
+            "Date": formatdate(now, usegmt=True),
             "X-RateLimit-Limit": str(self._limit),
-            "X-RateLimit-Remaining": str(self._limit - self._used),
+            "X-RateLimit-Remaining": str(max(0, self._limit - self._used)),
             "X-RateLimit-Reset": str(math.ceil(self._reset_at)),
         }
         if not allowed:

@@ -22,15 +22,15 @@ import random
 #: The share of the limit that a worker which has just begun may use before it looks at the line.
 _CREDIT = 0.1
 #: A window is taken to have lasted at least this share of its length: earlier, a few requests look like a crowd.
-_EARLIEST = 0.15
+_EARLIEST = 0.2
 #: Slots waited for each other worker. Less than 1: the line stops those who come too early.
 _SLOTS_PER_WORKER = 0.75
 #: A crowd is at most this many times the limit.
-_LARGEST_CROWD = 2.5
+_LARGEST_CROWD = 3.0
 #: A refused worker's wait: so many times that of the crowd, growing each time, and at most so many windows.
 _REFUSED, _REFUSED_AGAIN, _LONGEST_RETREAT = 2.5, 1.5, 5.0
-#: The ends of windows come in whole seconds.
-_ROUNDING = 2.0
+#: The ends of windows come in whole seconds: a window may last one second more.
+_ROUNDING = 1.0
 #: Until two windows were seen: what the API documents.
 _DOCUMENTED_WINDOW = 60.0
 
@@ -78,7 +78,7 @@ class FairShare:
         if self._used + wait / slot < self.limit and now + wait < self.ends:
             self._not_before(now + wait)
         else:
-            self._not_before(self.ends + self._random.random() * (workers - 1) * slot)
+            self._not_before(self.ends + max(_ROUNDING, self._random.random() * (workers - 1) * slot))
 
     def refused(self, now: float, wait: float) -> None:
         """The request was refused, with ``wait`` seconds to stay away at least."""
@@ -93,7 +93,8 @@ class FairShare:
             return
         crowd = self._workers(now) * _REFUSED * growth
         windows = min(_LONGEST_RETREAT, (crowd - 1) / self.limit)
-        self._not_before(max(self.ends, now + wait) + self._random.random() * windows * self._length)
+        apart = max(_ROUNDING, self._random.random() * windows * self._length)
+        self._not_before(max(self.ends, now + wait) + apart)
 
     def hold(self, now: float, in_flight: int) -> float | None:
         """Seconds until the next request may go out, ``inf``: when a response comes; ``None``: now."""

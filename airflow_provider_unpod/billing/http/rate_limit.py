@@ -200,6 +200,9 @@ class Pacing:
             if now + seconds > self._announced_until + 1:
                 self._announced_until = now + max(seconds, _QUIET)
                 log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, self._advice(seconds))
+        # Also before: a cancellation that came ahead of this wait has woken nobody.
+        if cancellation:
+            cancellation.check()
         self.clock.wait(self._condition, seconds)
         if cancellation:
             cancellation.check()
@@ -227,8 +230,8 @@ class Pacing:
             ends = self._share.ends
             assert ends is not None
         else:
-            seconds = self._seconds_until(reset, headers) + _ROUNDING
-            if not 0 < seconds <= LONGEST_WINDOW:
+            seconds = self._seconds_until(reset, headers)
+            if not -_ROUNDING < seconds <= LONGEST_WINDOW:
                 return False
             ends = now + seconds
         limit = _number(headers.get("X-RateLimit-Limit"))

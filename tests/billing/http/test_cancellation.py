@@ -14,7 +14,7 @@ import trustme
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodError
 from airflow_provider_unpod.billing.http.cancellation import Cancellation, Cancelled
-from airflow_provider_unpod.billing.http.rate_limit import Pacing
+from airflow_provider_unpod.billing.http.rate_limit import Clock, Pacing
 from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.faulty_server import TOKEN, Drip, FaultyServer, Hang, answer, page
 from tests.billing.http.test_retry import BODY, HEAD, SLOW
@@ -140,6 +140,24 @@ def test_a_wait_for_the_next_window_ends(server: FaultyServer, patient: Callable
     wait_until(lambda: client._pacing._announced_until)
     for reader in readers:
         reader.ends_cancelled_at_once()
+
+
+def test_a_cancellation_just_before_a_wait_is_not_lost() -> None:
+    cancellation = Cancellation()
+
+    class CancelledOnTheWay(Pacing):
+        def _hold(self) -> float | None:
+            cancellation._cancelled = True  # as another thread does that cannot wake anybody yet
+            return super()._hold()
+
+    class Waits(Clock):
+        def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+            raise AssertionError("waits although it is cancelled")
+
+    pacing = CancelledOnTheWay(Waits())
+    pacing.pause(60)
+    with pytest.raises(Cancelled):
+        pacing.enter(cancellation, 100)
 
 
 def test_a_cancelled_reading_sends_nothing_more(server: FaultyServer, connect: Connect) -> None:

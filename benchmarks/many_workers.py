@@ -1,0 +1,207 @@
+"""Many workers, one token: how many requests are refused, and how long everything takes.
+
+A simulation of the protocol (:class:`FairShare`) in virtual time, from a cold start: nobody knows of anybody, and all
+begin at once. Beside it the whole client, in threads, against the sandbox with a rate limit, on one clock that may run
+faster for both. ``python -m benchmarks.many_workers --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import math
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.errors import UnpodError
+from airflow_provider_unpod.billing.http.fair_share import FairShare
+from airflow_provider_unpod.billing.http.rate_limit import Clock, Pacing
+from airflow_provider_unpod.billing.reading.reading import read_list
+from airflow_provider_unpod.billing.reading.windows import planned_requests
+from airflow_provider_unpod.sandbox import Sandbox
+from airflow_provider_unpod.sandbox.server import RateLimit
+
+LIMIT = 100
+WINDOW = 60.0
+INVOICES = 450
+REQUESTS = planned_requests(INVOICES, 100)
+CONCURRENCY = 4
+#: Simulations of one case.
+SEEDS = 20
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of all workers."""
+
+    workers: int
+    served: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    failed: int = 0
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / max(1, self.served + self.refused)
+
+    @property
+    def wall(self) -> float:
+        """Seconds it took, over the seconds that the limit allows at best: requests / limit."""
+        return self.seconds / (self.served / LIMIT * WINDOW)
+
+
+@dataclass
+class Worker:
+    share: FairShare
+    wanted: int
+    in_flight: int = 0
+    done: int = 0
+
+
+@dataclass
+class Simulation:
+    """Events in virtual time: a worker wakes, a request arrives, a response comes back."""
+
+    workers: int
+    requests: int = REQUESTS
+    seed: int = 0
+    latency: float = 0.05
+    events: list[tuple[float, int, str, int, tuple[int, float, bool]]] = field(default_factory=list)
+
+    def run(self) -> Outcome:
+        self.rng = random.Random(self.seed)
+        self.order = itertools.count()
+        self.resets = 0.0
+        self.used = 0
+        self.outcome = Outcome(self.workers)
+        self.all = [Worker(FairShare(random.Random(self.rng.random())), self.requests) for _ in range(self.workers)]
+        for number in range(self.workers):
+            self.push(0.0, "wake", number)
+        while self.events:
+            now, _, kind, number, said = heapq.heappop(self.events)
+            if kind == "arrive":
+                self.arrive(now, number)
+            elif kind == "respond":
+                self.respond(now, number, *said)
+            else:
+                self.send(now, number)
+        return self.outcome
+
+    def push(self, at: float, kind: str, number: int, said: tuple[int, float, bool] = (0, 0.0, False)) -> None:
+        heapq.heappush(self.events, (at, next(self.order), kind, number, said))
+
+    def send(self, now: float, number: int) -> None:
+        worker = self.all[number]
+        # The reader asks for the first page alone: it tells how many there are.
+        while worker.wanted and worker.in_flight < (CONCURRENCY if worker.done else 1):
+            hold = worker.share.hold(now, worker.in_flight)
+            if hold is not None:
+                if hold != math.inf:
+                    self.push(now + hold + 1e-6, "wake", number)
+                return
+            worker.wanted -= 1
+            worker.in_flight += 1
+            self.push(now + self.rng.uniform(0.2, 0.5) * self.latency, "arrive", number)
+
+    def arrive(self, now: float, number: int) -> None:
+        if now >= self.resets:
+            self.used, self.resets = 0, now + WINDOW
+        self.used += 1  # refused requests are charged, too
+        said = (max(0, LIMIT - self.used), float(math.ceil(self.resets)), self.used > LIMIT)
+        self.push(now + self.rng.uniform(0.2, 0.5) * self.latency, "respond", number, said)
+
+    def respond(self, now: float, number: int, remaining: int, reset: float, refused: bool) -> None:
+        worker = self.all[number]
+        share = worker.share
+        worker.in_flight -= 1
+        if share.ends is None or reset >= share.ends:
+            share.learn(now, LIMIT, remaining, reset, new_window=reset != share.ends)
+        if refused:
+            share.refused(now, reset - now)
+            worker.wanted += 1
+            self.outcome.refused += 1
+        else:
+            share.answered(now)
+            worker.done += 1
+            self.outcome.served += 1
+            self.outcome.seconds = now
+        self.send(now, number)
+
+
+class FasterClock(Clock):
+    """A clock that runs ``speed`` times as fast as the real one."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self.began = time.time(), time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.began[1] + (time.monotonic() - self.began[1]) * self.speed
+
+    def time(self) -> float:
+        return self.began[0] + (time.monotonic() - self.began[1]) * self.speed
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        condition.wait(None if seconds is None else seconds / self.speed)
+
+
+def measure(workers: int, speed: float = 1.0) -> Outcome:
+    """Each worker is a thread with a client of its own, which reads the whole list once, with the proof."""
+    clock, outcome = FasterClock(speed), Outcome(workers)
+    with Sandbox(invoices=INVOICES, rate_limit=LIMIT, rate_window=WINDOW) as sandbox:
+        sandbox._server._rate_limit = RateLimit(LIMIT, WINDOW, clock.time)
+
+        def export(_: int) -> bool:
+            with UnpodClient(sandbox.url, sandbox.token, sandbox.org_handle) as client:
+                client._pacing = Pacing(clock)
+                try:
+                    with read_list(client) as reading:
+                        return sum(1 for _ in reading) == INVOICES
+                except UnpodError as error:
+                    print(error, file=sys.stderr)
+                    return False
+
+        began = clock.monotonic()
+        with ThreadPoolExecutor(workers) as pool:
+            outcome.failed = list(pool.map(export, range(workers))).count(False)
+        outcome.seconds = clock.monotonic() - began
+        statuses = sandbox.stats["statuses"]
+    outcome.served, outcome.refused = statuses["200"], statuses.get("429", 0)
+    return outcome
+
+
+def table(cases: list[int], speed: float) -> str:
+    """Simulated and measured, as markdown."""
+    lines = [
+        "| workers | requests | 429, simulated | 429, measured | time, simulated | time, measured | failed |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for workers in cases:
+        simulated = [Simulation(workers, seed=seed).run() for seed in range(SEEDS)]
+        share, wall = fmean(each.refused_share for each in simulated), fmean(each.wall for each in simulated)
+        it = measure(workers, speed)
+        lines.append(
+            f"| {workers} | {it.served} | {share:.1%} | {it.refused_share:.1%} | \N{MULTIPLICATION SIGN}{wall:.2f} "
+            f"| \N{MULTIPLICATION SIGN}{it.wall:.2f} ({it.seconds:.0f} s) | {it.failed} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_workers", description=str(__doc__).splitlines()[0])
+    parser.add_argument("workers", nargs="*", type=int, default=[8, 64, 128], help="default: 8 64 128")
+    parser.add_argument("--speed", type=float, default=1.0, help="of the clock; 10 takes two minutes, not twenty")
+    arguments = parser.parse_args()
+    print(table(arguments.workers, arguments.speed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
