@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, statuses_of, whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodConfigError, short_repr
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.watching.condition import (
     DEFAULT_FAILURE_STATUSES,
     DEFAULT_MAX_FAILURES,
     Condition,
-    ended_by,
 )
-from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions
+from airflow_provider_unpod.billing.watching.tracker import Subscriptions
 from airflow_provider_unpod.task_boundary import storable
 from airflow_provider_unpod.triggers.events import Journal, PolledEvent, Watcher, events_on, polled_events, producer
-from airflow_provider_unpod.triggers.polling import PollFailure, PollingTrigger, PollKey, poll, poll_key_of
-from airflow_provider_unpod.triggers.waits import Waits, waits_for
+from airflow_provider_unpod.triggers.polling import PollingTrigger, PollKey, poll, poll_key_of
+from airflow_provider_unpod.triggers.waits import Wait, Waits, waits_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable
@@ -118,28 +117,12 @@ class UnpodInvoiceTrigger(PollingTrigger):
             await asyncio.wait([polling])
 
     async def _wait(self, waits: Waits) -> AsyncGenerator[TriggerEvent, None]:
-        began = datetime.now(timezone.utc)
+        wait = Wait(self.condition, self.deadline, self.max_failures, joined=waits.polls)
         keys = self.condition.keys
-        joined, polls = waits.polls, 0
-        last: Snapshot | None = None
-
-        def judge(seen: Snapshot | PollFailure) -> dict[str, Any] | None:
-            nonlocal polls, last
-            if seen.number <= joined:
-                return None  # it began before this wait subscribed, and may not have read its invoices
-            polls += 1
-            try:
-                payload = self._payload(seen, last, polls, began)
-            except UnpodBadAnswer as error:  # a row that cannot become a record
-                payload = {"state": "error", "error": type(error).__name__, "status": None, "message": error.message}
-            if isinstance(seen, Snapshot):
-                last = seen
-            return payload
-
         waits.add(keys, certain=self.condition.on_missing == "fail")
         try:
-            payload = await waits.join(judge)
-            await asyncio.sleep(self._hold_back(began))
+            payload = await waits.join(wait)
+            await asyncio.sleep(self._hold_back(wait.began))
             async with waits.few_at_once:
                 yield _event(payload)
         finally:
@@ -150,37 +133,6 @@ class UnpodInvoiceTrigger(PollingTrigger):
         if getattr(self, "task_instance", None) is None:
             return 0.0
         return max(0.0, _SETTLING - (datetime.now(timezone.utc) - began).total_seconds())
-
-    def _payload(
-        self, seen: Snapshot | PollFailure, last: Snapshot | None, polls: int, began: datetime
-    ) -> dict[str, Any] | None:
-        """The event, if this poll ends the wait; ``last`` is the previous snapshot."""
-        if isinstance(seen, Snapshot):
-            last = seen
-            decision = self.condition.decide(seen.rows)
-            if decision.state == "done":
-                return {"state": "done", "result": decision.result}
-            if decision.state == "failed":
-                return {"state": "failed", "message": self._report(last, seen, polls, began)}
-        elif seen.failures >= self.max_failures or (seen.failures and self._is_over(seen)):
-            # At the deadline, too: a wrong token or an unknown host must not look like a late payment.
-            message = ended_by(seen.error, seen.failures, self._report(last, None, polls, began))
-            return {
-                "state": "error",
-                "error": type(seen.error).__name__,
-                "status": seen.error.status,
-                "message": message,
-            }
-        if self._is_over(seen):
-            return {"state": "timeout", "message": self._report(last, seen, polls, began)}
-        return None
-
-    def _is_over(self, seen: Snapshot | PollFailure) -> bool:
-        return self.deadline is not None and seen.at >= self.deadline
-
-    def _report(self, last: Snapshot | None, seen: Snapshot | PollFailure | None, polls: int, began: datetime) -> str:
-        failure = seen.error if isinstance(seen, PollFailure) else None
-        return self.condition.report(last.rows if last else None, last.at if last else None, polls, began, failure)
 
 
 def _waits_on(connection: PollKey) -> Hashable:

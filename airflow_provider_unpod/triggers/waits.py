@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodError
+from airflow_provider_unpod.billing.watching.condition import Condition, ended_by
 from airflow_provider_unpod.billing.watching.tracker import Subscriptions
+from airflow_provider_unpod.triggers.polling import PollFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable
 
     from airflow_provider_unpod.billing.watching.tracker import Snapshot
-    from airflow_provider_unpod.triggers.polling import PollFailure
 
 #: How many waits are called before the event loop gets a turn: a few milliseconds.
 _AT_A_TIME = 500
@@ -30,6 +33,62 @@ class Judge(Protocol):
     """Returns the payload of a wait's event if this poll ends the wait, else ``None``."""
 
     def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None: ...
+
+
+class Wait:
+    """Judges the results of a poll for one wait, and remembers what the message at its end needs.
+
+    :param deadline: the first result after it ends the wait; ``None``: never.
+    :param max_failures: so many failures in a row that do not pass by themselves end the wait.
+    :param joined: the number of the poll that was running when the wait subscribed: it may not have read its invoices.
+    """
+
+    __slots__ = ("_condition", "_deadline", "_joined", "_last", "_max_failures", "_polls", "began")
+
+    def __init__(self, condition: Condition, deadline: datetime | None, max_failures: int, *, joined: int) -> None:
+        self.began = datetime.now(timezone.utc)
+        self._condition = condition
+        self._deadline = deadline
+        self._max_failures = max_failures
+        self._joined = joined
+        self._polls = 0
+        self._last: Snapshot | None = None
+
+    def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None:
+        """The payload of the event, if this poll ends the wait."""
+        if seen.number <= self._joined:
+            return None
+        self._polls += 1
+        over = self._deadline is not None and seen.at >= self._deadline
+        payload = self._of_failure(seen, over) if isinstance(seen, PollFailure) else self._of_snapshot(seen)
+        if payload is None and over:
+            failure = seen.error if isinstance(seen, PollFailure) else None
+            return {"state": "timeout", "message": self._report(failure)}
+        return payload
+
+    def _of_snapshot(self, snapshot: Snapshot) -> dict[str, Any] | None:
+        self._last = snapshot
+        try:
+            decision = self._condition.decide(snapshot.rows)
+        except UnpodBadAnswer as error:  # a row that cannot become a record
+            return _error(error, error.message)
+        if decision.state == "done":
+            return {"state": "done", "result": decision.result}
+        return {"state": "failed", "message": self._report()} if decision.state == "failed" else None
+
+    def _of_failure(self, seen: PollFailure, over: bool) -> dict[str, Any] | None:
+        # At the deadline, too: a wrong token or an unknown host must not look like a late payment.
+        if seen.failures >= self._max_failures or (seen.failures and over):
+            return _error(seen.error, ended_by(seen.error, seen.failures, self._report()))
+        return None
+
+    def _report(self, failure: Exception | None = None) -> str:
+        rows, at = (None, None) if self._last is None else (self._last.rows, self._last.at)
+        return self._condition.report(rows, at, self._polls, self.began, failure)
+
+
+def _error(error: UnpodError, message: str) -> dict[str, Any]:
+    return {"state": "error", "error": type(error).__name__, "status": error.status, "message": message}
 
 
 class Waits(Subscriptions):

@@ -1,6 +1,6 @@
 """What tasks and triggers give to Airflow can be stored by a real PostgreSQL.
 
-Needs PostgreSQL's programs and the dependency group ``postgres``; without them these tests fail.
+Needs PostgreSQL's programs and the dependency group ``services``; without them these tests fail.
 """
 
 from __future__ import annotations
