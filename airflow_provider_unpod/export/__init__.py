@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_unpod.export.address import path_segment
-    from airflow_provider_unpod.export.errors import ExportError
+    from airflow_provider_unpod.export.errors import ExportError, ExportRefused
     from airflow_provider_unpod.export.reader import Export, export_files, read_export
     from airflow_provider_unpod.export.writer import write_export
 
-__all__ = ["Export", "ExportError", "export_files", "path_segment", "read_export", "write_export"]
+__all__ = ["Export", "ExportError", "ExportRefused", "export_files", "path_segment", "read_export", "write_export"]
 
 _MODULES = {
     "Export": "reader",
     "ExportError": "errors",
+    "ExportRefused": "errors",
     "export_files": "reader",
     "path_segment": "address",
     "read_export": "reader",
