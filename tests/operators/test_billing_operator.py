@@ -167,6 +167,20 @@ def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
         assert task_log.text.count("No invoice is new or different since the last export") == said
 
 
+@pytest.mark.unpod_sandbox(invoices=50)
+def test_changes_of_one_status_say_that_an_invoice_has_left_it(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    def changes() -> list[tuple[int, str, str]]:
+        arguments: dict[str, Any] = {"export_mode": "changes", "ignore_fields": "note", "on_no_change": "succeed"}
+        manifest = run(output_path=str(tmp_path), statuses="pending", **arguments)["manifest"]
+        return [(r["id"], r["old_status"], r["new_status"]) for r in read_export(manifest)] if manifest else []
+
+    pending = [invoice.id for invoice in unpod_sandbox.ledger.invoices() if invoice.status == "pending"]
+    assert changes() == [(invoice_id, None, "pending") for invoice_id in pending]
+    unpod_sandbox.pay(pending[0])
+    assert changes() == [(pending[0], "pending", "paid")]
+    assert changes() == []
+
+
 @pytest.mark.unpod_sandbox(invoices=100)
 @pytest.mark.parametrize("statuses", ["paid, pending", "['paid', 'pending']", ("paid", "pending")])
 def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandbox: Sandbox, statuses: Any) -> None:
@@ -197,6 +211,8 @@ def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandb
         ({"partition_by": "month"}, "output_path"),
         ({"compression": "gzip"}, "output_path"),
         ({"file_format": "csv"}, "output_path"),
+        ({"ignore_fields": "note", "output_path": "/x"}, "export_mode='changes'"),
+        ({"export_mode": "changes", "ignore_fields": ["amount"], "output_path": "/x"}, "must not contain 'amount'"),
         ({"storage_conn_id": "my_s3"}, "output_path"),
     ],
 )
