@@ -1,4 +1,4 @@
-"""``unpod://<handle>/billing``: one organisation, one URI, through Airflow's own assets."""
+"""``unpod://<handle>/billing``: one organization has one URI, in Airflow's own assets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_spelling_of_one_organization_is_one_asset(spelling: str) -> None:
         ("бухгалтерия", "unpod://%D0%B1%D1%83%D1%85%D0%B3%D0%B0%D0%BB%D1%82%D0%B5%D1%80%D0%B8%D1%8F/billing"),
     ],
 )
-def test_any_handle_makes_an_asset_of_its_own(handle: str, uri: str) -> None:
+def test_every_handle_has_its_own_asset(handle: str, uri: str) -> None:
     assert billing_asset_uri(handle) == uri
     assert billing_asset(handle).uri == uri
 
@@ -51,7 +51,7 @@ def test_any_handle_makes_an_asset_of_its_own(handle: str, uri: str) -> None:
         "unpod://acme?a=b",
     ],
 )
-def test_anything_else_is_refused_when_the_dag_is_parsed(uri: str) -> None:
+def test_another_form_of_uri_is_refused_when_the_dag_is_parsed(uri: str) -> None:
     # 2.11 drops `me@` by itself, and makes a warning of what its handlers refuse.
     if AIRFLOW_3:
         with pytest.raises(ValueError, match="unpod://"):
@@ -75,7 +75,7 @@ def test_normalizing_twice_changes_nothing() -> None:
         assert sanitize_uri(once) == once
 
 
-def test_nothing_warns_about_a_good_uri() -> None:
+def test_a_valid_uri_causes_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         billing_asset("unpod.tv")

@@ -1,4 +1,4 @@
-"""What the documentation points at exists, and its tables of options are complete."""
+"""Links in the documentation work, and its tables of options are complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+def test_every_relative_link_points_to_a_file(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     relative = [link for link in links if "://" not in link]
 
@@ -32,7 +32,7 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.name for page in PAGES[1:] if page.name != "index.md" and f"]({page.name})" not in index] == []
 
 
-def test_every_example_is_in_the_guide() -> None:
+def test_every_example_is_in_the_table_of_examples() -> None:
     guide = (REPOSITORY / "docs" / "examples.md").read_text()
     examples = sorted(file.name for file in (REPOSITORY / "example_dags").glob("*.py"))
 
@@ -62,7 +62,7 @@ def test_the_parameters_of_sensor_and_event_trigger_are_documented_and_which_of_
         }
 
 
-def test_the_operators_parameters_are_documented_with_their_defaults_and_which_of_them_are_templates() -> None:
+def test_every_operator_parameter_is_documented_with_its_default_and_whether_it_is_a_template() -> None:
     page = (REPOSITORY / "docs" / "exports.md").read_text()
     table = page.partition("## The operator's parameters")[2].partition("\n## ")[0]
     documented = {

@@ -1,4 +1,4 @@
-"""Importing the package is cheap: DAG files are parsed every 30 seconds, and each of them pays for its imports."""
+"""Importing the package is cheap, because Airflow imports it again each time that it parses a DAG file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-#: What a DAG file imports, and the names of Airflow that it cannot do without: those are not our cost.
+#: The modules that DAG files import, and the names of Airflow that they need, which are not counted.
 DAG_MODULES = {
     "airflow_provider_unpod.hooks.unpod": (
         "from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook"
@@ -27,7 +27,7 @@ DAG_MODULES = {
     ),
 }
 CPU_BUDGET_MS = 25.0
-#: Heavy, or of no use before a task runs.
+#: Heavy, or not needed before a task runs.
 NOT_YET = (
     "aiohttp",
     "duckdb",
@@ -44,7 +44,7 @@ NOT_YET = (
 
 
 def imported_in_new_processes() -> dict[str, dict[str, Any]]:
-    """By module what importing it costs in CPU time after Airflow's names, and which modules it brings along."""
+    """By module: the CPU time of importing it after Airflow's names, and the modules that it imports."""
     code = f"""
 import json, os, sys, time
 import airflow.providers.common.compat.sdk
@@ -58,29 +58,29 @@ for module, before in {DAG_MODULES!r}.items():
     begin = time.process_time()
     __import__(module)
     cpu_ms = (time.process_time() - begin) * 1000
-    print(json.dumps([module, {{"cpu_ms": cpu_ms, "brought": sorted(set(sys.modules) - known)}}]), flush=True)
+    print(json.dumps([module, {{"cpu_ms": cpu_ms, "imported": sorted(set(sys.modules) - known)}}]), flush=True)
     os._exit(0)
 """
-    # Without compiled modules every process would compile ours again, which no deployment does.
+    # Otherwise each process would compile our modules again, which happens in no deployment.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["airflow_provider_unpod'))
 
 
-def test_a_dag_file_pays_at_most_25_ms_of_cpu_for_ours_and_brings_in_nothing_heavy() -> None:
+def test_importing_a_module_for_dags_takes_at_most_25_ms_of_cpu_and_imports_nothing_heavy() -> None:
     best = dict.fromkeys(DAG_MODULES, float("inf"))
-    # The best of several: compiling ours for the first time and other processes can only add to it.
+    # The best of several, because compiling and other processes only add time.
     for _ in range(5):
         for module, measured in imported_in_new_processes().items():
             forbidden = tuple(f"{each}." for each in NOT_YET)
-            assert [name for name in measured["brought"] if f"{name}.".startswith(forbidden)] == [], module
+            assert [name for name in measured["imported"] if f"{name}.".startswith(forbidden)] == [], module
             best[module] = min(best[module], measured["cpu_ms"])
         if max(best.values()) <= CPU_BUDGET_MS:
             return
     pytest.fail(f"CPU milliseconds: {best}")
 
 
-def test_the_billing_api_brings_in_no_airflow() -> None:
+def test_the_billing_package_does_not_import_airflow() -> None:
     code = """
 import importlib, pkgutil, sys
 import airflow_provider_unpod.billing as billing

@@ -1,4 +1,4 @@
-"""What Airflow is told is what Airflow understands, and the form is the same on 2.11 and on 3.x."""
+"""Airflow understands the provider's metadata, and shows the same form on 2.11 and 3.x."""
 
 from __future__ import annotations
 

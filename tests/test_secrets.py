@@ -1,4 +1,4 @@
-"""The token is in nothing that operators, sensors and triggers give out: errors, logs, events, stored arguments."""
+"""The token is not in errors, logs, events or stored arguments of operators, sensors and triggers."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def odd_connection() -> Iterator[str]:
 
 
 @pytest.fixture
-def said(odd_connection: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """Everything logged since, at DEBUG, by whomever; unmasked."""
+def logged(odd_connection: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Returns everything that was logged at DEBUG since the test began, unmasked."""
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", odd_connection)
     caplog.set_level(logging.DEBUG)
     return lambda: caplog.text + "".join(f"{record.args!r}{record.__dict__!r}" for record in caplog.records)
 
 
 def everything_about(error: BaseException) -> str:
-    """Its traceback with those of its causes, and what each of them holds."""
+    """The traceback of an error with its causes, and the attributes of each of them."""
     texts = ["".join(traceback.format_exception(error))]
     seen: BaseException | None = error
     while seen is not None:
@@ -64,27 +64,27 @@ TASKS: dict[str, Callable[[str, Path], Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", TASKS)
-def test_whatever_the_server_repeats_the_error_and_the_log_do_not_show_the_token(
-    what: str, kind: str, said: Callable[[], str], tmp_path: Path
+def test_a_token_repeated_by_the_server_is_not_in_the_error_or_the_log(
+    what: str, kind: str, logged: Callable[[], str], tmp_path: Path
 ) -> None:
     with pytest.raises((UnpodError, AirflowFailException)) as raised:
         TASKS[what](kind, tmp_path)
 
     assert TOKEN not in everything_about(raised.value)
-    assert TOKEN not in said()
+    assert TOKEN not in logged()
     assert not any(TOKEN.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_failed_connection_test_does_not_show_the_token(kind: str, said: Callable[[], str]) -> None:
+def test_a_failed_connection_test_does_not_show_the_token(kind: str, logged: Callable[[], str]) -> None:
     ok, message = UnpodHook(org_handle=kind).test_connection()
 
     assert not ok
-    assert TOKEN not in message + said()
+    assert TOKEN not in message + logged()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_deferred_wait_that_fails_tells_no_token(kind: str, said: Callable[[], str]) -> None:
+def test_the_event_of_a_failed_wait_does_not_contain_the_token(kind: str, logged: Callable[[], str]) -> None:
     trigger = UnpodInvoiceTrigger(
         invoice_id=1,
         org_handle=kind,
@@ -99,10 +99,10 @@ def test_a_deferred_wait_that_fails_tells_no_token(kind: str, said: Callable[[],
     (payload,) = asyncio.run(events())
 
     assert payload["state"] in ("error", "timeout")
-    assert TOKEN not in f"{payload!r} {trigger!r} {trigger.serialize()!r} {said()}"
+    assert TOKEN not in f"{payload!r} {trigger!r} {trigger.serialize()!r} {logged()}"
 
 
-def test_hook_client_and_reading_do_not_show_the_token_when_printed(unpod_sandbox: Sandbox) -> None:
+def test_the_repr_of_hook_client_and_reading_does_not_contain_the_token(unpod_sandbox: Sandbox) -> None:
     hook = UnpodHook()
     client = hook.get_conn()
     reading = hook.iter_invoices()
@@ -114,7 +114,7 @@ def test_hook_client_and_reading_do_not_show_the_token_when_printed(unpod_sandbo
     assert unpod_sandbox.token not in shown
 
 
-def test_an_operator_and_a_sensor_hold_nothing_that_shows_the_token(unpod_sandbox: Sandbox) -> None:
+def test_operator_and_sensor_hold_nothing_whose_repr_contains_the_token(unpod_sandbox: Sandbox) -> None:
     operator = UnpodBillingOperator(task_id="export")
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id="101")
     operator.execute({})
@@ -124,7 +124,7 @@ def test_an_operator_and_a_sensor_hold_nothing_that_shows_the_token(unpod_sandbo
 
 
 @pytest.mark.parametrize("name", ["unpod_conn_id", "org_handle", "storage_conn_id"])
-def test_a_connection_in_place_of_its_id_is_refused_without_its_password(
+def test_a_connection_passed_as_its_id_is_refused_without_showing_its_password(
     name: str, unpod_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path), **{name: "{{ conn.c }}"})

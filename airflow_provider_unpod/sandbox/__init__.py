@@ -1,4 +1,4 @@
-"""A local stand-in for the Unpod billing API, to try DAGs against. Not Unpod, and never for production.
+"""A local stand-in for the Unpod billing API, to try DAGs against. It is not Unpod and not for production.
 
 From a shell: ``python -m airflow_provider_unpod.sandbox``. From Python::
 
@@ -7,7 +7,7 @@ From a shell: ``python -m airflow_provider_unpod.sandbox``. From Python::
     with Sandbox(invoices=1_000) as sandbox:
         print(sandbox.url, sandbox.connection_json())
 
-It needs the extra ``sandbox`` (aiohttp). The model without HTTP, :class:`~.ledger.Ledger`, needs nothing.
+It needs the extra ``sandbox`` (aiohttp). :class:`~.ledger.Ledger`, the list without HTTP, needs no extra.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Sandbox"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, because the pytest plugin lives in this package and is imported in every test session of its users.
+    # Imported late, because every test session of a user imports this package for its pytest plugin.
     if name == "Sandbox":
         from airflow_provider_unpod.sandbox.runner import Sandbox
 

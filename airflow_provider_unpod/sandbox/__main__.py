@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_unpod.sandbox``: starts a sandbox, or steers one that runs."""
+"""``python -m airflow_provider_unpod.sandbox``: starts a sandbox, or controls a running one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: a server without a command, a small client of its control API with one."""
+"""The command line: without a command it starts a server; with one it controls a server that is running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 from airflow_provider_unpod.sandbox import settings as options
-from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, MOVES, Drift, Fault
+from airflow_provider_unpod.sandbox.faults import MOVES, RESPONSES, TRANSFERS, Drift, Fault
 from airflow_provider_unpod.sandbox.ledger import Dialect, Order
 from airflow_provider_unpod.sandbox.settings import Settings
 
@@ -34,9 +34,9 @@ COMMANDS: Final = (*ACTIONS, "create", "faults", "stats")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     if arguments and arguments[0] in COMMANDS:
-        return _steer(_client_parser().parse_args(arguments))
+        return _control(_client_parser().parse_args(arguments))
     return _serve(_server_parser().parse_args(arguments))
 
 
@@ -47,13 +47,13 @@ def _server_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="A local stand-in for the Unpod billing API, to try Airflow DAGs against. It is not Unpod.",
-        epilog=f"A sandbox that runs is steered with: {PROGRAM} {{{','.join(COMMANDS)}}} (see {PROGRAM} pay --help).",
+        epilog=f"To control a running sandbox: {PROGRAM} {{{','.join(COMMANDS)}}} (see {PROGRAM} pay --help).",
     )
     default = Settings()
     add = parser.add_argument
-    add("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1; 0: any free port (default %(default)s)")
-    add("--invoices", type=int, default=default.invoices, help="of the first organisation (default %(default)s)")
-    add("--org", dest="orgs", action="append", help="organisation handle; repeatable (default: three organisations)")
+    add("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1; 0 picks a free port (default %(default)s)")
+    add("--invoices", type=int, default=default.invoices, help="of the first organization (default %(default)s)")
+    add("--org", dest="orgs", action="append", help="organization handle; repeatable (default: three organizations)")
     add("--token", default=default.token, help="the valid API token (default %(default)s)")
     add("--seed", type=int, default=default.seed, help="of invoices, faults and drift (default %(default)s)")
     add(
@@ -62,28 +62,55 @@ def _server_parser() -> argparse.ArgumentParser:
         metavar="YYYY-MM-DD",
         help="the invoices are those of the 180 days before this day (default: the current day in UTC)",
     )
-    add("--order", choices=get_args(Order), default=default.order, help="first in the list (default %(default)s)")
-    add("--dialect", choices=get_args(Dialect), default=default.dialect, help="key of the rows (default %(default)s)")
-    add("--max-page-size", type=int, default=default.max_page_size, help="a larger page_size is clamped to it (100)")
-    add("--fixed-page-size", type=int, help="rows of every page, whatever page_size is asked for")
-    add("--end", choices=get_args(options.End), default=default.end, help="a page past the end (default %(default)s)")
-    add("--count", choices=get_args(options.Count), default=default.count, help="in the answers (default %(default)s)")
+    add(
+        "--order",
+        choices=get_args(Order),
+        default=default.order,
+        help="which invoices are first in the list (default %(default)s)",
+    )
+    add(
+        "--dialect",
+        choices=get_args(Dialect),
+        default=default.dialect,
+        help="key that holds the rows (default %(default)s)",
+    )
+    add(
+        "--max-page-size",
+        type=int,
+        default=default.max_page_size,
+        help="a larger page_size is reduced to it (default %(default)s)",
+    )
+    add("--fixed-page-size", type=int, help="rows per page, regardless of page_size")
+    add(
+        "--end",
+        choices=get_args(options.End),
+        default=default.end,
+        help="response to a page past the end (default %(default)s)",
+    )
+    add(
+        "--count", choices=get_args(options.Count), default=default.count, help="in the responses (default %(default)s)"
+    )
     add(
         "--unknown-org",
         choices=get_args(options.UnknownOrg),
         default=default.unknown_org,
-        help="answer to an unknown organisation handle (default %(default)s)",
+        help="response to an unknown organization handle (default %(default)s)",
     )
-    add("--rate-limit", type=int, help="requests in a window (default: no limit)")
-    add("--rate-window", type=float, default=default.rate_window, help="in seconds (default %(default)s)")
-    add("--latency", type=float, default=default.latency, help="of each answer, in milliseconds (default 0)")
+    add("--rate-limit", type=int, help="requests per window (default: no limit)")
+    add(
+        "--rate-window",
+        type=float,
+        default=default.rate_window,
+        help="length of the window in seconds (default %(default)s)",
+    )
+    add("--latency", type=float, default=default.latency, help="milliseconds before each response (default 0)")
     add(
         "--fault",
         dest="faults",
         action="append",
         type=_checked(Fault.parse),
         metavar="KIND[:NAME=VALUE,...]",
-        help=f"repeatable; kinds: {', '.join([*ANSWERS, *MANNERS])}; names: times, every, probability, page, "
+        help=f"repeatable; kinds: {', '.join([*RESPONSES, *TRANSFERS])}; names: times, every, probability, page, "
         "retry_after, seconds",
     )
     add(
@@ -91,13 +118,13 @@ def _server_parser() -> argparse.ArgumentParser:
         action="append",
         type=_checked(Drift.parse),
         metavar="KIND:EVERY",
-        help=f"the list moves with each EVERY-th billing request; repeatable; kinds: {', '.join(MOVES)}",
+        help=f"change the list at each EVERY-th billing request; repeatable; kinds: {', '.join(MOVES)}",
     )
     return parser
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """``parse`` with its own words in the message: argparse hides those of a ValueError."""
+    """``parse``, with its error message kept: argparse hides that of a ValueError."""
 
     def check(text: str) -> Any:
         try:
@@ -134,7 +161,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         listener = listen(port)
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            return _complain(f"port {port} of 127.0.0.1 is in use; choose another with --port (0: any free one)")
+            return _complain(f"port {port} of 127.0.0.1 is in use; choose another with --port (0 picks a free one)")
         return _complain(f"cannot listen on port {port} of 127.0.0.1: {error}")
     asyncio.run(_until_signal(Server(settings), listener))
     return 0
@@ -163,7 +190,7 @@ async def _until_signal(server: Server, listener: socket.socket) -> None:
 
 
 def _greeting(server: Server, port: int) -> str:
-    """What a newcomer needs: that it is not Unpod, the connection to paste, and what can be done next."""
+    """What this server is, the connection to paste, and the commands to try."""
     from airflow_provider_unpod.sandbox.runner import connection_json
 
     settings = server.settings
@@ -175,12 +202,12 @@ def _greeting(server: Server, port: int) -> str:
     holdings = ", ".join(f"{handle} ({len(held)})" for handle, held in server.ledgers.items())
     at = "" if port == DEFAULT_PORT else f" --port {port}"
     return f"""\
-Unpod SANDBOX on http://127.0.0.1:{port}: make-believe invoices, not the Unpod service.
+Unpod SANDBOX on http://127.0.0.1:{port}: made-up invoices, not the Unpod service.
 
-  Organisations (invoices): {holdings}
+  Organizations (invoices): {holdings}
   Pending in {org}, for example: {some}
 
-For Airflow, in the environment of all its processes:
+To connect Airflow, set this in the environment of all its processes:
 
   export AIRFLOW_CONN_UNPOD_DEFAULT='{connection_json(port, org, settings.token)}'
 
@@ -188,7 +215,7 @@ While DAGs run:
 
   {PROGRAM} pay {example}{at}     (also: fail, refund, cancel, delete, show)
   {PROGRAM} create --amount 49.00 --currency EUR{at}
-  {PROGRAM} faults 500:times=3{at}     (without a fault: ends them all)
+  {PROGRAM} faults 500:times=3{at}     (without arguments: no faults)
   {PROGRAM} stats{at}
 
 Ctrl-C stops it."""
@@ -199,9 +226,9 @@ Ctrl-C stops it."""
 
 def _client_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--port", type=int, default=DEFAULT_PORT, help="of the sandbox (default %(default)s)")
+    common.add_argument("--port", type=int, default=DEFAULT_PORT, help="port of the sandbox (default %(default)s)")
     of_org = argparse.ArgumentParser(add_help=False, parents=[common])
-    of_org.add_argument("--org", help="organisation handle (default: the sandbox's first)")
+    of_org.add_argument("--org", help="organization handle (default: the first one of the sandbox)")
 
     parser = argparse.ArgumentParser(prog=PROGRAM)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -212,39 +239,39 @@ def _client_parser() -> argparse.ArgumentParser:
     create.add_argument("--amount", default="299.00")
     create.add_argument("--currency", default="USD")
     create.add_argument("--status", default="pending")
-    faults = commands.add_parser("faults", parents=[common], help="set what goes wrong; nothing: all goes well again")
+    faults = commands.add_parser("faults", parents=[common], help="replace all faults; without arguments, end them")
     faults.add_argument("faults", nargs="*", metavar="KIND[:NAME=VALUE,...]")
-    stats = commands.add_parser("stats", parents=[common], help="what was asked of the API")
-    stats.add_argument("--reset", action="store_true", help="start counting anew")
+    stats = commands.add_parser("stats", parents=[common], help="print request statistics")
+    stats.add_argument("--reset", action="store_true", help="clear the statistics")
     return parser
 
 
-def _steer(arguments: argparse.Namespace) -> int:
+def _control(arguments: argparse.Namespace) -> int:
     method, path, body = _control_request(arguments)
     org = getattr(arguments, "org", None)
     query = "?" + urllib.parse.urlencode({"org": org}) if org else ""
     url = f"http://127.0.0.1:{arguments.port}/sandbox/{path}{query}"
     request = urllib.request.Request(url, method=method, data=None if body is None else json.dumps(body).encode())
-    # The sandbox is on this machine: no proxy of the environment may come between.
+    # The sandbox is on this machine, so bypass the proxies of the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     port = arguments.port
     try:
         try:
             with opener.open(request, timeout=30) as response:
-                answer = json.load(response)
+                body_of_response = json.load(response)
         except urllib.error.HTTPError as error:
             return _complain(json.load(error)["message"])
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        return _complain(f"no sandbox answers on port {port} of 127.0.0.1 ({reason}); see --port")
+        return _complain(f"no sandbox responds on port {port} of 127.0.0.1 ({reason}); see --port")
     except (ValueError, LookupError, TypeError):
-        return _complain(f"what answers on port {port} of 127.0.0.1 is no sandbox; see --port")
-    print(json.dumps(answer, indent=2 if arguments.command == "stats" else None))
+        return _complain(f"the server on port {port} of 127.0.0.1 is not a sandbox; see --port")
+    print(json.dumps(body_of_response, indent=2 if arguments.command == "stats" else None))
     return 0
 
 
 def _control_request(arguments: argparse.Namespace) -> tuple[str, str, dict[str, Any] | None]:
-    """Method, path and body of a command."""
+    """The HTTP method, path and body of a command."""
     command = arguments.command
     if command == "create":
         body = {"amount": arguments.amount, "currency": arguments.currency, "status": arguments.status}

@@ -1,6 +1,6 @@
-"""What can be made to go wrong, when, and how often; and how the list moves by itself.
+"""Faults, and how often they happen; and drift, how the list changes by itself.
 
-Both are written as short texts, the same on the command line, in the control API and in Python:
+Both are written as short strings, the same on the command line, in the control API and in Python:
 ``500:every=7``, ``429:times=3,retry_after=2``, ``delete-random:7``.
 """
 
@@ -30,8 +30,8 @@ def _html(status: int, title: str) -> tuple[int, str, bytes]:
     return status, _HTML, page.encode()
 
 
-#: Faults that are an answer of their own: kind -> (HTTP status, content type, body).
-ANSWERS: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
+#: Faults that replace the response: kind -> (HTTP status, content type, body).
+RESPONSES: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
     {
         "400": _message(400, "Invalid parameters provided."),
         "401": _message(401, "Authentication credentials were not provided."),
@@ -45,7 +45,7 @@ ANSWERS: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
         "500": _message(500, "Internal server error."),
         "502": _html(502, "502 Bad Gateway"),
         "503": _html(503, "503 Service Temporarily Unavailable"),
-        # The backend reports business errors with HTTP 206: no error to a client that only looks for 2xx.
+        # The backend reports business errors with HTTP 206, a success to clients that only check for 2xx.
         "206": (
             206,
             _JSON,
@@ -59,30 +59,31 @@ ANSWERS: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
         "html": _html(200, "We will be right back"),
     }
 )
-#: Faults that spoil the sending of the right answer.
-MANNERS: Final[Mapping[str, str]] = MappingProxyType(
+#: Faults in sending the correct response.
+TRANSFERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "broken-json": "half of the JSON, with a Content-Length that fits the half",
-        "truncated": "the connection is closed in an orderly way after half of the body",
+        "broken-json": "half of the JSON, with a Content-Length that matches the half",
+        "truncated": "the connection ends in an orderly way after half of the body",
         "reset": "the connection is reset before anything is sent",
         "reset-body": "the connection is reset after half of the body",
-        "drip": "the body comes in small pieces, the last one after `seconds`",
-        "delay": "the answer comes `seconds` later",
+        "drip": "the body arrives in small pieces, the last one after `seconds`",
+        "delay": "the response arrives `seconds` later",
     }
 )
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong. It counts the requests that it could hit, and hits those that fit all its conditions.
+    """A fault. It hits the requests that meet all its conditions.
 
-    :param kind: one of :data:`ANSWERS` or :data:`MANNERS`.
-    :param times: how often at most; for ever where ``None``.
-    :param every: only each ``every``-th request; ``every=50, times=1`` is the fiftieth request alone.
-    :param probability: hit with this probability (by the sandbox's seed, so that a run can be repeated).
-    :param page: only requests for this page.
-    :param retry_after: value of the ``Retry-After`` header, whatever it is; no header where ``None``.
-    :param seconds: how long ``drip`` and ``delay`` take.
+    :param kind: one of :data:`RESPONSES` or :data:`TRANSFERS`.
+    :param times: hit at most this many requests; ``None``: no limit.
+    :param every: hit each ``every``-th request; ``every=50, times=1`` is the fiftieth request only.
+    :param probability: hit with this probability, from 0 to 1; repeatable by the sandbox's seed.
+    :param page: hit only requests for this page; other requests are not counted.
+    :param retry_after: the ``Retry-After`` header, sent unchanged; ``None``: no header.
+    :param seconds: duration of ``drip`` and ``delay``.
+    :raises ValueError: for an unknown kind or a value that is out of range.
     """
 
     kind: str
@@ -94,30 +95,30 @@ class Fault:
     seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ANSWERS and self.kind not in MANNERS:
-            raise ValueError(f"No fault is called {self.kind!r}; there are {', '.join([*ANSWERS, *MANNERS])}.")
+        if self.kind not in RESPONSES and self.kind not in TRANSFERS:
+            raise ValueError(f"No fault is called {self.kind!r}. Choose from {', '.join([*RESPONSES, *TRANSFERS])}.")
         if self.every < 1 or not 0 <= self.probability <= 1 or (self.times is not None and self.times < 0):
-            raise ValueError(f"{self}: every is 1 or more, probability 0 to 1, times 0 or more.")
+            raise ValueError(f"{self}: every must be at least 1, probability from 0 to 1, times at least 0.")
         if self.seconds < 0:
-            raise ValueError(f"{self}: seconds is 0 or more.")
+            raise ValueError(f"{self}: seconds must be at least 0.")
 
     @classmethod
     def parse(cls, text: str) -> Fault:
         """``kind[:name=value,...]``, e.g. ``503:probability=0.05,retry_after=2``.
 
-        :raises ValueError: with a text that says what is wrong.
+        :raises ValueError: if the text cannot be parsed; the message says why.
         """
         kind, _, arguments = text.partition(":")
         given: dict[str, Any] = {}
-        # A comma separates only before another name: a Retry-After that is a date has commas of its own.
+        # A comma separates only in front of another name, since a Retry-After date contains commas.
         for argument in re.split(r",(?=\w+=)", arguments) if arguments else ():
             name, _, value = argument.partition("=")
             if name not in _PARSERS:
-                raise ValueError(f"{text!r}: {name!r} is none of {', '.join(_PARSERS)}.")
+                raise ValueError(f"{text!r}: unknown condition {name!r}. Choose from {', '.join(_PARSERS)}.")
             try:
                 given[name] = _PARSERS[name](value)
             except ValueError:
-                raise ValueError(f"{text!r}: {value!r} is no value for {name}.") from None
+                raise ValueError(f"{text!r}: {name} cannot be {value!r}.") from None
         return cls(kind, **given)
 
     def __str__(self) -> str:
@@ -135,7 +136,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
 
 
 class FaultPlan:
-    """Decides for each request what goes wrong with it. Of several faults that fit, the first one given wins."""
+    """Chooses the fault of each request. If several faults fit, the first one is used."""
 
     def __init__(self, faults: Iterable[Fault | str] = (), *, seed: int = 0) -> None:
         self.faults = tuple(fault if isinstance(fault, Fault) else Fault.parse(fault) for fault in faults)
@@ -144,7 +145,7 @@ class FaultPlan:
         self._random = random.Random(seed)  # noqa: S311 - a run must be repeatable; nothing is secret here
 
     def choose(self, page: int | None) -> Fault | None:
-        """The fault that hits the next request, which is for ``page`` (``None``: for no page of billing)."""
+        """The fault for the next request, which is for ``page`` (``None``: not a billing request)."""
         chosen = None
         for i, fault in enumerate(self.faults):
             if fault.page is not None and fault.page != page:
@@ -161,7 +162,7 @@ class FaultPlan:
         return chosen
 
 
-#: How a list can move by itself.
+#: The ways in which a list can change by itself.
 MOVES: Final[Mapping[str, Callable[[Ledger], object]]] = MappingProxyType(
     {
         "insert": lambda ledger: ledger.create(),
@@ -173,10 +174,10 @@ MOVES: Final[Mapping[str, Callable[[Ledger], object]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Drift:
-    """One change of the list with each ``every``-th billing request, just before it is answered.
+    """Changes the list at each ``every``-th billing request, just before the response.
 
-    :param kind: ``insert`` (a new invoice where the order of the list puts it: in front with newest first),
-        ``delete-front`` or ``delete-random``.
+    :param kind: ``insert`` (a new invoice, placed by the order of the list), ``delete-front`` or ``delete-random``.
+    :raises ValueError: for an unknown kind, or ``every`` below 1.
     """
 
     kind: str
@@ -184,18 +185,18 @@ class Drift:
 
     def __post_init__(self) -> None:
         if self.kind not in MOVES or self.every < 1:
-            raise ValueError(f"A drift is KIND:EVERY with KIND one of {', '.join(MOVES)} and EVERY 1 or more.")
+            raise ValueError(f"A drift must be KIND:EVERY, with KIND one of {', '.join(MOVES)} and EVERY at least 1.")
 
     @classmethod
     def parse(cls, text: str) -> Drift:
         """``kind:every``, e.g. ``delete-random:7``.
 
-        :raises ValueError: with a text that says what is wrong.
+        :raises ValueError: if the text cannot be parsed; the message says why.
         """
         kind, _, every = text.partition(":")
         return cls(kind, int(every) if every.isdecimal() else 0)
 
     def apply(self, ledger: Ledger, request_number: int) -> None:
-        """Moves the list if it is time. A list that is empty stays so."""
+        """Change the list if this request is due. Nothing is deleted from an empty list."""
         if request_number % self.every == 0 and (len(ledger) or self.kind == "insert"):
             MOVES[self.kind](ledger)

@@ -1,6 +1,6 @@
-"""The invoices of one make-believe organisation, in the order in which the API would list them.
+"""The made-up invoices of one organization, in the order in which the API lists them.
 
-Pure Python and no HTTP, so that property tests can use it directly. All methods are thread-safe.
+No HTTP, so that property tests can use it directly. All methods are thread-safe.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 Order: TypeAlias = Literal["newest", "oldest", "shuffled"]
 Dialect: TypeAlias = Literal["results", "data"]
 
-#: The first invoice of the published example; in a new ledger it is the oldest one, and pending.
+#: The id of the published example. In a new ledger it is the oldest invoice, and pending.
 FIRST_ID: Final = 101
 #: A new ledger covers this much time, up to today.
 PERIOD: Final = timedelta(days=180)
 PAYMENT_TERM: Final = timedelta(days=7)
 TAX_RATE: Final = Decimal("0.18")
 
-#: Currency -> (how often, decimal places, a typical amount in minor units).
+#: Currency -> (weight, decimal places, typical amount in minor units).
 CURRENCIES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
     {
         "USD": (40, 2, 29_900),
@@ -39,20 +39,20 @@ CURRENCIES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
 STATUSES: Final[Mapping[str, int]] = MappingProxyType(
     {"paid": 78, "pending": 15, "failed": 4, "refunded": 2, "cancelled": 1}
 )
-#: One encoder for all rows: making one for each costs more than the row.
+#: One encoder for all rows, because creating one costs more than encoding a row.
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 CHARGE_TYPES: Final = ("subscription", "usage", "one_time")
 
 
 class UnknownInvoice(LookupError):
-    """The ledger holds no invoice of this id."""
+    """The ledger has no invoice with this id."""
 
     def __init__(self, invoice_id: object) -> None:
         super().__init__(f"There is no invoice {invoice_id} in this ledger.")
 
 
 class LedgerInvoice(NamedTuple):
-    """One invoice. Amounts are decimal strings as they go over the wire; dates are aware, UTC."""
+    """One invoice. Amounts are decimal strings, as on the wire; dates are aware, in UTC."""
 
     id: int
     amount: str
@@ -62,7 +62,7 @@ class LedgerInvoice(NamedTuple):
     charge_type: str
     invoice_date: datetime
     payment_at: datetime | None
-    #: Fields that the API does not document, added to the row as they are.
+    #: Further fields of the row, which the API does not document.
     extra: Mapping[str, Any]
 
     @property
@@ -97,13 +97,13 @@ class LedgerInvoice(NamedTuple):
 
 
 class Ledger:
-    """A deterministic list of invoices that can be changed.
+    """A list of invoices that can be changed. The invoices of the start are deterministic.
 
     :param invoices: how many there are at the start.
     :param seed: of amounts, statuses and dates. The same number, seed and ``today`` give the same invoices.
     :param order: ``newest`` or ``oldest`` first (by id, which rises with the date), or ``shuffled``: a fixed order
-        without meaning, into which new invoices fall anywhere.
-    :param dialect: which of the two documented forms its rows have.
+        without meaning, in which a new invoice gets a random place.
+    :param dialect: the form of the rows; both are documented.
     :param today: the first invoices are spread over the 180 days before this day begins, in UTC; by default the
         day that ``now`` gives, so that last month always has invoices.
     :param now: the clock for everything that happens after the start.
@@ -120,14 +120,13 @@ class Ledger:
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         if invoices < 0:
-            raise ValueError(f"invoices is a number of invoices, not {invoices}")
+            raise ValueError(f"invoices must be at least 0, got {invoices}")
         self.order: Order = order
         self.dialect: Dialect = dialect
         self._now = now
         self._random = random.Random(seed)  # noqa: S311 - a run must be repeatable; nothing is secret here
         self._lock = threading.RLock()
-        # The order of the list, and what is in it. The row as bytes is kept beside the invoice, because a page
-        # then costs one join whatever its rows hold.
+        # Encoded rows are stored, so that a page costs one join whatever its rows contain.
         self._order: list[int] = []
         self._invoices: dict[int, LedgerInvoice] = {}
         self._encoded: dict[int, bytes] = {}
@@ -150,7 +149,10 @@ class Ledger:
         return parse_id(invoice_id) in self._invoices
 
     def get(self, invoice_id: int | str) -> LedgerInvoice:
-        """:raises UnknownInvoice: if there is none; so do all methods that take an id."""
+        """The invoice with this id.
+
+        :raises UnknownInvoice: if it does not exist; so do all methods that take an id.
+        """
         try:
             return self._invoices[parse_id(invoice_id)]
         except (KeyError, ValueError):
@@ -162,7 +164,7 @@ class Ledger:
             return list(self._order)
 
     def invoices(self) -> list[LedgerInvoice]:
-        """All invoices in list order: the truth that a reader is measured against."""
+        """All invoices in list order."""
         with self._lock:
             return [self._invoices[invoice_id] for invoice_id in self._order]
 
@@ -172,7 +174,7 @@ class Ledger:
             return [self._invoices[invoice_id].row(self.dialect) for invoice_id in self._window(page, page_size)]
 
     def page_json(self, page: int, page_size: int) -> tuple[bytes, int]:
-        """The rows of a page as a JSON array, and how many invoices the whole list has at that moment."""
+        """The rows of a page as a JSON array, and the length of the list at the same moment."""
         with self._lock:
             encoded = self._encoded
             rows = [encoded[invoice_id] for invoice_id in self._window(page, page_size)]
@@ -195,25 +197,25 @@ class Ledger:
         charge_type: str = "subscription",
         extra: Mapping[str, Any] | None = None,
     ) -> LedgerInvoice:
-        """A new invoice, with the next id and today's date, where the order of the list puts it.
+        """Create an invoice, by default with the next id, dated now, and placed by the order of the list.
 
-        ``invoice_id`` and ``position`` (0-based place in the list) are for lists that misbehave.
-
-        :raises ValueError: if the amount is no decimal or the id is taken.
+        :param invoice_id: an id out of order, to simulate a faulty list.
+        :param position: a 0-based place in the list, for the same purpose.
+        :raises ValueError: if the amount is not a decimal number, or the id exists.
         """
         try:
             exact = Decimal(amount)
         except ArithmeticError:
-            raise ValueError(f"amount is a decimal number, not {amount!r}") from None
+            raise ValueError(f"amount must be a decimal number, got {amount!r}") from None
         if not exact.is_finite():
-            raise ValueError(f"amount is a decimal number, not {amount!r}")
+            raise ValueError(f"amount must be a decimal number, got {amount!r}")
         with self._lock:
             if invoice_id is None:
                 invoice_id = self._last_id + 1
             elif invoice_id in self._invoices:
                 raise ValueError(f"Invoice {invoice_id} exists already.")
             if invoice_date is None:
-                # Ids rise with the date, even where the clock stands before the ledger's own last date.
+                # Dates must rise with the ids, even if the clock is before the ledger's last date.
                 invoice_date = self._last_date = max(self._now(), self._last_date + timedelta(seconds=1))
             invoice = LedgerInvoice(
                 invoice_id,
@@ -232,23 +234,23 @@ class Ledger:
             return invoice
 
     def pay(self, invoice_id: int | str) -> LedgerInvoice:
-        """Paid, now."""
+        """Mark an invoice as paid, now."""
         return self.set_status(invoice_id, "paid")
 
     def fail(self, invoice_id: int | str) -> LedgerInvoice:
-        """The charge failed."""
+        """Mark an invoice as failed."""
         return self.set_status(invoice_id, "failed")
 
     def refund(self, invoice_id: int | str) -> LedgerInvoice:
-        """The money went back."""
+        """Mark an invoice as refunded. The moment of its payment is kept."""
         return self.set_status(invoice_id, "refunded")
 
     def cancel(self, invoice_id: int | str) -> LedgerInvoice:
-        """It is no longer to be paid."""
+        """Mark an invoice as cancelled."""
         return self.set_status(invoice_id, "cancelled")
 
     def set_status(self, invoice_id: int | str, status: str) -> LedgerInvoice:
-        """Any status, from any status, unknown ones too: the ledger knows no business rules."""
+        """Set any status, including unknown ones, whatever the current status is."""
         with self._lock:
             invoice = self.get(invoice_id)
             if status == "paid":
@@ -260,12 +262,12 @@ class Ledger:
             return invoice
 
     def delete(self, invoice_id: int | str) -> LedgerInvoice:
-        """The invoice vanishes; every one behind it moves forward by one place."""
+        """Delete an invoice. All invoices behind it move forward by one place."""
         with self._lock:
             return self.delete_at(self._order.index(self.get(invoice_id).id))
 
     def delete_at(self, position: int) -> LedgerInvoice:
-        """Deletes by place in the list.
+        """Delete the invoice at a 0-based place of the list.
 
         :raises IndexError: if the list is shorter.
         """
@@ -275,9 +277,9 @@ class Ledger:
             return self._invoices.pop(invoice_id)
 
     def delete_random(self) -> LedgerInvoice:
-        """Deletes any one invoice, the same one for the same seed and history.
+        """Delete a random invoice, the same one for the same seed and history.
 
-        :raises IndexError: if there is none.
+        :raises IndexError: if the list is empty.
         """
         with self._lock:
             if not self._order:
@@ -297,7 +299,7 @@ class Ledger:
 def parse_id(invoice_id: int | str) -> int:
     """``101`` from ``101``, ``"101"`` or ``"INV-00101"``.
 
-    :raises ValueError: if it is none of them.
+    :raises ValueError: for anything else.
     """
     return int(invoice_id.removeprefix("INV-")) if isinstance(invoice_id, str) else invoice_id
 
@@ -314,7 +316,7 @@ def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Ite
         _, places, typical = CURRENCIES[currency]
         amount = Decimal(1 + int(typical * random_.lognormvariate(0, 1))).scaleb(-places)
         if i == 0:
-            # The invoice of the published example, left to be paid: the one that a newcomer tries things with.
+            # The invoice of the published example: the one that newcomers pay.
             currency, status, amount = "USD", "pending", Decimal("299.00")
         invoice_date = begin + step * (i + random_.random() * 0.9)
         paid_at = invoice_date + PAYMENT_TERM * random_.random() if status in ("paid", "refunded") else None
@@ -332,7 +334,7 @@ def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Ite
 
 
 def _tax(amount: Decimal) -> str:
-    """Tax on ``amount``, with as many decimal places as the amount has."""
+    """The tax on ``amount``, with the same number of decimal places."""
     exponent = amount.as_tuple().exponent
     unit = Decimal(1).scaleb(exponent if isinstance(exponent, int) and exponent < 0 else 0)
     return format((amount * TAX_RATE).quantize(unit, ROUND_HALF_UP), "f")

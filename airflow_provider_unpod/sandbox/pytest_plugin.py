@@ -1,4 +1,4 @@
-"""The pytest fixture ``unpod_sandbox``. Loaded in every test session of its users, so it imports nothing heavy."""
+"""The pytest fixture ``unpod_sandbox``. Imports nothing heavy, since every test session of a user loads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the marker known, so that ``--strict-markers`` accepts it."""
+    """Register the marker, so that ``--strict-markers`` accepts it."""
     config.addinivalue_line(
         "markers", "unpod_sandbox(**settings): settings of the fixture of this name, e.g. invoices=1000, dialect='data'"
     )
@@ -21,9 +21,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def unpod_sandbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A running Unpod sandbox of its own for each test, with ``AIRFLOW_CONN_UNPOD_DEFAULT`` pointing at it.
+    """A new running sandbox for each test, with ``AIRFLOW_CONN_UNPOD_DEFAULT`` pointing to it.
 
-    ``@pytest.mark.unpod_sandbox(invoices=1000)`` sets it up otherwise.
+    ``@pytest.mark.unpod_sandbox(invoices=1000)`` changes its settings.
     """
     try:
         from airflow_provider_unpod.sandbox.runner import Sandbox

@@ -1,4 +1,4 @@
-"""A sandbox inside a Python process: it runs in a thread of its own while tests or scripts go on."""
+"""A sandbox inside a Python process, running in a thread of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def connection_json(port: int, org_handle: str, token: str) -> str:
-    """The Airflow connection to a sandbox, as ``AIRFLOW_CONN_UNPOD_DEFAULT`` takes it."""
+    """The Airflow connection to a sandbox as JSON, e.g. for ``AIRFLOW_CONN_UNPOD_DEFAULT``."""
     return json.dumps(
         {
             "conn_type": "unpod",
@@ -38,19 +38,21 @@ def connection_json(port: int, org_handle: str, token: str) -> str:
 class Sandbox:
     """A running sandbox: ``with Sandbox(invoices=250, rate_limit=100) as sandbox: ...``
 
-    Its arguments are those of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0: a free
-    one). Everything may be called from any thread. Changes are made to the first organisation; the others are in
-    ``ledgers``. It can be entered again after it was left, for an outage: same port, same invoices.
+    Its arguments are those of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0 picks a free
+    one). All methods are thread-safe. They change the first organization; the others are in ``ledgers``. To simulate
+    an outage, leave the ``with`` block and enter it again: the port and the invoices stay the same.
 
-    :raises TypeError: if there is no such setting.
-    :raises ValueError: if an argument makes no sense.
+    :raises TypeError: for an unknown setting.
+    :raises ValueError: for a setting that is out of range.
     :raises OSError: on entering, if the port is in use.
     """
 
     def __init__(self, *, port: int = 0, **settings: Any) -> None:
         known = [field.name for field in fields(Settings)]
         if unknown := settings.keys() - set(known):
-            raise TypeError(f"A sandbox has no setting {', '.join(sorted(unknown))}; it has port, {', '.join(known)}.")
+            raise TypeError(
+                f"A sandbox has no setting {', '.join(sorted(unknown))}. Settings are port, {', '.join(known)}."
+            )
         for name in ("orgs", "faults", "drift"):
             if name in settings:
                 settings[name] = tuple(settings[name])
@@ -113,16 +115,16 @@ class Sandbox:
         login, password = quote(org_handle or self.org_handle, safe=""), quote(self.token, safe="")
         return f"unpod://{login}:{password}@127.0.0.1:{self.port}/http"
 
-    # What it holds
+    # Its invoices
 
     @property
     def ledgers(self) -> Mapping[str, Ledger]:
-        """The ledger of each organisation, by handle."""
+        """The ledger of each organization, by handle."""
         return self._server.ledgers
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of the first organisation."""
+        """The ledger of the first organization."""
         return self._server.ledgers[self.org_handle]
 
     def create(
@@ -133,35 +135,38 @@ class Sandbox:
         *,
         extra: Mapping[str, Any] | None = None,
     ) -> LedgerInvoice:
-        """A new invoice; more choice with :meth:`Ledger.create` of ``ledger``."""
+        """Create an invoice. :meth:`Ledger.create` of ``ledger`` has more options."""
         return self.ledger.create(amount, currency, status, extra=extra)
 
     def pay(self, invoice_id: int | str) -> LedgerInvoice:
-        """:raises UnknownInvoice: if there is none; so do the others."""
+        """Mark an invoice as paid, now.
+
+        :raises UnknownInvoice: if it does not exist; so do the methods below.
+        """
         return self.ledger.pay(invoice_id)
 
     def fail(self, invoice_id: int | str) -> LedgerInvoice:
-        """The charge failed."""
+        """Mark an invoice as failed."""
         return self.ledger.fail(invoice_id)
 
     def refund(self, invoice_id: int | str) -> LedgerInvoice:
-        """The money went back."""
+        """Mark an invoice as refunded."""
         return self.ledger.refund(invoice_id)
 
     def cancel(self, invoice_id: int | str) -> LedgerInvoice:
-        """It is no longer to be paid."""
+        """Mark an invoice as cancelled."""
         return self.ledger.cancel(invoice_id)
 
     def delete(self, invoice_id: int | str) -> LedgerInvoice:
-        """The invoice vanishes from the list."""
+        """Delete an invoice from the list."""
         return self.ledger.delete(invoice_id)
 
-    # What goes wrong, and what was asked
+    # Faults and statistics
 
     def faults(self, *faults: Fault | str) -> None:
-        """These faults from now on and no others, as in ``faults("500:times=3")``; ``faults()`` ends them all.
+        """Replace all faults, e.g. by ``faults("500:times=3")``; ``faults()`` ends them.
 
-        :raises ValueError: if one of them cannot be read.
+        :raises ValueError: if one of them cannot be parsed.
         """
         self._server.set_faults(*faults)
 
@@ -171,5 +176,5 @@ class Sandbox:
         return self._server.stats.as_dict()
 
     def reset_stats(self) -> None:
-        """Starts counting anew."""
+        """Clear the statistics."""
         self._server.stats.reset()

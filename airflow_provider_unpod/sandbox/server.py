@@ -1,4 +1,4 @@
-"""The Unpod billing API over HTTP, and beside it, under ``/sandbox/``, what the real one does not have: control."""
+"""The Unpod billing API over HTTP, and under ``/sandbox/`` a control API that the real one does not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import web
 
-from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, Drift, Fault, FaultPlan
+from airflow_provider_unpod.sandbox.faults import RESPONSES, TRANSFERS, Drift, Fault, FaultPlan
 from airflow_provider_unpod.sandbox.ledger import Ledger, LedgerInvoice
 from airflow_provider_unpod.sandbox.settings import DEFAULT_PAGE_SIZE, EXPIRED_TOKEN, Settings
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 BILLING: Final = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS: Final = "/api/v2/platform/organizations/"
 AUTH_SCHEMES: Final = frozenset({"token", "jwt", "bearer"})
-#: Requests that the statistics remember one by one.
+#: Number of requests in the log of the statistics.
 REMEMBERED: Final = 1_000
-#: A drip sends a piece so often, in seconds.
+#: Seconds between two pieces of a drip.
 DRIP_INTERVAL: Final = 0.05
-#: Faults that end the connection, so that no status tells the whole story.
+#: Faults that break the connection: statistics count them under their names.
 BREAKS: Final = frozenset({"truncated", "reset", "reset-body"})
-#: SO_LINGER on, for no time at all: closing then sends a reset instead of an orderly end.
+#: SO_LINGER on, with a timeout of zero: closing the socket then sends a reset.
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Answer(NamedTuple):
-    """What is to be sent, before anything goes wrong with it."""
+class Reply(NamedTuple):
+    """A response before any fault is applied to it."""
 
     status: int
     body: bytes
@@ -44,16 +44,16 @@ class Answer(NamedTuple):
     headers: dict[str, str] | None = None
 
 
-def _message(status: int, text: str) -> Answer:
+def _message(status: int, text: str) -> Reply:
     return _json({"status_code": status, "message": text}, status)
 
 
-def _json(value: Any, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(value).encode())
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value).encode())
 
 
 class Stats:
-    """What was asked of the API; control requests do not count. Thread-safe."""
+    """Statistics of API requests, without control requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Stats:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but the requests in flight."""
+        """Clear everything except the number of requests in flight."""
         with self._lock:
             self._requests = 0
             self._max_in_flight = self._in_flight
@@ -70,7 +70,7 @@ class Stats:
             self._log: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
 
     def begin(self, path: str, page: str | None, page_size: str | None) -> dict[str, Any]:
-        """Counts a request; ``status`` of what it returns is to be filled in."""
+        """Count a request. The caller sets ``status`` of the returned entry."""
         entry: dict[str, Any] = {"path": path, "page": page, "page_size": page_size, "status": None}
         with self._lock:
             self._requests += 1
@@ -81,7 +81,7 @@ class Stats:
         return entry
 
     def end(self, entry: dict[str, Any]) -> None:
-        """``status`` in ``entry`` is an HTTP status, or the kind of the fault that left none."""
+        """Count a response. ``status`` of the entry is an HTTP status, or the kind of a fault that sent none."""
         with self._lock:
             self._in_flight -= 1
             self._statuses[str(entry["status"])] += 1
@@ -133,9 +133,9 @@ class RateLimit:
 
 
 class Server:
-    """Everything but the socket. One event loop serves it; ledgers, statistics and faults may be used from any thread.
+    """The API without the socket. Ledgers, statistics and faults are thread-safe.
 
-    :raises ValueError: if a fault or a drift cannot be read.
+    :raises ValueError: if a fault or a drift cannot be parsed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -157,14 +157,14 @@ class Server:
         self._rate_limit = RateLimit(settings.rate_limit, settings.rate_window) if settings.rate_limit else None
 
     def set_faults(self, *faults: Fault | str) -> None:
-        """These faults from now on, and no others; none without arguments.
+        """Replace all faults; without arguments, end them.
 
-        :raises ValueError: if one of them cannot be read.
+        :raises ValueError: if one of them cannot be parsed.
         """
         self.plan = FaultPlan(faults, seed=self.settings.seed)
 
     def application(self) -> web.Application:
-        """The routes of the API and of its control."""
+        """The routes of the API and of the control API."""
         app = web.Application()
         app.add_routes(
             [
@@ -179,8 +179,8 @@ class Server:
 
     # The API
 
-    def _api(self, endpoint: Callable[[web.Request], Answer]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """``endpoint`` with all that happens to a request on its way: latency, drift, rate limit, faults."""
+    def _api(self, endpoint: Callable[[web.Request], Reply]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """``endpoint`` with latency, drift, rate limit and faults applied."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             entry = self.stats.begin(request.path, request.query.get("page"), request.query.get("page_size"))
@@ -188,10 +188,10 @@ class Server:
                 if self.settings.latency:
                     await asyncio.sleep(self.settings.latency / 1_000)
                 self._drift_on(request)
-                answer, fault = self._outcome(request, endpoint)
-                entry["status"] = fault.kind if fault and fault.kind in BREAKS else answer.status
-                return await _send_badly(request, answer, fault) if fault else _response(answer)
-            except ConnectionResetError:  # a client that gives up on a drip is what a drip is there for
+                reply, fault = self._outcome(request, endpoint)
+                entry["status"] = fault.kind if fault and fault.kind in BREAKS else reply.status
+                return await _send_badly(request, reply, fault) if fault else _response(reply)
+            except ConnectionResetError:  # clients are expected to give up on a drip
                 return web.Response()
             finally:
                 self.stats.end(entry)
@@ -205,18 +205,18 @@ class Server:
             for drift in self._drift:
                 drift.apply(ledger, self._billing_requests)
 
-    def _outcome(self, request: web.Request, endpoint: Callable[[web.Request], Answer]) -> tuple[Answer, Fault | None]:
-        """The answer, and the fault that spoils the sending of it, if one does."""
+    def _outcome(self, request: web.Request, endpoint: Callable[[web.Request], Reply]) -> tuple[Reply, Fault | None]:
+        """The reply, and the fault to apply when it is sent."""
         allowed, headers = self._rate_limit.spend() if self._rate_limit else (True, {})
         fault = self.plan.choose(_page(request)) if allowed else Fault("429")
-        if fault is not None and fault.kind in ANSWERS:
-            answer, fault = _fault_answer(fault), None
+        if fault is not None and fault.kind in RESPONSES:
+            reply, fault = _fault_reply(fault), None
         else:
-            answer = endpoint(request)
-        return answer._replace(headers={**headers, **(answer.headers or {})}), fault
+            reply = endpoint(request)
+        return reply._replace(headers={**headers, **(reply.headers or {})}), fault
 
-    def _refusal(self, request: web.Request) -> Answer | None:
-        """What is wrong with the token, if anything is."""
+    def _refusal(self, request: web.Request) -> Reply | None:
+        """The error for a missing or wrong token, if it is one."""
         authorization = request.headers.get("Authorization")
         if not authorization:
             return _message(401, "Authentication credentials were not provided.")
@@ -227,14 +227,14 @@ class Server:
             return _message(403, "Token has expired.")
         return None if token == self.settings.token else _message(401, "Invalid token.")
 
-    def _unknown_org(self) -> Answer:
+    def _unknown_org(self) -> Reply:
         if self.settings.unknown_org == "404":
             return _message(404, "Not found.")
         if self.settings.unknown_org == "403":
             return _message(403, "Invalid organization handle.")
         return _json({"message": "Organization Handle Not Found", "errors": "Organization Handle Not Found"}, 206)
 
-    def _organizations(self, request: web.Request) -> Answer:
+    def _organizations(self, request: web.Request) -> Reply:
         if (refusal := self._refusal(request)) is not None:
             return refusal
         data = [
@@ -249,7 +249,7 @@ class Server:
         message = "Organizations fetched successfully"
         return _json({"count": len(data), "status_code": 200, "message": message, "data": data})
 
-    def _billing(self, request: web.Request) -> Answer:
+    def _billing(self, request: web.Request) -> Reply:
         if (refusal := self._refusal(request)) is not None:
             return refusal
         handle = request.headers.get("Org-Handle")
@@ -266,7 +266,7 @@ class Server:
         if rows == b"[]" and page > 1 and settings.end == "404":
             return _message(404, "Invalid page.")
         head = {"right": b'"count":%d,' % count, "null": b'"count":null,', "missing": b""}[settings.count]
-        return Answer(
+        return Reply(
             200,
             b'{%s"status_code":200,"message":"Billing data fetched successfully","%s":%s}'
             % (head, settings.dialect.encode(), rows),
@@ -274,13 +274,13 @@ class Server:
 
 
 class Control:
-    """``/sandbox/...``: change invoices, set faults, read statistics. No token: it is a sandbox."""
+    """``/sandbox/...``: change invoices, set faults, read statistics. Needs no token."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and function of everything that can be asked."""
+        """The routes of the control API."""
         return [
             web.get("/sandbox/invoices/{id}", self._guard(self._show)),
             web.post("/sandbox/invoices", self._guard(self._create)),
@@ -294,16 +294,16 @@ class Control:
 
     @staticmethod
     def _guard(
-        endpoint: Callable[[web.Request, dict[str, Any]], Answer],
+        endpoint: Callable[[web.Request, dict[str, Any]], Reply],
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """``endpoint`` called with the JSON object of the body, and its errors told in the API's own form."""
+        """Call ``endpoint`` with the JSON object of the body, and turn its errors into error responses."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 text = await request.text()
                 body = json.loads(text) if text else {}
                 if not isinstance(body, dict):
-                    raise ValueError("The body is to be a JSON object.")
+                    raise ValueError("The body must be a JSON object.")
                 return _response(endpoint(request, body))
             except LookupError as error:
                 return _response(_message(404, str(error.args[0])))
@@ -313,55 +313,55 @@ class Control:
         return handle
 
     def _ledger(self, request: web.Request) -> Ledger:
-        """Of the organisation in the query, ``?org=acme``; the first one where there is none."""
+        """The ledger of the organization in the query (``?org=acme``), by default of the first one."""
         ledgers = self._server.ledgers
         handle = request.query.get("org", next(iter(ledgers)))
         if handle not in ledgers:
-            raise LookupError(f"There is no organisation {handle!r} in this sandbox; there are {', '.join(ledgers)}.")
+            raise LookupError(f"This sandbox has no organization {handle!r}. Choose from {', '.join(ledgers)}.")
         return ledgers[handle]
 
-    def _show(self, request: web.Request, body: dict[str, Any]) -> Answer:
-        return self._told(self._ledger(request).get(request.match_info["id"]))
+    def _show(self, request: web.Request, body: dict[str, Any]) -> Reply:
+        return self._invoice(self._ledger(request).get(request.match_info["id"]))
 
-    def _create(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _create(self, request: web.Request, body: dict[str, Any]) -> Reply:
         if unknown := body.keys() - {"amount", "currency", "status", "charge_type", "extra"}:
-            raise ValueError(f"An invoice has no {', '.join(sorted(unknown))}; other fields go into `extra`.")
+            raise ValueError(f"An invoice has no field {', '.join(sorted(unknown))}. Put other fields into `extra`.")
         if not isinstance(body.get("amount", ""), str):
-            raise ValueError('amount is a decimal number as a text, as in "299.00".')
-        return self._told(self._ledger(request).create(**body), 201)
+            raise ValueError('amount must be a decimal number as a string, e.g. "299.00".')
+        return self._invoice(self._ledger(request).create(**body), 201)
 
-    def _act(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _act(self, request: web.Request, body: dict[str, Any]) -> Reply:
         ledger = self._ledger(request)
         act = {"pay": ledger.pay, "fail": ledger.fail, "refund": ledger.refund, "cancel": ledger.cancel}
-        return self._told(act[request.match_info["action"]](request.match_info["id"]))
+        return self._invoice(act[request.match_info["action"]](request.match_info["id"]))
 
-    def _delete(self, request: web.Request, body: dict[str, Any]) -> Answer:
-        return self._told(self._ledger(request).delete(request.match_info["id"]))
+    def _delete(self, request: web.Request, body: dict[str, Any]) -> Reply:
+        return self._invoice(self._ledger(request).delete(request.match_info["id"]))
 
-    def _told(self, invoice: LedgerInvoice, status: int = 200) -> Answer:
-        """The invoice as the API lists it; with its id in both dialects, to go on with."""
+    def _invoice(self, invoice: LedgerInvoice, status: int = 200) -> Reply:
+        """The invoice as the API lists it, with its id in both dialects."""
         return _json({"id": invoice.id, **invoice.row(self._server.settings.dialect)}, status)
 
-    def _faults(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _faults(self, request: web.Request, body: dict[str, Any]) -> Reply:
         return _json({"faults": [str(fault) for fault in self._server.plan.faults]})
 
-    def _set_faults(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _set_faults(self, request: web.Request, body: dict[str, Any]) -> Reply:
         faults = body.get("faults")
         if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
-            raise ValueError('The body is to be {"faults": ["500:every=7", ...]}.')
+            raise ValueError('The body must be {"faults": ["500:every=7", ...]}.')
         self._server.set_faults(*faults)
         return self._faults(request, body)
 
-    def _stats(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _stats(self, request: web.Request, body: dict[str, Any]) -> Reply:
         return _json(self._server.stats.as_dict())
 
-    def _reset_stats(self, request: web.Request, body: dict[str, Any]) -> Answer:
+    def _reset_stats(self, request: web.Request, body: dict[str, Any]) -> Reply:
         self._server.stats.reset()
         return self._stats(request, body)
 
 
 async def _append_slash(request: web.Request) -> web.StreamResponse:
-    # As Django does: an address without its slash is moved permanently.
+    # As in Django, a URL without its trailing slash is moved permanently.
     raise web.HTTPMovedPermanently(request.rel_url.with_path(request.path + "/").with_query(request.query))
 
 
@@ -375,33 +375,33 @@ def _page(request: web.Request) -> int | None:
     return _positive(request.query.get("page"), 1) if request.path == BILLING else None
 
 
-def _fault_answer(fault: Fault) -> Answer:
-    status, content_type, body = ANSWERS[fault.kind]
+def _fault_reply(fault: Fault) -> Reply:
+    status, content_type, body = RESPONSES[fault.kind]
     headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else None
-    return Answer(status, body, content_type, headers)
+    return Reply(status, body, content_type, headers)
 
 
-def _response(answer: Answer) -> web.Response:
+def _response(reply: Reply) -> web.Response:
     return web.Response(
-        status=answer.status, body=answer.body, content_type=answer.content_type, headers=answer.headers or None
+        status=reply.status, body=reply.body, content_type=reply.content_type, headers=reply.headers or None
     )
 
 
-async def _send_badly(request: web.Request, answer: Answer, fault: Fault) -> web.StreamResponse:
-    """Sends a right answer in the manner of ``fault``, one of :data:`MANNERS`."""
-    assert fault.kind in MANNERS
-    body = answer.body
+async def _send_badly(request: web.Request, reply: Reply, fault: Fault) -> web.StreamResponse:
+    """Send a correct reply with ``fault``, one of :data:`TRANSFERS`, applied."""
+    assert fault.kind in TRANSFERS
+    body = reply.body
     half = body[: len(body) // 2]
     if fault.kind == "broken-json":
-        return _response(answer._replace(body=half))
+        return _response(reply._replace(body=half))
     if fault.kind == "delay":
         await asyncio.sleep(fault.seconds)
-        return _response(answer)
+        return _response(reply)
     if fault.kind == "reset":
         _reset(request)
         return web.Response()
-    response = web.StreamResponse(status=answer.status, headers=answer.headers or None)
-    response.content_type = answer.content_type
+    response = web.StreamResponse(status=reply.status, headers=reply.headers or None)
+    response.content_type = reply.content_type
     response.content_length = len(body)
     await response.prepare(request)
     if fault.kind == "drip":
@@ -426,7 +426,7 @@ def _reset(request: web.Request) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens on ``port`` of this machine alone; 0 is any free port.
+    """A socket that listens on ``port`` of 127.0.0.1; 0 picks a free port.
 
     :raises OSError: if the port is in use or not allowed.
     """
@@ -434,7 +434,7 @@ def listen(port: int) -> socket.socket:
 
 
 async def start(server: Server, listener: socket.socket) -> web.AppRunner:
-    """Serves on ``listener`` until the runner's ``cleanup()``, which does not wait for answers under way."""
+    """Serve on ``listener`` until the runner's ``cleanup()``, which does not wait for responses in progress."""
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.02)
     await runner.setup()
     await web.SockSite(runner, listener, backlog=1_024).start()

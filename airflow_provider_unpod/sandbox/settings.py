@@ -1,4 +1,4 @@
-"""What a sandbox can be told at its start: the same names on the command line and in Python."""
+"""The settings of a sandbox, with the same names on the command line and in Python."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.sandbox.faults import Drift, Fault
     from airflow_provider_unpod.sandbox.ledger import Dialect, Order
 
-TOKEN: Final = "sandbox-token"  # noqa: S105 - the well-known token of a server that guards nothing
-#: A token that was valid once: answers 403 "Token has expired.".
+TOKEN: Final = "sandbox-token"  # noqa: S105 - the well-known token of a server that protects nothing
+#: A token that has expired: the response is 403 "Token has expired.".
 EXPIRED_TOKEN: Final = "expired-token"  # noqa: S105 - as above
-ORGANISATIONS: Final = ("unpod.tv", "acme", "globex")
-#: Rows of a page whose size was not asked for, as documented.
+ORGANIZATIONS: Final = ("unpod.tv", "acme", "globex")
+#: Rows per page when a request has no ``page_size``, as documented.
 DEFAULT_PAGE_SIZE: Final = 20
 
 End: TypeAlias = Literal["404", "empty"]
@@ -24,27 +24,29 @@ UnknownOrg: TypeAlias = Literal["404", "403", "206"]
 
 @dataclass(frozen=True)
 class Settings:
-    """
-    :param invoices: of the first organisation; each further one has half as many as the one before.
-    :param orgs: organisation handles.
+    """Checked when created.
+
+    :param invoices: of the first organization; each further one has half as many as the one before.
+    :param orgs: organization handles.
     :param seed: of invoices, faults and drift: the same seed and requests give the same run.
     :param today: the invoices are those of the 180 days before this day (a date; the current one in UTC by default).
-    :param order: of the list: ``newest``, ``oldest`` (first) or ``shuffled``.
+    :param order: of the list: ``newest`` or ``oldest`` first, or ``shuffled``.
     :param dialect: rows with ``id`` under ``results``, or with ``invoice_number`` under ``data``.
     :param token: the one valid API token.
-    :param max_page_size: a larger ``page_size`` is quietly clamped to it.
-    :param fixed_page_size: rows of every page, whatever ``page_size`` is asked for.
-    :param end: a page past the end: ``404`` "Invalid page." or 200 with an ``empty`` list.
-    :param count: ``right``, ``missing`` or ``null`` in the answers of the billing endpoint.
-    :param unknown_org: what an unknown organisation handle gets.
-    :param rate_limit: requests in a window of ``rate_window`` seconds; no limit and no headers where ``None``.
-    :param latency: each answer of the API comes so many milliseconds later.
-    :param faults: what goes wrong from the start, as in ``500:every=7``.
-    :param drift: how the list moves by itself, as in ``delete-random:7``.
+    :param max_page_size: a larger ``page_size`` is reduced to it, without an error.
+    :param fixed_page_size: rows per page, regardless of ``page_size``.
+    :param end: the response to a page past the end: ``404`` "Invalid page." or 200 with an ``empty`` list.
+    :param count: ``right``, ``missing`` or ``null`` in the responses of the billing endpoint.
+    :param unknown_org: the response to an unknown organization handle.
+    :param rate_limit: requests per window of ``rate_window`` seconds; ``None``: no limit and no headers.
+    :param latency: milliseconds before each response of the API.
+    :param faults: faults from the start, e.g. ``500:every=7``.
+    :param drift: how the list changes by itself, e.g. ``delete-random:7``.
+    :raises ValueError: for a setting that is out of range.
     """
 
     invoices: int = 250
-    orgs: tuple[str, ...] = ORGANISATIONS
+    orgs: tuple[str, ...] = ORGANIZATIONS
     seed: int = 0
     today: date | None = None
     order: Order = "newest"
@@ -63,12 +65,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.orgs or len(set(self.orgs)) != len(self.orgs):
-            raise ValueError(f"orgs are one or more different handles, not {self.orgs!r}.")
+            raise ValueError(f"orgs must be one or more different handles, got {self.orgs!r}.")
         for name in ("max_page_size", "fixed_page_size", "rate_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is 1 or more, not {value}.")
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.today is not None and not isinstance(self.today, date):
             raise ValueError(f"today must be a datetime.date, got {self.today!r}.")
         if self.rate_window <= 0 or self.latency < 0 or self.invoices < 0:
-            raise ValueError("rate_window is more than 0; latency and invoices are 0 or more.")
+            raise ValueError("rate_window must be above 0; latency and invoices must be at least 0.")

@@ -1,4 +1,4 @@
-"""The ``airflow`` command finds the provider, and tests a connection wherever it is kept."""
+"""The ``airflow`` command finds the provider, and tests a connection wherever it is stored."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
     return run
 
 
-def test_airflow_knows_the_provider(airflow: Airflow) -> None:
+def test_airflow_lists_the_provider(airflow: Airflow) -> None:
     (shown,) = json.loads(airflow("providers", "get", "airflow-provider-unpod", "--output", "json").stdout)
     assert shown == {"Provider": "airflow-provider-unpod", "Version": __version__}
 
 
-def test_airflow_knows_the_connection_type(airflow: Airflow) -> None:
+def test_airflow_lists_the_connection_type(airflow: Airflow) -> None:
     hooks = json.loads(airflow("providers", "hooks", "--output", "json").stdout)
     (ours,) = (hook for hook in hooks if hook["connection_type"] == "unpod")
     assert ours["conn_id_attribute_name"] == "unpod_conn_id"
@@ -83,7 +83,9 @@ def test_airflow_knows_the_connection_type(airflow: Airflow) -> None:
 
 
 @pytest.mark.parametrize("place", ["JSON variable", "URI variable", "database", "secrets backend"])
-def test_a_connection_works_wherever_it_is_kept(airflow: Airflow, sandbox: Sandbox, tmp_path: Path, place: str) -> None:
+def test_a_connection_works_wherever_it_is_stored(
+    airflow: Airflow, sandbox: Sandbox, tmp_path: Path, place: str
+) -> None:
     conn_id = f"unpod_{place.replace(' ', '_').lower()}"
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     environment = {}
@@ -101,7 +103,7 @@ def test_a_connection_works_wherever_it_is_kept(airflow: Airflow, sandbox: Sandb
     assert sandbox.token not in done.stdout + done.stderr
 
 
-def test_a_connection_that_does_not_work_is_told_from_one_that_does(airflow: Airflow, sandbox: Sandbox) -> None:
+def test_the_test_of_a_connection_with_a_wrong_token_fails(airflow: Airflow, sandbox: Sandbox) -> None:
     token = "tok-5EcReT-wrong"
     connection = {**json.loads(sandbox.connection_json()), "password": token}
     done = airflow("connections", "test", "unpod_wrong", check=False, AIRFLOW_CONN_UNPOD_WRONG=json.dumps(connection))

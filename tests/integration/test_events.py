@@ -1,4 +1,4 @@
-"""DAGs started by invoices, on a real triggerer: also one that is killed."""
+"""Changes of invoices start DAGs on a real triggerer, even if it is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def about(invoices: list[int], airflow: LiveAirflow) -> dict[object, list[str]]:
 
 
 def restart_the_triggerer(airflow: LiveAirflow, meanwhile: Callable[[], object]) -> None:
-    """As if the machine had lost power: no process of the triggerer gets to say goodbye."""
+    """Kill the triggerer without a chance to clean up, as a power failure does."""
     triggerer = airflow._components["triggerer"]
     os.killpg(triggerer.pid, signal.SIGKILL)
     triggerer.wait()

@@ -1,4 +1,4 @@
-"""The token is nowhere but in the connection: not in logs at DEBUG, not in the database, not in files."""
+"""The token is only in the connection: not in logs at DEBUG, the database or files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def finds(home: Path, token: str) -> list[str]:
     return found
 
 
-def test_the_search_would_find_a_token(tmp_path: Path) -> None:
+def test_the_search_for_a_token_finds_one(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "airflow.db")) as database:
         database.execute("create table connection (password text)")
         database.execute("create table xcom (value text)")
@@ -72,7 +72,7 @@ def test_the_search_would_find_a_token(tmp_path: Path) -> None:
     assert [found.partition(":")[0] for found in finds(tmp_path, TOKEN)] == ["task.log", "xcom"]
 
 
-def test_one_run_at_a_time_leaves_no_token_anywhere(airflow_command: AirflowCommand, odd_connection: str) -> None:
+def test_runs_by_the_command_line_leave_the_token_nowhere(airflow_command: AirflowCommand, odd_connection: str) -> None:
     home = airflow_command.home
     dag_file = REPOSITORY / "tests" / "integration" / "dags" / f"{DAG_ID}.py"
     (home / "dags" / dag_file.name).write_text(dag_file.read_text())
@@ -94,7 +94,7 @@ def test_one_run_at_a_time_leaves_no_token_anywhere(airflow_command: AirflowComm
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
             AIRFLOW_CONN_UNPOD_ODD=odd_connection,
         )
-        # On Airflow 3 `dags test` itself prints at DEBUG, for any connection, what its masker is told to mask.
+        # On Airflow 3 `dags test` itself prints at DEBUG, for any connection, what its masker masks.
         printed = [line for line in airflow_command.printed.splitlines() if "msg=MaskSecret(" not in line]
         (home / "printed.log").write_text("\n".join(printed))
 
@@ -105,7 +105,7 @@ def test_one_run_at_a_time_leaves_no_token_anywhere(airflow_command: AirflowComm
         assert finds(home, TOKEN) == []
 
 
-def test_a_running_airflow_has_the_token_nowhere(live_airflow: LiveAirflow, odd_connection: str) -> None:
+def test_a_running_airflow_stores_and_logs_the_token_nowhere(live_airflow: LiveAirflow, odd_connection: str) -> None:
     sandbox = live_airflow.sandbox
     waited_for = sandbox.ledger.get(102)
     sandbox.pay(101)

@@ -9,7 +9,7 @@ def states(airflow: LiveAirflow, dag_id: str, run_id: str) -> dict[tuple[str, in
     return {(task["task_id"], task["map_index"]): task["state"] for task in airflow.tasks(dag_id, run_id)}
 
 
-def test_every_mode_gives_out_the_record_of_an_invoice_paid_while_it_waits(live_airflow: LiveAirflow) -> None:
+def test_every_mode_returns_the_record_of_an_invoice_paid_during_the_wait(live_airflow: LiveAirflow) -> None:
     invoice = live_airflow.sandbox.create("17.50", "EUR").id
     run_id = live_airflow.trigger("wait_in_every_mode", conf={"invoice": invoice})
     waiting = {"poke": "running", "reschedule": "up_for_reschedule", "deferrable": "deferred"}
@@ -52,7 +52,7 @@ def test_many_deferred_waits_share_one_poll(live_airflow: LiveAirflow) -> None:
     assert found == set(invoices)
 
 
-def test_a_wait_in_vain_fails_or_skips_when_time_is_up_and_is_not_retried(live_airflow: LiveAirflow) -> None:
+def test_a_wait_that_times_out_fails_or_skips_and_is_not_retried(live_airflow: LiveAirflow) -> None:
     run_id = live_airflow.trigger("wait_in_vain", conf={"invoice": live_airflow.sandbox.create().id})
     live_airflow.wait_for(
         lambda: set(states(live_airflow, "wait_in_vain", run_id).values()) <= {"failed", "skipped"}, "time to be up"

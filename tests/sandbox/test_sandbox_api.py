@@ -1,4 +1,4 @@
-"""The API over real HTTP, held against its documentation."""
+"""The API over real HTTP behaves as its documentation says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def get(sandbox, path=BILLING, *, headers=HEADERS, **query):
         return session.get(sandbox.url + path, params=query, headers=headers, timeout=10, allow_redirects=False)
 
 
-def said(response):
+def status_and_body(response):
     return response.status_code, response.json()
 
 
@@ -57,20 +57,20 @@ def test_the_data_dialect_has_invoice_numbers_tax_and_the_other_dates():
     assert all((row["payment_at"] is not None) == (row["status"] in ("paid", "refunded")) for row in body["data"])
 
 
-def test_a_page_has_20_rows_unless_asked_otherwise():
+def test_a_page_has_20_rows_by_default():
     with Sandbox(invoices=50) as sandbox:
         assert len(get(sandbox).json()["results"]) == 20
         assert get(sandbox, page=2).json()["results"] == get(sandbox, page=2, page_size=20).json()["results"]
 
 
-def test_a_larger_page_size_is_quietly_clamped():
+def test_a_page_size_above_the_maximum_is_reduced_without_an_error():
     with Sandbox(invoices=300) as sandbox:
         assert len(get(sandbox, page_size=1_000).json()["results"]) == 100
     with Sandbox(invoices=300, max_page_size=30) as sandbox:
         assert len(get(sandbox, page_size=100).json()["results"]) == 30
 
 
-def test_a_fixed_page_size_ignores_what_is_asked_for():
+def test_a_fixed_page_size_overrides_the_requested_one():
     with Sandbox(invoices=300, fixed_page_size=7) as sandbox:
         assert {len(get(sandbox, page_size=size).json()["results"]) for size in (1, 7, 100)} == {7}
 
@@ -81,18 +81,21 @@ def test_all_pages_together_are_the_ledger_in_its_order():
         assert [row["id"] for row in rows] == sandbox.ledger.ids()
 
 
-def test_past_the_end_there_is_404_invalid_page_or_an_empty_list():
+def test_a_page_past_the_end_is_404_invalid_page_or_an_empty_list():
     with Sandbox(invoices=100) as sandbox:
-        assert said(get(sandbox, page=2, page_size=100)) == (404, {"status_code": 404, "message": "Invalid page."})
+        assert status_and_body(get(sandbox, page=2, page_size=100)) == (
+            404,
+            {"status_code": 404, "message": "Invalid page."},
+        )
     with Sandbox(invoices=100, end="empty") as sandbox:
-        status, body = said(get(sandbox, page=2, page_size=100))
+        status, body = status_and_body(get(sandbox, page=2, page_size=100))
     assert (status, body["count"], body["results"]) == (200, 100, [])
 
 
 @pytest.mark.parametrize("end", ["404", "empty"])
-def test_the_first_page_of_no_invoices_is_an_empty_list(end):
+def test_the_first_page_of_an_empty_ledger_is_an_empty_list(end):
     with Sandbox(invoices=0, end=end) as sandbox:
-        status, body = said(get(sandbox))
+        status, body = status_and_body(get(sandbox))
     assert (status, body["count"], body["results"]) == (200, 0, [])
 
 
@@ -104,7 +107,7 @@ def test_count_may_be_right_missing_or_null():
 
 
 @pytest.mark.parametrize("scheme", ["Token", "jwt", "JWT", "Bearer"])
-def test_the_token_is_taken_with_every_documented_scheme(scheme):
+def test_the_token_is_accepted_with_every_documented_scheme(scheme):
     with Sandbox(token="secret") as sandbox:
         assert get(sandbox, headers={**HEADERS, "Authorization": f"{scheme} secret"}).status_code == 200
 
@@ -120,16 +123,16 @@ def test_the_token_is_taken_with_every_documented_scheme(scheme):
         ("Token expired-token", 403, "Token has expired."),
     ],
 )
-def test_without_a_valid_token_there_is_nothing(path, authorization, status, message):
+def test_a_request_without_a_valid_token_is_refused(path, authorization, status, message):
     with Sandbox() as sandbox:
         response = get(sandbox, path, headers={**HEADERS, "Authorization": authorization})
-    assert said(response) == (status, {"status_code": status, "message": message})
+    assert status_and_body(response) == (status, {"status_code": status, "message": message})
 
 
-def test_a_missing_organisation_handle_is_a_bad_request():
+def test_a_missing_organization_handle_is_a_bad_request():
     with Sandbox() as sandbox:
         response = get(sandbox, headers={"Authorization": "Token sandbox-token"})
-    assert said(response) == (400, {"status_code": 400, "message": "Org-Handle header is required."})
+    assert status_and_body(response) == (400, {"status_code": 400, "message": "Org-Handle header is required."})
 
 
 @pytest.mark.parametrize(
@@ -140,27 +143,27 @@ def test_a_missing_organisation_handle_is_a_bad_request():
         ("206", 206, "Organization Handle Not Found"),
     ],
 )
-def test_an_unknown_organisation_handle_is_answered_in_each_documented_way(unknown_org, status, message):
+def test_an_unknown_organization_handle_gets_each_documented_response(unknown_org, status, message):
     with Sandbox(unknown_org=unknown_org) as sandbox:
-        got, body = said(get(sandbox, headers={**HEADERS, "Org-Handle": "nobody"}))
+        got, body = status_and_body(get(sandbox, headers={**HEADERS, "Org-Handle": "nobody"}))
     assert (got, body["message"]) == (status, message)
     assert ("errors" in body) == (status == 206)
 
 
 @pytest.mark.parametrize("query", [{"page": "0"}, {"page": "x"}, {"page": "-1"}, {"page_size": "0"}, {"page_size": ""}])
-def test_parameters_that_are_no_positive_numbers_are_a_bad_request(query):
+def test_a_page_or_page_size_that_is_not_a_positive_number_is_a_bad_request(query):
     with Sandbox() as sandbox:
         assert get(sandbox, **query).status_code == 400
 
 
 @pytest.mark.parametrize("path", [BILLING, ORGANIZATIONS])
-def test_without_the_trailing_slash_there_is_a_redirect_that_keeps_the_query(path):
+def test_a_url_without_its_trailing_slash_is_redirected_with_its_query(path):
     with Sandbox() as sandbox:
         response = get(sandbox, path.rstrip("/"), page=2)
     assert (response.status_code, response.headers["Location"]) == (301, f"{path}?page=2")
 
 
-def test_organisations_are_listed_with_the_handles_that_billing_takes():
+def test_organizations_are_listed_with_the_handles_that_billing_accepts():
     with Sandbox(invoices=20, orgs=("unpod.tv", "acme")) as sandbox:
         body = get(sandbox, ORGANIZATIONS, headers={"Authorization": "Token sandbox-token"}).json()
         assert (body["count"], body["status_code"]) == (2, 200)
@@ -179,13 +182,13 @@ def test_organisations_are_listed_with_the_handles_that_billing_takes():
     assert oldest_ten[0] != oldest_ten[1]
 
 
-def test_each_further_organisation_has_half_as_many_invoices_as_the_one_before():
+def test_each_further_organization_has_half_as_many_invoices_as_the_one_before():
     with Sandbox(invoices=80, orgs=("a", "b", "c")) as sandbox:
         counts = [get(sandbox, headers={**HEADERS, "Org-Handle": org}).json()["count"] for org in sandbox.ledgers]
     assert counts == [80, 40, 20]
 
 
-def test_with_a_rate_limit_every_answer_says_how_much_is_left_and_the_next_one_is_refused():
+def test_every_response_reports_the_rate_limit_and_a_request_above_it_is_refused():
     with Sandbox(rate_limit=3, rate_window=30) as sandbox:
         responses = [get(sandbox) for _ in range(2)]
         responses.append(get(sandbox, headers={}))
@@ -201,7 +204,7 @@ def test_with_a_rate_limit_every_answer_says_how_much_is_left_and_the_next_one_i
     assert refused.headers["X-RateLimit-Remaining"] == "0"
 
 
-def test_after_the_window_the_rate_limit_begins_anew():
+def test_the_rate_limit_starts_again_after_its_window():
     with Sandbox(rate_limit=1, rate_window=0.05) as sandbox:
         statuses = [get(sandbox).status_code]
         # Bounded by the client's patience and not by a clock: the window is over within a few answers.
@@ -210,12 +213,12 @@ def test_after_the_window_the_rate_limit_begins_anew():
     assert statuses.count(200) == 3
 
 
-def test_without_a_rate_limit_there_are_no_such_headers():
+def test_without_a_rate_limit_responses_have_no_rate_limit_headers():
     with Sandbox() as sandbox:
         assert not [name for name in get(sandbox).headers if name.startswith("X-RateLimit")]
 
 
-def test_latency_holds_up_each_answer_but_not_the_others():
+def test_latency_delays_each_response_without_blocking_others():
     with Sandbox(latency=200) as sandbox, ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(lambda _: get(sandbox), range(8)))
         stats = sandbox.stats
@@ -223,7 +226,7 @@ def test_latency_holds_up_each_answer_but_not_the_others():
     assert stats["max_in_flight"] > 1
 
 
-def test_statistics_count_the_api_and_not_its_control():
+def test_statistics_count_api_requests_and_not_control_requests():
     with Sandbox() as sandbox:
         get(sandbox, page=3, page_size=50)
         get(sandbox, ORGANIZATIONS)
@@ -257,6 +260,6 @@ def test_statistics_count_the_api_and_not_its_control():
         {"drift": ["insert:0"]},
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_anything_runs(settings):
+def test_invalid_settings_are_refused_before_the_server_starts(settings):
     with pytest.raises(ValueError, match=r"\w"):
         Sandbox(**settings)

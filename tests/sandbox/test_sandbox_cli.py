@@ -1,4 +1,4 @@
-"""The command line, as a newcomer types it."""
+"""The command line of the sandbox."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import requests
 
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sandbox.cli import COMMANDS, _server_parser, main
-from airflow_provider_unpod.sandbox.faults import ANSWERS, MANNERS, MOVES, Fault
+from airflow_provider_unpod.sandbox.faults import MOVES, RESPONSES, TRANSFERS, Fault
 from airflow_provider_unpod.sandbox.ledger import Ledger
 
 MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
@@ -27,7 +27,7 @@ MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
 
 @contextmanager
 def serving(*arguments):
-    """A sandbox in a process of its own; gives the process and its greeting."""
+    """A sandbox in a process of its own; yields the process and what it printed at the start."""
     process = subprocess.Popen(
         [*MODULE, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -44,7 +44,7 @@ def serving(*arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_greets_as_a_sandbox_serves_what_it_prints_and_stops_at_once(number):
+def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(number):
     with serving("--org", "acme", "--invoices", "30") as (process, greeting):
         assert "SANDBOX" in greeting.splitlines()[0]
         assert "not the Unpod service" in greeting
@@ -74,16 +74,16 @@ def test_the_same_date_gives_the_same_invoices_on_any_day():
     assert last["invoice_date"].startswith("2026-06-")
 
 
-def test_a_port_in_use_is_one_line_that_says_what_to_do():
+def test_a_port_in_use_gives_one_line_that_says_what_to_do():
     with Sandbox() as sandbox:
         run = subprocess.run([*MODULE, "--port", str(sandbox.port)], capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == (
-        f"error: port {sandbox.port} of 127.0.0.1 is in use; choose another with --port (0: any free one)\n"
+        f"error: port {sandbox.port} of 127.0.0.1 is in use; choose another with --port (0 picks a free one)\n"
     )
 
 
-def test_without_aiohttp_it_says_what_to_install():
+def test_without_aiohttp_the_error_says_what_to_install():
     script = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from airflow_provider_unpod.sandbox.cli import main; sys.exit(main([]))"
@@ -102,19 +102,19 @@ def test_without_aiohttp_it_says_what_to_install():
         (["--today", "2026-7-1"], "--today: must be a date such as 2026-07-01"),
     ],
 )
-def test_an_option_that_cannot_be_read_says_why(arguments, reason, capsys):
+def test_an_invalid_option_is_refused_with_a_reason(arguments, reason, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
     assert reason in capsys.readouterr().err
 
 
-def test_a_setting_that_makes_no_sense_says_why():
+def test_a_setting_out_of_range_is_refused_with_a_reason():
     run = subprocess.run([*MODULE, "--rate-limit", "0"], capture_output=True, text=True, timeout=30)
-    assert (run.returncode, run.stderr) == (1, "error: rate_limit is 1 or more, not 0.\n")
+    assert (run.returncode, run.stderr) == (1, "error: rate_limit must be at least 1, got 0.\n")
 
 
-def test_the_commands_steer_a_running_sandbox(capsys):
+def test_commands_control_a_running_sandbox(capsys):
     with Sandbox(invoices=5, orgs=("unpod.tv", "acme")) as sandbox:
 
         def command(*arguments):
@@ -143,10 +143,10 @@ def test_a_command_that_fails_says_why_and_exits_with_1(capsys):
         assert main(["faults", "teapot", "--port", str(sandbox.port)]) == 1
         assert "teapot" in capsys.readouterr().err
     assert main(["pay", "101", "--port", str(sandbox.port)]) == 1
-    assert "no sandbox answers on port" in capsys.readouterr().err
+    assert "no sandbox responds on port" in capsys.readouterr().err
 
 
-def test_a_command_to_a_port_of_something_else_says_so(capsys):
+def test_a_command_sent_to_another_server_says_that_it_is_not_a_sandbox(capsys):
     class Other(BaseHTTPRequestHandler):
         def do_POST(self):
             self.send_error(501)
@@ -157,12 +157,12 @@ def test_a_command_to_a_port_of_something_else_says_so(capsys):
     with HTTPServer(("127.0.0.1", 0), Other) as server:
         Thread(target=server.handle_request, daemon=True).start()
         assert main(["pay", "101", "--port", str(server.server_port)]) == 1
-    assert "is no sandbox; see --port" in capsys.readouterr().err
+    assert "is not a sandbox; see --port" in capsys.readouterr().err
 
 
 def test_the_guide_names_every_option_command_and_kind_of_fault():
     guide = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
     options = [option for action in _server_parser()._actions for option in action.option_strings if option != "-h"]
     names = [field.name for field in fields(Fault) if field.name != "kind"]
-    for name in [*options, *COMMANDS, *ANSWERS, *MANNERS, *MOVES, *names]:
+    for name in [*options, *COMMANDS, *RESPONSES, *TRANSFERS, *MOVES, *names]:
         assert name == "--help" or f"`{name}" in guide, name

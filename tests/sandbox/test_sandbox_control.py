@@ -1,4 +1,4 @@
-"""Changing a sandbox while it runs: over HTTP and from Python."""
+"""A running sandbox can be changed over HTTP and from Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def listed(sandbox, handle="unpod.tv", key="id"):
     return {row[key]: row for row in body[sandbox.settings.dialect]}
 
 
-def test_an_invoice_goes_through_its_life_over_http():
+def test_an_invoice_is_created_changed_and_deleted_over_http():
     with Sandbox(invoices=3) as sandbox:
         status, made = ask(sandbox, "POST", "/sandbox/invoices", json={"amount": "49.00", "currency": "EUR"})
         assert (status, made["amount"], made["currency"], made["status"]) == (201, "49.00", "EUR", "pending")
@@ -44,14 +44,14 @@ def test_an_invoice_goes_through_its_life_over_http():
         assert ask(sandbox, "GET", path)[0] == 404
 
 
-def test_an_invoice_of_the_data_dialect_answers_to_its_number():
+def test_an_invoice_of_the_data_dialect_is_found_by_its_number():
     with Sandbox(invoices=3, dialect="data") as sandbox:
         status, paid = ask(sandbox, "POST", "/sandbox/invoices/INV-00101/pay")
         assert (status, paid["id"], paid["invoice_number"]) == (200, 101, "INV-00101")
         assert listed(sandbox, key="invoice_number")["INV-00101"]["payment_at"] is not None
 
 
-def test_each_organisation_has_invoices_of_its_own():
+def test_each_organization_has_its_own_invoices():
     with Sandbox(invoices=10, orgs=("unpod.tv", "acme")) as sandbox:
         before = listed(sandbox)
         assert ask(sandbox, "POST", "/sandbox/invoices/101/cancel", params={"org": "acme"})[0] == 200
@@ -74,7 +74,7 @@ def test_each_organisation_has_invoices_of_its_own():
         ("PUT", "/sandbox/faults", '{"faults": ["teapot"]}', 400),
     ],
 )
-def test_control_that_makes_no_sense_is_refused_with_a_reason_and_changes_nothing(method, path, body, status):
+def test_an_invalid_control_request_is_refused_with_a_reason_and_changes_nothing(method, path, body, status):
     with Sandbox(invoices=3) as sandbox:
         before = listed(sandbox)
         got, answer = ask(sandbox, method, path, data=body)
@@ -82,7 +82,7 @@ def test_control_that_makes_no_sense_is_refused_with_a_reason_and_changes_nothin
         assert listed(sandbox) == before
 
 
-def test_faults_are_set_shown_and_ended_over_http_and_do_not_hit_control():
+def test_faults_are_set_listed_and_ended_over_http_and_do_not_hit_control_requests():
     with Sandbox(invoices=3) as sandbox:
         faults = {"faults": ["500:every=2", "429:retry_after=3"]}
         assert ask(sandbox, "PUT", "/sandbox/faults", json=faults) == (200, faults)
@@ -99,7 +99,7 @@ def test_statistics_are_reset_over_http():
         assert ask(sandbox, "DELETE", "/sandbox/stats")[1]["requests"] == 0
 
 
-def test_what_python_changes_the_next_answer_shows():
+def test_a_change_from_python_shows_in_the_next_response():
     with Sandbox(invoices=3) as sandbox:
         new = sandbox.create("5.000", "KWD", extra={"note": "by hand"})
         sandbox.pay(101)
@@ -119,7 +119,7 @@ def test_what_python_changes_the_next_answer_shows():
             sandbox.pay(101)
 
 
-def test_it_can_be_changed_from_many_threads_while_it_is_read():
+def test_many_threads_can_change_a_sandbox_while_it_is_read():
     with Sandbox(invoices=100, order="shuffled") as sandbox, ThreadPoolExecutor(6) as pool:
         reads = [pool.submit(listed, sandbox) for _ in range(20)]
         changes = [pool.submit(sandbox.create) for _ in range(50)] + [
@@ -131,7 +131,7 @@ def test_it_can_be_changed_from_many_threads_while_it_is_read():
         assert sorted(listed(sandbox)) == sorted(sandbox.ledger.ids())
 
 
-def test_the_connection_as_json_and_as_a_uri_name_the_same_place():
+def test_the_connection_is_the_same_as_json_and_as_a_uri():
     with Sandbox(orgs=("a/b", "c"), token="t:@/") as sandbox:
         connection = json.loads(sandbox.connection_json())
         uri = urlsplit(sandbox.connection_uri())
@@ -146,7 +146,7 @@ def test_the_connection_as_json_and_as_a_uri_name_the_same_place():
         assert json.loads(sandbox.connection_json("c"))["login"] == "c"
 
 
-def test_it_leaves_no_thread_and_no_port_behind_and_does_not_wait_for_slow_answers():
+def test_stopping_frees_thread_and_port_without_waiting_for_slow_responses():
     with Sandbox(invoices=3, faults=["delay:seconds=60"]) as sandbox, ThreadPoolExecutor(1) as pool:
         pending = pool.submit(listed, sandbox)
         while not sandbox.stats["in_flight"]:
@@ -161,7 +161,7 @@ def test_it_leaves_no_thread_and_no_port_behind_and_does_not_wait_for_slow_answe
         listed(sandbox)
 
 
-def test_it_comes_back_after_an_outage_on_its_port_with_its_invoices():
+def test_a_restarted_sandbox_keeps_its_port_and_invoices():
     sandbox = Sandbox(invoices=3)
     with sandbox:
         port, new = sandbox.port, sandbox.create()
@@ -170,7 +170,7 @@ def test_it_comes_back_after_an_outage_on_its_port_with_its_invoices():
         assert new.id in listed(sandbox)
 
 
-def test_it_can_be_started_and_stopped_as_fast_as_one_likes():
+def test_a_sandbox_can_be_restarted_in_quick_succession():
     sandbox = Sandbox(invoices=3)
     for _ in range(20):
         with sandbox:
@@ -179,6 +179,6 @@ def test_it_can_be_started_and_stopped_as_fast_as_one_likes():
         assert len(listed(sandbox)) == 3
 
 
-def test_a_port_in_use_is_an_error_when_it_starts():
+def test_entering_a_sandbox_on_a_port_in_use_raises():
     with Sandbox() as sandbox, pytest.raises(OSError, match="in use"), Sandbox(port=sandbox.port):
         pass

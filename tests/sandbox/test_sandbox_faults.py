@@ -1,4 +1,4 @@
-"""What can be made to go wrong, as a client sees it."""
+"""Faults and drift, as a client sees them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def get(unpod_sandbox, session):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
-def test_an_error_status_comes_with_the_documented_body(unpod_sandbox, get, status):
+def test_an_error_status_has_the_documented_body(unpod_sandbox, get, status):
     unpod_sandbox.faults(str(status))
     response = get()
     assert (response.status_code, response.json()["status_code"]) == (status, status)
 
 
 @pytest.mark.parametrize(("kind", "status"), [("502", 502), ("503", 503), ("html", 200)])
-def test_a_proxy_answers_with_html(unpod_sandbox, get, kind, status):
+def test_a_proxy_error_is_an_html_page(unpod_sandbox, get, kind, status):
     unpod_sandbox.faults(kind)
     response = get()
     assert (response.status_code, response.headers["Content-Type"].split(";")[0]) == (status, "text/html")
@@ -47,21 +47,21 @@ def test_a_proxy_answers_with_html(unpod_sandbox, get, kind, status):
 
 
 @pytest.mark.parametrize("retry_after", ["2", "-1", "Wed, 21 Oct 2026 07:28:00 GMT", "315360000", None])
-def test_429_carries_the_chosen_retry_after_or_none(unpod_sandbox, get, retry_after):
+def test_429_has_the_given_retry_after_or_none(unpod_sandbox, get, retry_after):
     unpod_sandbox.faults("429" if retry_after is None else f"429:retry_after={retry_after},times=1")
     response = get()
     assert (response.status_code, response.headers.get("Retry-After")) == (429, retry_after)
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_206_and_200_can_carry_a_business_error(unpod_sandbox, get):
+def test_206_and_200_can_contain_a_business_error(unpod_sandbox, get):
     unpod_sandbox.faults("206:times=1", "200-error:times=1")
     first, second = get(), get()
     assert (first.status_code, set(first.json())) == (206, {"message", "errors"})
     assert (second.status_code, second.json()["status_code"], second.json()["results"]) == (200, 400, [])
 
 
-def test_broken_json_is_a_complete_answer_that_cannot_be_read(unpod_sandbox, get):
+def test_broken_json_is_a_complete_response_that_cannot_be_parsed(unpod_sandbox, get):
     unpod_sandbox.faults("broken-json")
     response = get()
     assert response.status_code == 200
@@ -70,7 +70,7 @@ def test_broken_json_is_a_complete_answer_that_cannot_be_read(unpod_sandbox, get
 
 
 @pytest.mark.parametrize("kind", ["truncated", "reset-body"])
-def test_a_body_that_breaks_off_has_fewer_bytes_than_it_announced(unpod_sandbox, session, kind):
+def test_a_truncated_body_is_shorter_than_its_content_length(unpod_sandbox, session, kind):
     unpod_sandbox.faults(kind)
     with session.get(unpod_sandbox.url + BILLING, timeout=10, stream=True) as response:
         assert response.status_code == 200
@@ -79,13 +79,13 @@ def test_a_body_that_breaks_off_has_fewer_bytes_than_it_announced(unpod_sandbox,
     assert unpod_sandbox.stats["statuses"] == {kind: 1}
 
 
-def test_a_reset_is_a_real_one(unpod_sandbox, get):
+def test_a_reset_reaches_the_client_as_a_connection_reset(unpod_sandbox, get):
     unpod_sandbox.faults("reset")
     with pytest.raises(requests.exceptions.ConnectionError, match="reset by peer"):
         get()
 
 
-def test_a_drip_sends_the_right_body_in_small_pieces(unpod_sandbox, session, get):
+def test_a_drip_sends_the_correct_body_in_small_pieces(unpod_sandbox, session, get):
     whole = get().content
     unpod_sandbox.faults("drip:seconds=0.3")
     with session.get(unpod_sandbox.url + BILLING, timeout=10, stream=True) as response:
@@ -94,32 +94,32 @@ def test_a_drip_sends_the_right_body_in_small_pieces(unpod_sandbox, session, get
     assert len(pieces) >= 3
 
 
-def test_a_client_that_gives_up_on_a_drip_is_no_error_of_the_sandbox(unpod_sandbox, session, get, caplog):
+def test_a_client_that_gives_up_on_a_drip_causes_no_error_in_the_sandbox(unpod_sandbox, session, get, caplog):
     unpod_sandbox.faults("drip:seconds=0.5")
     with session.get(unpod_sandbox.url + BILLING, timeout=10, stream=True) as response:
         response.raw.read(1)
     deadline = time.monotonic() + 10
     while unpod_sandbox.stats["in_flight"]:
         assert time.monotonic() < deadline
-    assert get().status_code == 200  # whatever there was to say of the other request has been said
+    assert get().status_code == 200  # so the other request has been handled completely
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_delay_comes_before_the_answer(unpod_sandbox, get):
+def test_a_delay_postpones_the_response(unpod_sandbox, get):
     unpod_sandbox.faults("delay:seconds=0.2")
     response = get()
     assert response.status_code == 200
     assert response.elapsed.total_seconds() >= 0.2
 
 
-def test_faults_end_when_they_are_told_to(unpod_sandbox, get):
+def test_a_fault_ends_after_the_given_number_of_times(unpod_sandbox, get):
     unpod_sandbox.faults("500")
     assert get().status_code == 500
     unpod_sandbox.faults()
     assert get().status_code == 200
 
 
-def test_a_connection_goes_on_after_an_error_status_and_a_new_one_works_after_a_reset(unpod_sandbox, get):
+def test_a_connection_survives_an_error_status_and_a_new_one_works_after_a_reset(unpod_sandbox, get):
     unpod_sandbox.faults("reset:times=1")
     with pytest.raises(requests.exceptions.ConnectionError):
         get()
@@ -132,7 +132,7 @@ def hits(*faults, requests=12, pages=(None,), seed=0):
     return [i for i, fault in enumerate(chosen, start=1) if fault]
 
 
-def test_when_a_fault_hits_is_a_matter_of_counting():
+def test_a_fault_hits_by_counting_requests():
     assert hits("500:times=3") == [1, 2, 3]
     assert hits("500:every=5") == [5, 10]
     assert hits("500:every=5,times=1") == [5]
@@ -142,14 +142,14 @@ def test_when_a_fault_hits_is_a_matter_of_counting():
     assert hits() == []
 
 
-def test_a_probability_is_kept_and_the_same_seed_hits_the_same_requests():
+def test_a_probability_is_met_and_the_same_seed_hits_the_same_requests():
     some = hits("500:probability=0.2", requests=1_000)
     assert 150 < len(some) < 250
     assert some == hits("500:probability=0.2", requests=1_000)
     assert some != hits("500:probability=0.2", requests=1_000, seed=1)
 
 
-def test_the_seed_of_a_sandbox_is_that_of_its_faults(session):
+def test_the_seed_of_a_sandbox_also_determines_its_faults(session):
     def run(seed):
         with Sandbox(invoices=0, seed=seed, faults=["500:probability=0.5"]) as sandbox:
             return [session.get(sandbox.url + BILLING, timeout=10).status_code for _ in range(30)]
@@ -161,20 +161,20 @@ def test_the_seed_of_a_sandbox_is_that_of_its_faults(session):
 @pytest.mark.parametrize(
     "text", ["500", "429:times=3,retry_after=Wed, 21 Oct 2026 07:28:00 GMT", "drip:probability=0.5,seconds=9.0"]
 )
-def test_a_fault_reads_back_as_it_is_written(text):
+def test_the_text_of_a_fault_parses_to_the_same_fault(text):
     assert str(Fault.parse(text)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "teapot", "500:often=3", "500:times=many", "500:every=0", "500:probability=2", "drip:seconds=-1"]
 )
-def test_a_fault_that_cannot_be_read_is_refused_with_a_reason(text):
+def test_an_invalid_fault_is_refused_with_a_reason(text):
     with pytest.raises(ValueError, match=r"\w"):
         Fault.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "insert", "insert:", "insert:-1", "insert:0", "explode:3"])
-def test_a_drift_that_cannot_be_read_is_refused_with_a_reason(text):
+def test_an_invalid_drift_is_refused_with_a_reason(text):
     with pytest.raises(ValueError, match="drift"):
         Drift.parse(text)
 
@@ -188,7 +188,7 @@ def test_a_drift_that_cannot_be_read_is_refused_with_a_reason(text):
         (["delete-front:2", "insert:2"], [104, 102, 101]),
     ],
 )
-def test_the_list_moves_by_itself_just_before_each_kth_billing_answer(session, drift, after):
+def test_drift_changes_the_list_just_before_every_nth_billing_response(session, drift, after):
     with Sandbox(invoices=3, drift=drift) as sandbox:
         seen = []
         for _ in range(2):
@@ -199,7 +199,7 @@ def test_the_list_moves_by_itself_just_before_each_kth_billing_answer(session, d
     assert seen[1]["count"] == len(after)
 
 
-def test_a_list_that_is_empty_can_drift_on():
+def test_drift_on_an_empty_list_is_not_an_error():
     ledger = Ledger(1)
     for request in range(1, 4):
         Drift.parse("delete-random:1").apply(ledger, request)

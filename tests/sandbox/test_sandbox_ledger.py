@@ -1,4 +1,4 @@
-"""The model without HTTP: what property tests of list readers rely on."""
+"""The ledger without HTTP, which property tests of list readers rely on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_same_seed_and_date_give_the_same_invoices_and_another_seed_gives_ot
     assert Ledger(50, seed=3, today=TODAY).invoices() != Ledger(50, seed=4, today=TODAY).invoices()
 
 
-def test_another_date_moves_the_invoices_and_changes_nothing_else_about_them():
+def test_another_date_changes_the_dates_of_invoices_and_nothing_else():
     earlier, later = (Ledger(50, today=day, dialect="data").page(1, 50) for day in (TODAY, date(2027, 1, 31)))
     dates = {"invoice_date", "due_date", "payment_at"}
     for one, other in zip(earlier, later, strict=True):
@@ -28,13 +28,13 @@ def test_another_date_moves_the_invoices_and_changes_nothing_else_about_them():
         assert {key: one[key] for key in one.keys() - dates} == {key: other[key] for key in other.keys() - dates}
 
 
-def test_the_first_invoice_is_that_of_the_published_example_and_waits_to_be_paid():
+def test_the_first_invoice_is_that_of_the_published_example_and_is_pending():
     first = Ledger(10).get(101)
     assert (first.id, first.amount, first.currency, first.status) == (101, "299.00", "USD", "pending")
 
 
 @pytest.mark.parametrize(("order", "reverse"), [("oldest", False), ("newest", True)])
-def test_ids_and_dates_rise_or_fall_together_through_the_whole_list(order, reverse):
+def test_ids_and_dates_have_the_same_order_throughout_the_list(order, reverse):
     before_it_all = datetime(2020, 1, 1, tzinfo=timezone.utc)
     ledger = Ledger(300, order=order, now=lambda: before_it_all)
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_ids_and_dates_rise_or_fall_together_through_the_whole_list(order, rever
     assert len(set(dates)) == len(dates)
 
 
-def test_a_shuffled_list_is_in_no_order_and_keeps_it():
+def test_a_shuffled_list_keeps_its_order():
     ledger = Ledger(100, order="shuffled")
     ids = ledger.ids()
     assert ids not in (sorted(ids), sorted(ids, reverse=True))
@@ -78,7 +78,7 @@ def test_the_dates_spread_over_the_180_days_before_the_given_day():
 @pytest.mark.parametrize(
     ("clock", "last_month"), [("2026-03-01T00:00:00+00:00", 2), ("2027-01-31T23:59:59+00:00", 12), ("2028-03-31", 2)]
 )
-def test_by_default_the_invoices_end_today_and_last_month_is_full_of_them(clock, last_month):
+def test_by_default_the_invoices_end_today_and_cover_all_of_last_month(clock, last_month):
     now = datetime.fromisoformat(clock).astimezone(timezone.utc)
     dates = [invoice.invoice_date for invoice in Ledger(180, now=lambda: now).invoices()]
     assert max(dates) < now
@@ -90,7 +90,7 @@ def test_by_default_the_invoices_end_today_and_last_month_is_full_of_them(clock,
     ("act", "status"), [("pay", "paid"), ("fail", "failed"), ("refund", "refunded"), ("cancel", "cancelled")]
 )
 @pytest.mark.parametrize("name", [101, "101", "INV-00101"])
-def test_an_invoice_changes_its_status_and_not_its_place(act, status, name):
+def test_a_changed_status_does_not_move_an_invoice(act, status, name):
     ledger = Ledger(5)
     before = ledger.ids()
     assert getattr(ledger, act)(name).status == status
@@ -99,7 +99,7 @@ def test_an_invoice_changes_its_status_and_not_its_place(act, status, name):
     assert ledger.ids() == before
 
 
-def test_the_moment_of_payment_is_kept_when_the_money_goes_back_and_lost_when_the_charge_failed():
+def test_a_refund_keeps_the_moment_of_payment_and_a_failure_clears_it():
     now = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
     ledger = Ledger(1, dialect="data", now=lambda: now)
     assert ledger.pay(101).payment_at == now
@@ -108,7 +108,7 @@ def test_the_moment_of_payment_is_kept_when_the_money_goes_back_and_lost_when_th
     assert ledger.fail(101).payment_at is None
 
 
-def test_an_invoice_may_have_any_status_and_fields_that_nobody_documented():
+def test_an_invoice_may_have_an_unknown_status_and_undocumented_fields():
     ledger = Ledger(0)
     ledger.create("12345678901234567.89", "KWD", "disputed", extra={"note": "né", "lines": [{"qty": 1}]})
     row = json.loads(ledger.page_json(1, 20)[0])[0]
@@ -117,14 +117,14 @@ def test_an_invoice_may_have_any_status_and_fields_that_nobody_documented():
 
 
 @pytest.mark.parametrize("amount", ["12,50", "", "NaN", "Infinity", "a lot"])
-def test_an_amount_that_is_no_decimal_is_refused_and_nothing_is_created(amount):
+def test_an_amount_that_is_not_a_decimal_number_is_refused_and_nothing_is_created(amount):
     ledger = Ledger(3)
     with pytest.raises(ValueError, match="amount"):
         ledger.create(amount)
     assert len(ledger) == 3
 
 
-def test_an_amount_is_listed_as_it_was_given():
+def test_an_amount_is_listed_with_the_digits_it_was_given():
     ledger = Ledger(0)
     assert [ledger.create(amount).amount for amount in ("5", "5.0", "5.000", Decimal("1E+3"), 7)] == [
         "5",
@@ -135,7 +135,7 @@ def test_an_amount_is_listed_as_it_was_given():
     ]
 
 
-def test_an_id_that_is_taken_cannot_be_given_again():
+def test_an_existing_id_is_refused():
     ledger = Ledger(3)
     with pytest.raises(ValueError, match="101"):
         ledger.create(invoice_id=101)
@@ -143,7 +143,7 @@ def test_an_id_that_is_taken_cannot_be_given_again():
 
 @pytest.mark.parametrize("invoice_id", [9, "9", "INV-00009", "nonsense", ""])
 @pytest.mark.parametrize("act", ["get", "pay", "delete"])
-def test_an_unknown_invoice_is_an_error_of_its_own(act, invoice_id):
+def test_an_unknown_invoice_raises_unknown_invoice(act, invoice_id):
     with pytest.raises(UnknownInvoice):
         getattr(Ledger(3), act)(invoice_id)
 
@@ -166,7 +166,7 @@ MOVES = st.lists(
     moves=MOVES,
     page_size=st.integers(1, 25),
 )
-def test_pages_are_always_the_list_cut_in_pieces_whatever_happened_to_it(invoices, order, dialect, moves, page_size):
+def test_pages_together_are_always_the_whole_list(invoices, order, dialect, moves, page_size):
     ledger = Ledger(invoices, order=order, dialect=dialect)
     for move in moves:
         if move[0] == "create":

@@ -1,4 +1,4 @@
-"""The pytest fixture that users take for tests of their own DAGs."""
+"""The pytest fixture for users' tests of their own DAGs."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def _installed():
     return any(entry.name == "unpod_sandbox" for entry in entry_points(group="pytest11"))
 
 
-def test_the_fixture_is_a_running_sandbox_and_the_default_connection(unpod_sandbox):
+def test_the_fixture_is_a_running_sandbox_with_the_default_connection(unpod_sandbox):
     assert json.loads(os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"]) == json.loads(unpod_sandbox.connection_json())
     assert len(unpod_sandbox.ledger) == 250
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-def test_each_test_has_a_sandbox_of_its_own(unpod_sandbox, nth):
+def test_each_test_gets_a_new_sandbox(unpod_sandbox, nth):
     assert unpod_sandbox.ledger.get(FIRST_ID).status == "pending"
     unpod_sandbox.pay(FIRST_ID)
 
 
 @pytest.mark.unpod_sandbox(invoices=3, dialect="data")
-def test_a_marker_sets_it_up_otherwise(unpod_sandbox):
+def test_the_marker_changes_the_settings(unpod_sandbox):
     assert "invoice_number" in unpod_sandbox.ledger.page(1, 3)[2]
 
 
-def test_it_is_up_within_a_tenth_of_a_second():
+def test_a_sandbox_starts_within_a_tenth_of_a_second():
     from airflow_provider_unpod.sandbox import Sandbox
 
     spent = []
@@ -61,7 +61,7 @@ def test_it_is_up_within_a_tenth_of_a_second():
     assert min(spent) < 0.1
 
 
-def test_the_connection_is_gone_after_the_test_and_strict_markers_know_the_marker(tmp_path):
+def test_the_connection_is_removed_after_the_test_and_the_marker_is_registered(tmp_path):
     run = run_pytest(
         tmp_path,
         "import os, pytest\n"
@@ -74,7 +74,7 @@ def test_the_connection_is_gone_after_the_test_and_strict_markers_know_the_marke
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_plugin_loads_nothing_heavy_until_the_fixture_is_used(tmp_path):
+def test_the_plugin_imports_nothing_heavy_until_the_fixture_is_used(tmp_path):
     run = run_pytest(
         tmp_path,
         "import sys\n"
@@ -88,12 +88,12 @@ def test_the_plugin_loads_nothing_heavy_until_the_fixture_is_used(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_marker_with_a_setting_that_there_is_not_names_those_that_there_are(tmp_path):
+def test_an_unknown_setting_is_refused_with_the_names_of_all_settings(tmp_path):
     run = run_pytest(
         tmp_path, "import pytest\n@pytest.mark.unpod_sandbox(invoice=5)\ndef test_dag(unpod_sandbox): pass\n"
     )
     assert run.returncode == 1
-    assert "no setting invoice; it has port, invoices, orgs," in run.stdout
+    assert "no setting invoice. Settings are port, invoices, orgs," in run.stdout
 
 
 def test_without_aiohttp_the_fixture_says_what_to_install(tmp_path):
