@@ -30,12 +30,13 @@ UNIT := -m pytest --ignore=tests/integration -n 2
 INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed
 SMOKE := -m pytest tests/integration/installed
 
-.PHONY: help demo test test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
+.PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke sandbox airflow release lint bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
 	@echo "make test                       unit tests on Airflow $(AIRFLOW3)"
+	@echo "make coverage                   unit tests, and the lines that they do not reach"
 	@echo "make test-airflow2              unit tests on Airflow $(AIRFLOW2) (needs Python 3.10 to 3.12)"
 	@echo "make test-airflow3.1            unit tests on Airflow $(AIRFLOW3.1) (-airflow3.2: on $(AIRFLOW3.2))"
 	@echo "make test-lowest                unit tests with the lowest versions that pyproject.toml allows"
@@ -59,6 +60,9 @@ sandbox: $(VENV3)/.ready
 
 test: $(VENV3)/.ready
 	$(PY3) $(UNIT) $(ARGS)
+
+coverage: $(VENV3)/.ready
+	$(PY3) $(UNIT) --cov --cov-report=term -q $(ARGS)
 
 test-airflow2: $(VENV2)/.ready
 	$(PY2) $(UNIT) $(ARGS)

@@ -14,18 +14,18 @@ from benchmarks.environments import HERE, ROOT
 from benchmarks.tables import QUICK, TABLES, Scale, Table
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-#: In the document: what stands behind it is replaced by the results of a run.
+#: Everything after this line of the document is replaced by the results of a run.
 MARK = "<!-- The results of a run follow, written by `python -m benchmarks --save`. -->"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Prints ratios, as markdown.")
-    parser.add_argument("--quick", action="store_true", help="small lists, one round: does it run at all?")
-    parser.add_argument("--only", choices=TABLES, action="append", help="just this table; repeatable")
-    parser.add_argument("--save", action="store_true", help=f"put the results into {DOCUMENT.relative_to(ROOT)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Print ratios, as Markdown.")
+    parser.add_argument("--quick", action="store_true", help="small lists, one round: a smoke test")
+    parser.add_argument("--only", choices=TABLES, action="append", help="only this table; repeatable")
+    parser.add_argument("--save", action="store_true", help=f"write the results to {DOCUMENT.relative_to(ROOT)}")
     arguments = parser.parse_args()
     if arguments.save and (arguments.quick or arguments.only):
-        parser.error("--save is for the results of a whole run")
+        parser.error("--save needs a complete run: leave out --quick and --only")
     report = [machine()]
     print(report[0], flush=True)
     tables = []
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def targets(tables: list[Table]) -> str:
-    table = Table("What it means to reach", ("", "at most", "measured", ""))
+    table = Table("Targets", ("", "at most", "measured", ""))
     for target in (target for each in tables for target in each.targets):
         verdict = "yes" if target.reached else "**no**"
         table.rows.append((target.what, f"{target.limit:g}", f"{target.measured:.4g}", verdict))

@@ -1,7 +1,7 @@
 """Waiting on a real scheduler and triggerer: ``python -m benchmarks.deferred``. Needs Airflow 3.3.
 
-Two hundred deferred sensors that are all paid within a minute; then two hundred payments that a watcher tells of while
-its triggerer is killed ten times.
+Two hundred deferred sensors whose invoices are all paid within a minute; then two hundred payments that a watcher
+reports while its triggerer is killed ten times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DAGS = Path(__file__).resolve().parent / "dags"
 
 
 def pending(sandbox: Sandbox, number: int) -> list[int]:
-    """``number`` invoices to be paid, spread over the whole list, all others settled."""
+    """``number`` pending invoices, spread over the whole list; all others are settled."""
     ids = sandbox.ledger.ids()
     chosen = ids[:: len(ids) // number][:number]
     for one in ids:
@@ -41,7 +41,7 @@ def pending(sandbox: Sandbox, number: int) -> list[int]:
 
 
 def rows(airflow: LocalAirflow, query: str, *values: str) -> list[tuple[Any, ...]]:
-    """What Airflow's database holds: its API gives a hundred rows at most."""
+    """Rows of Airflow's database, since its API returns a hundred at most."""
     with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=60)) as database:
         return database.execute(query, values).fetchall()
 
@@ -55,7 +55,7 @@ def states(airflow: LocalAirflow, run_id: str) -> Counter[str]:
 
 
 def deferred(airflow: LocalAirflow, invoices: list[int]) -> str:
-    """The id of a run in which there is a deferred wait for each invoice."""
+    """Start a run with a deferred wait for each invoice, and return its id."""
     run_id = airflow.trigger("wait_deferred", conf={"invoices": invoices})
     airflow.wait_for(lambda: states(airflow, run_id)["deferred"] == len(invoices), "all to be deferred", 900, 1)
     return run_id
@@ -71,7 +71,7 @@ def requests_per_interval(sandbox: Sandbox, intervals: int) -> list[int]:
 
 
 def pay_all(sandbox: Sandbox, invoices: list[int]) -> list[float]:
-    """When each was paid."""
+    """Pay the invoices, and return the time of each payment."""
     paid: list[float] = []
     for one in invoices:
         if paid:
@@ -86,7 +86,7 @@ def moment(stored: str) -> float:
 
 
 def wait(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], intervals: int) -> None:
-    """Print the line of the table for so many waits."""
+    """Print the table row for this number of waits."""
     began = time.monotonic()
     run_id = deferred(airflow, invoices)
     took = time.monotonic() - began
@@ -96,13 +96,13 @@ def wait(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], intervals
         lambda: sum(states(airflow, run_id)[state] for state in FINISHED) == len(invoices), "the waits to end", 900, 1
     )
     # Airflow schedules a deferred task at the moment when it stores the trigger's event.
-    told = rows(
+    ended = rows(
         airflow,
         "select map_index, scheduled_dttm, end_date from task_instance where run_id = ? and task_id = 'wait'",
         run_id,
     )
-    event = [moment(scheduled) - paid[index] for index, scheduled, _ in told]
-    success = [moment(ended) - paid[index] for index, _, ended in told]
+    event = [moment(scheduled) - paid[index] for index, scheduled, _ in ended]
+    success = [moment(end) - paid[index] for index, _, end in ended]
     print(
         f"| {len(invoices)} | {statistics.median(counts):g} (at most {max(counts)}) "
         f"| {states(airflow, run_id)['success']} | {statistics.median(event):.1f} s (at most {max(event):.1f} s) "
@@ -115,48 +115,50 @@ def wait(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], intervals
 
 
 EVENTS = "select event.id, event.extra from asset_event event order by event.id"
-#: The events that runs of the downstream DAG were started by.
+#: The events that have started runs of the downstream DAG.
 STARTED = EVENTS.replace("order", "where event.id in (select event_id from dagrun_asset_event) order")
 
 
-def told(airflow: LocalAirflow, query: str = EVENTS) -> list[dict[str, Any]]:
-    """The changes in events, repetitions included."""
+def reported(airflow: LocalAirflow, query: str = EVENTS) -> list[dict[str, Any]]:
+    """The changes in all events, repetitions included."""
     return [one for _, extra in rows(airflow, query) for one in json.loads(extra)["payload"]["transitions"]]
 
 
 def kill(airflow: LocalAirflow) -> None:
-    """As if the machine had lost power: no process of the triggerer gets to say goodbye."""
+    """Kill the triggerer without a chance to clean up, as a power failure does."""
     triggerer = airflow._components["triggerer"]
     os.killpg(triggerer.pid, signal.SIGKILL)
     triggerer.wait()
 
 
 def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: int) -> None:
-    """Pay the invoices and kill the triggerer in between; print what was told."""
+    """Pay the invoices and kill the triggerer in between; print what was reported."""
     chance = random.Random(5)
     probe = sandbox.create().id
-    airflow.wait_for(lambda: _tells_of(airflow, sandbox, probe), "the watcher to run", interval=3)
+    airflow.wait_for(lambda: _reports(airflow, sandbox, probe), "the watcher to run", interval=3)
     for number in range(kills):
         share = invoices[number::kills]
         dead_from = chance.randrange(1, len(share))
         for one in share[:dead_from]:
             sandbox.pay(one)
-            time.sleep(chance.uniform(0, 0.6))  # so that kills fall anywhere between a look and what is stored of it
+            time.sleep(chance.uniform(0, 0.6))  # so that a kill can fall anywhere between a poll and storing it
         kill(airflow)
         for one in share[dead_from:]:
             sandbox.pay(one)
         airflow._components["triggerer"] = airflow._start("triggerer", COMPONENTS["triggerer"])
         airflow.wait_for(
-            lambda last=share[-1]: any(one["invoice_id"] == last for one in told(airflow)), "it to tell again", 180
+            lambda last=share[-1]: any(one["invoice_id"] == last for one in reported(airflow)),
+            "it to report again",
+            180,
         )
-    time.sleep(10)  # for repetitions that are still to come
-    stored, started = ({one["invoice_id"] for one in told(airflow, query)} for query in (EVENTS, STARTED))
-    # Airflow starts one run for a burst of events; the others of the burst come with the next event.
+    time.sleep(10)  # for late repetitions
+    stored, started = ({one["invoice_id"] for one in reported(airflow, query)} for query in (EVENTS, STARTED))
+    # Airflow starts one run for a burst of events; the rest of the burst waits for the next event.
     sandbox.ledger.set_status(probe, "pending")
-    seen = len(told(airflow))
-    airflow.wait_for(lambda: _tells_of(airflow, sandbox, probe, seen), "one more run", interval=3)
+    seen = len(reported(airflow))
+    airflow.wait_for(lambda: _reports(airflow, sandbox, probe, seen), "one more run", interval=3)
     keys: dict[int, list[str]] = {}
-    for change in told(airflow, STARTED):
+    for change in reported(airflow, STARTED):
         keys.setdefault(change["invoice_id"], []).append(change["key"])
     missing = [one for one in invoices if one not in keys]
     other_key = [one for one in invoices if len(set(keys.get(one, []))) > 1]
@@ -171,10 +173,10 @@ def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: i
     )
 
 
-def _tells_of(airflow: LocalAirflow, sandbox: Sandbox, probe: int, after: int = 0) -> bool:
-    """Change the probe, which the watcher tells of once it runs; whether a run was started by that."""
+def _reports(airflow: LocalAirflow, sandbox: Sandbox, probe: int, after: int = 0) -> bool:
+    """Change the probe invoice; whether the watcher has reported it and a run was started."""
     sandbox.ledger.set_status(probe, "pending" if sandbox.ledger.get(probe).status == "paid" else "paid")
-    return any(one["invoice_id"] == probe for one in told(airflow, STARTED)[after:])
+    return any(one["invoice_id"] == probe for one in reported(airflow, STARTED)[after:])
 
 
 def main() -> int:
@@ -184,7 +186,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--intervals", type=int, default=6, help="of which the requests are counted")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that Airflow is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that Airflow is stopped
     with (
         tempfile.TemporaryDirectory() as home,
         Sandbox(invoices=INVOICES) as waited,
@@ -197,7 +199,7 @@ def main() -> int:
             DAGS,
             AIRFLOW_CONN_UNPOD_WAITED=waited.connection_json(),
             AIRFLOW_CONN_UNPOD_WATCHED=watched.connection_json(),
-            # A triggerer that was killed counts as alive for 30 s by default; so long nobody takes its triggers over.
+            # By default a killed triggerer counts as alive for 30 s, and its triggers are not taken over until then.
             AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD="6",
             AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC="1",
         ) as airflow:

@@ -1,4 +1,4 @@
-"""Virtual environments of the peers, made once from pinned versions and kept beside the project's own."""
+"""Virtual environments of the peers, created once from pinned versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENVIRONMENTS = ROOT / ".venv-benchmarks"
 
 
 def python_of(contender: str) -> str:
-    """The Python that runs a contender: this one, unless it has requirements of its own.
+    """The Python that runs a contender: this one, or that of its virtual environment if it has requirements.
 
     :raises subprocess.CalledProcessError: if these cannot be installed.
     """
@@ -23,7 +23,7 @@ def python_of(contender: str) -> str:
         return sys.executable
     environment = ENVIRONMENTS / contender
     python = environment / "bin" / "python"
-    installed = environment / "installed.txt"  # what was installed, so that a new pin makes it anew
+    installed = environment / "installed.txt"  # a changed pin recreates the environment
     if not installed.exists() or installed.read_text() != requirements.read_text():
         print(f"Installing {contender} into {environment.relative_to(ROOT)} ...", file=sys.stderr, flush=True)
         uv = _uv()

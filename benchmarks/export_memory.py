@@ -1,7 +1,7 @@
-"""What an export costs beside the reading: CPU a row, and how its memory grows with the number of invoices.
+"""The cost of an export without the reading: CPU per row, and how its memory grows with the number of invoices.
 
 Run as ``python -m benchmarks.export_memory [--store s3]``. Each measurement is a process of its own. ``s3`` is rclone's
-S3 server, which ``.ci/install-stores`` installs; without it everything is written to a local folder.
+S3 server, which ``.ci/install-stores`` installs; the default is a local folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CASES = [
+CASES: list[tuple[str, str | None, tuple[str, ...]]] = [
     ("jsonl", None, ()),
     ("jsonl", "gzip", ()),
     ("csv", "gzip", ()),
@@ -29,7 +29,7 @@ CASES = [
 def measure(
     address: str, conn_id: str | None, rows: int, file_format: str, compression: str | None, keys: list[str]
 ) -> None:
-    """Write one export, and print what it took."""
+    """Write one export, and print its cost."""
     from airflow_provider_unpod.export import write_export
     from airflow_provider_unpod.export.options import ExportOptions
     from tests.export import support
@@ -39,6 +39,7 @@ def measure(
     options = ExportOptions(file_format, compression, tuple(keys))
     written = write_export(reading, address, conn_id=conn_id, options=options)
     cpu = time.process_time() - begun
+    assert written is not None  # only an export of changes can find none
     size = sum(file.bytes for file in written.manifest.files)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"cpu": cpu, "peak": peak, "size": size}))
@@ -61,12 +62,12 @@ def main() -> None:
     if arguments.measure:
         measure(*arguments.measure)
         return
-    # By its folder: some of the stores' libraries bring a package `tests.integration` of their own.
+    # By its folder, since some of the stores' libraries contain a package `tests.integration`.
     sys.path.insert(0, str(ROOT / "tests" / "integration" / "stores"))
     from servers import STORES
 
-    print(f"{arguments.rows} invoices to {arguments.store}; against 1,000 of them")
-    print(f"{'format':38} {'CPU':>8} {'a row':>9} {'peak':>9} {'above':>9} {'size':>9}")
+    print(f"{arguments.rows} invoices to {arguments.store}; compared with 1,000")
+    print(f"{'format':38} {'CPU':>8} {'per row':>9} {'peak':>9} {'above':>9} {'size':>9}")
     with tempfile.TemporaryDirectory() as folder, STORES[arguments.store](Path(folder)) as store:
         os.environ.update(store.environment)
         for number, (file_format, compression, keys) in enumerate(CASES):
@@ -75,7 +76,7 @@ def main() -> None:
             small = in_a_process(*where, 1000, *how)
             large = in_a_process(*where, arguments.rows, *how)
             name = " ".join(filter(None, [file_format, compression, "by " + ", ".join(keys) if keys else ""]))
-            # The difference: imports cost the same for both.
+            # The difference, since imports cost the same for both.
             cpu = large["cpu"] - small["cpu"]
             print(
                 f"{name:38} {cpu:7.2f}s {cpu / (arguments.rows - 1000) * 1e6:7.2f}us {large['peak']:6.0f}MiB"

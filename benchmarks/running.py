@@ -1,4 +1,4 @@
-"""One run of one contender against one server: what it cost, and what it got."""
+"""One run of one contender against one server: its cost and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.environments import HERE, ROOT, python_of
 if TYPE_CHECKING:
     from benchmarks.server import Server
 
-#: Seconds after which a contender counts as one that never ends.
+#: Seconds after which a contender is stopped.
 PATIENCE = 300
 HUNG = -1
 
@@ -34,9 +34,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """Times in seconds, memory in bytes. ``missing``: invoices that existed all the time; ``doubled``: rows too many.
+    """The result of a run.
 
-    ``status``: exit status of the process, ``HUNG`` if it had to be stopped; ``said``: the last line of its errors.
+    :ivar status: exit status of the process; ``HUNG`` if it was stopped.
+    :ivar requests: that reached the server.
+    :ivar wall: seconds.
+    :ivar cpu: seconds.
+    :ivar memory: bytes, at the peak.
+    :ivar missing: invoices that existed during the whole run and are not in the output.
+    :ivar doubled: rows of the output that repeat an id.
+    :ivar error: the last line of its standard error.
     """
 
     status: int
@@ -46,11 +53,11 @@ class Run:
     memory: int
     missing: int
     doubled: int
-    said: str
+    error: str
 
 
 def run(contender: Contender, server: Server) -> Run:
-    """Let ``contender`` read the whole list of ``server`` once, in a fresh process."""
+    """Have ``contender`` read the whole list of ``server`` once, in a fresh process."""
     python = python_of(contender.script)
     before, requests = set(server.ask("ids")), server.ask("requests")
     with tempfile.TemporaryDirectory(prefix="unpod-benchmark-") as folder:
@@ -61,9 +68,9 @@ def run(contender: Contender, server: Server) -> Run:
             process = subprocess.run(
                 command, env=_environment(folder), capture_output=True, text=True, timeout=PATIENCE
             )
-            status, said = process.returncode, process.stderr.strip().rpartition("\n")[2]
+            status, error = process.returncode, process.stderr.strip().rpartition("\n")[2]
         except subprocess.TimeoutExpired:
-            status, said = HUNG, ""
+            status, error = HUNG, ""
         cost = json.loads(report.read_text()) if report.exists() else {"wall": 0.0, "cpu": 0.0, "memory": 0}
         ids = _ids(output) if output.exists() else []
     throughout = before & set(server.ask("ids"))
@@ -72,15 +79,15 @@ def run(contender: Contender, server: Server) -> Run:
         server.ask("requests") - requests,
         cost["wall"],
         cost["cpu"],
-        cost["memory"],
+        int(cost["memory"]),
         len(throughout - set(ids)),
         len(ids) - len(set(ids)),
-        said,
+        error,
     )
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """Nothing but what a Python process needs: no settings of Airflow, of dlt, or of Python itself leak in."""
+    """The variables that a Python process needs, without settings of Airflow, dlt or Python."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": folder,

@@ -1,7 +1,7 @@
-"""The sandbox in a process of its own, with a look at its ledger that HTTP does not give: the truth about the list.
+"""The sandbox in a process of its own, and a way to read its ledger, which is the truth about the list.
 
 ``python -m benchmarks.server SETTINGS`` (JSON, as :class:`~airflow_provider_unpod.sandbox.settings.Settings`) writes
-its URL, and then answers each line of its input with a line of JSON, until the input ends.
+its URL, and then responds to each line of its input with a line of JSON, until the input ends.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
 class Server:
-    """That process: ``with Server(invoices=1_000) as server``."""
+    """Runs that process: ``with Server(invoices=1_000) as server``."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = {"end": "empty", "seed": 1, **settings}
@@ -50,14 +51,14 @@ def main() -> None:
     from airflow_provider_unpod.sandbox import Sandbox
 
     with Sandbox(**json.loads(sys.argv[1])) as sandbox:
-        answers = {
+        commands: dict[str, Callable[[], Any]] = {
             "ids": sandbox.ledger.ids,
             "requests": lambda: sandbox.stats["requests"],
             "create": lambda: sandbox.create().id,
         }
         print(json.dumps(sandbox.url), flush=True)
         for command in sys.stdin:
-            print(json.dumps(answers[command.strip()]()), flush=True)
+            print(json.dumps(commands[command.strip()]()), flush=True)
 
 
 if __name__ == "__main__":

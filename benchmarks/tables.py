@@ -1,4 +1,4 @@
-"""What is compared, on which lists, and what this package means to reach."""
+"""The comparisons, the lists they are made on, and the targets of this package."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ HTTP_OPERATOR = Contender("Airflow HTTP operator", "http_operator")
 DLT = Contender("dlt rest_api", "dlt_source")
 SINGER = Contender("Singer tap", "singer_tap")
 PEERS = (LOOP, HTTP_OPERATOR, DLT, SINGER)
-#: Seconds from which a run is taken once: what disturbs it is then small against it.
+#: Runs that take longer than these seconds are made once, since disturbances are small in comparison.
 LONG = 8.0
-#: As the operator runs unless told otherwise, and the cheaper level beside it.
+#: The defaults of the operator, and the cheaper level.
 LINKED, SINGLE_PASS = ours("linked", 4), ours("single-pass", 4)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Invoices in the lists, and how often times are taken; the best one counts, as anything else is other load."""
+    """Invoices per list, and rounds per measurement. The best round counts, because other load only adds time."""
 
     small: int = 1_000
     medium: int = 20_000
@@ -53,7 +53,7 @@ QUICK = Scale(500, 2_000, 5_000, 1)
 
 @dataclass(frozen=True)
 class Target:
-    """Something to be reached: ``measured`` at most ``limit``."""
+    """A target: ``measured`` must be at most ``limit``."""
 
     what: str
     limit: float
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass
 class Table:
-    """A table in markdown, with the targets that its figures answer."""
+    """A Markdown table, and the targets for its figures."""
 
     title: str
     columns: tuple[str, ...]
@@ -122,7 +122,7 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
 
 
 def cost(scale: Scale) -> Table:
-    """CPU, memory and wall clock of large lists, memory against that of small ones."""
+    """CPU, memory and wall clock for large lists; memory compared with small ones."""
     alone = [ours(level, 4, "read") for level in ("linked", "single-pass")]
     contenders = (LOOP, LOOP_ALONE, *PEERS[1:], LINKED, SINGLE_PASS, *alone)
     with Server(invoices=scale.small) as server:
@@ -149,7 +149,7 @@ def cost(scale: Scale) -> Table:
 
 
 def drift(scale: Scale) -> Iterable[Table]:
-    """The list moves while it is read."""
+    """The list changes while it is read."""
     moves = {
         "a random deletion every 7 requests": ("newest", "delete-random:7"),
         "a deletion at the front every 7 requests": ("newest", "delete-front:7"),
@@ -164,17 +164,17 @@ def drift(scale: Scale) -> Iterable[Table]:
     }
     contenders = (*PEERS, THREADS, SINGLE_PASS, LINKED, ours("linked", 16))
     for what, (order, *moves_of_it) in moves.items():
-        settings = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
+        settings: dict[str, object] = {"invoices": scale.medium, "order": order, "drift": moves_of_it}
         table = outcomes(f"{scale.medium:,} invoices, {what}", contenders, settings)
         yield table.table
-        hidden = len(moves_of_it) > 1  # where neither `count` nor ids show it, a single pass promises nothing
+        hidden = len(moves_of_it) > 1  # from `count` and ids, and so from a single pass
         for contender, it in table.runs.items():
             if contender.script == "ours" and not (hidden and contender is SINGLE_PASS):
                 lost = 0 if it.status else it.missing + it.doubled
                 table.table.targets.append(Target(f"rows missing or twice, {what}, {contender}", 0, lost))
             if contender.script == "ours" and it.status:
-                most = PATIENCE * planned_requests(scale.medium + 100, 100) + PATIENCE_AT_THE_END
-                table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", most, it.requests))
+                limit = PATIENCE * planned_requests(scale.medium + 100, 100) + PATIENCE_AT_THE_END
+                table.table.targets.append(Target(f"requests before it fails, {what}, {contender}", limit, it.requests))
         if moves_of_it == ["insert:7"]:
             it = table.runs[LINKED]
             most = scale.medium / 100 * 1.3 if it.status == 0 else 0
@@ -182,13 +182,13 @@ def drift(scale: Scale) -> Iterable[Table]:
 
 
 def faults(scale: Scale) -> Iterable[Table]:
-    """The API misbehaves."""
+    """The API returns errors."""
     contenders = (*PEERS, SINGLE_PASS, LINKED)
     with Server(invoices=scale.medium) as server:
         quiet = {it: run(it, server).requests for it in contenders}
     noise = ["500:probability=0.05", "reset:probability=0.02", "429:probability=0.02,retry_after=1"]
     middle = f"every={scale.medium // 400}"
-    kinds = {
+    kinds: dict[str, dict[str, object]] = {
         "5 % HTTP 500, 2 % resets, 2 % HTTP 429": {"faults": noise},
         "HTTP 206 once, a quarter of the way": {"faults": [f"206:{middle},times=1"]},
         "a truncated body once": {"faults": [f"truncated:{middle},times=1"]},
@@ -209,10 +209,10 @@ def faults(scale: Scale) -> Iterable[Table]:
 
 
 def finding(scale: Scale) -> Table:
-    """Requests for one invoice: the first look, and later ones with the same finder."""
+    """Requests to find one invoice: the first search, and later ones with the same finder."""
     table = Table(
         f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
-        ("list", "first look", "later look", "later look, one invoice created in between"),
+        ("list", "first search", "later search", "later search, one invoice created in between"),
     )
     chosen = random.Random(1)
     for order in ("newest", "oldest"):
@@ -220,26 +220,26 @@ def finding(scale: Scale) -> Table:
             Server(invoices=scale.large, order=order) as server,
             UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
         ):
-            polls = [looks_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
-        most = [max(of_kind) for of_kind in zip(*polls, strict=True)]
+            searches = [search_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
+        most = [max(of_kind) for of_kind in zip(*searches, strict=True)]
         table.rows.append((f"{order} first", *map(str, most)))
-        for what, limit, seen in zip(("first look", "later look", "moving list"), (12, 1, 3), most, strict=True):
+        for what, limit, seen in zip(("first search", "later search", "moving list"), (12, 1, 3), most, strict=True):
             table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", limit, seen))
     return table
 
 
-def looks_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
-    """Requests of a first look, of a second one, and of a third after an invoice was created."""
+def search_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
+    """Requests of a first search, of a second one, and of a third after an invoice was created."""
     finder = InvoiceFinder(client)
 
-    def poll() -> int:
+    def search() -> int:
         before = client.requests_made
         assert finder.find(invoice_id) is not None
         return client.requests_made - before
 
-    quiet = poll(), poll()
+    quiet = search(), search()
     server.ask("create")
-    return *quiet, poll()
+    return *quiet, search()
 
 
 @dataclass
@@ -249,7 +249,7 @@ class Outcomes:
 
 
 def outcomes(title: str, contenders: Iterable[Contender], settings: dict[str, object]) -> Outcomes:
-    """Each contender against a server of its own that moves or fails in the same way."""
+    """Run each contender against its own server; all servers change or fail in the same way."""
     found = Outcomes(Table(title, ("", "rows missing", "rows twice", "requests", "ends with")), {})
     for contender in contenders:
         with Server(**settings) as server:
@@ -264,14 +264,14 @@ def _ending(it: Run) -> str:
         return "stopped: it did not end"
     if it.status == 0:
         return "success" + (", **wrongly**" if it.missing or it.doubled else "")
-    error = it.said.partition(":")[0].rpartition(".")[2]
+    error = it.error.partition(":")[0].rpartition(".")[2]
     return f"exit status {it.status}, {error}" if error.isidentifier() else f"exit status {it.status}"
 
 
 def best_runs(contenders: Iterable[Contender], server: Server, rounds: int) -> dict[Contender, Run]:
-    """The run of each that took the least CPU, with the least time of all, in rounds so that load hits all alike.
+    """The best figures of each contender. Rounds take turns, so that other load affects all contenders alike.
 
-    :raises RuntimeError: if one fails or loses anything: its time would mean nothing.
+    :raises RuntimeError: if a run fails or loses invoices, so that its time means nothing.
     """
     runs: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
     for _ in range(rounds):
@@ -299,7 +299,7 @@ def _best(runs: list[Run]) -> Run:
         min(it.memory for it in runs),
         one.missing,
         one.doubled,
-        one.said,
+        one.error,
     )
 
 

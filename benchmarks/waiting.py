@@ -1,8 +1,8 @@
-"""What waiting costs: ``python -m benchmarks.waiting``. Needs Airflow 3.3.
+"""The cost of waiting: ``python -m benchmarks.waiting``. Needs Airflow 3.3.
 
-Ten thousand waits in one triggerer process, by Airflow's own ``TriggerRunner``, without a scheduler; the API runs in
-another process. Requests, processor time and memory are what the triggerer's process spends. Then how long the event
-loop is held by one wait while the API takes ten seconds for an answer, which comes in small pieces.
+Runs up to ten thousand waits in one triggerer process, with Airflow's own ``TriggerRunner`` and no scheduler; the API
+runs in another process. Measures requests, CPU time and memory of the triggerer's process, then how long one wait
+blocks the event loop while the API sends a response in small pieces over ten seconds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PENDING_EVERY = 7  # about 15 % of the invoices
-SLOW = 10  # seconds that an answer takes
+SLOW = 10  # seconds until a response is complete
 
 
 def serve(pipe: Connection, invoices: int) -> None:
-    """The API, in a process of its own: answers to ``stats``, ``pay``, ``slow`` and ``stop``."""
+    """Run the API in a process of its own. Commands: ``stats``, ``pay``, ``slow``, ``stop``."""
     from airflow_provider_unpod.sandbox import Sandbox
 
     with Sandbox(invoices=invoices) as sandbox:
@@ -69,13 +69,13 @@ def ask(pipe: Connection, command: str) -> Any:
 
 
 def resident() -> float:
-    """This process's memory, MiB."""
+    """This process's resident memory in MiB."""
     with open("/proc/self/statm") as statm:  # noqa: PTH123 - a pseudo file
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Blocks:
-    """How long the event loop was held at a time: the longest since the last look, in seconds."""
+    """The longest time that the event loop was blocked since the last ``take()``, in seconds."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -99,7 +99,7 @@ async def measure(pipe: Connection, pending: list[int], waits: int, interval: fl
     from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    runner = TriggerRunner()
+    runner = TriggerRunner()  # type: ignore[no-untyped-call]  # Airflow's own has no types
     blocks = Blocks()
     await asyncio.sleep(1.5)
     gc.collect()
@@ -148,11 +148,11 @@ async def stall(pipe: Connection, pending: list[int]) -> None:
     events = UnpodInvoiceTrigger(invoice_id=pending[0], poke_interval=0.1).run()
     waiting = asyncio.ensure_future(anext(aiter(events)))
     blocks = Blocks()
-    await asyncio.sleep(1)  # imports and the connection are behind it, the first answer is on its way
+    await asyncio.sleep(1)  # imports and the connection are done, the first response is on its way
     first = blocks.take()
     await asyncio.sleep(2 * SLOW)
     then = blocks.take()
-    print(f"\nAnswers that take {SLOW} s: longest block {first * 1000:.0f} ms at the start, {then * 1000:.0f} ms then")
+    print(f"\nResponses that take {SLOW} s: longest block {first * 1000:.0f} ms at first, {then * 1000:.0f} ms then")
     waiting.cancel()
     await asyncio.wait([waiting, blocks.task], timeout=0)
     blocks.task.cancel()
@@ -165,8 +165,8 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=5.0, help="seconds")
     parser.add_argument("--intervals", type=int, default=4, help="how many are measured")
     arguments = parser.parse_args()
-    print(f"{arguments.invoices:,} invoices, one look every {arguments.interval:g} s\n")
-    print("| waits | requests per interval | CPU per interval | memory | longest block | until told | block then |")
+    print(f"{arguments.invoices:,} invoices, one poll every {arguments.interval:g} s\n")
+    print("| waits | requests per interval | CPU per interval | memory | block | until reported | block then |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for waits in arguments.waits:
         with api(arguments.invoices) as (pipe, pending):

@@ -20,7 +20,7 @@ from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 try:
     from airflow.sdk import AssetWatcher
 except ImportError:  # Airflow 2 has no watchers
-    AssetWatcher = None
+    AssetWatcher = None  # type: ignore[assignment,misc]  # on Airflow 3 it is a class
 
 
 #: Seconds between two polls, which the three watchers share. A poll costs at least one request: every 60 seconds makes

@@ -12,7 +12,7 @@ from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 try:
     from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 except ImportError:  # Airflow 2 without the standard provider
-    from airflow.operators.trigger_dagrun import TriggerDagRunOperator
+    from airflow.operators.trigger_dagrun import TriggerDagRunOperator  # type: ignore[no-redef]  # the same class
 
 
 @dag(

@@ -117,7 +117,7 @@ def started_by(airflow: LocalAirflow, run: dict[str, Any]) -> str:
         return f"asset {events[0]['name']}, by {', '.join(sorted(sources))}" if events else "an asset"
     if run["triggered_by"] == "operator":
         return "unpod_wait_for_payment"
-    return {"scheduled": "its schedule", "manual": "this demo"}.get(run["run_type"], run["run_type"])
+    return {"scheduled": "its schedule", "manual": "this demo"}.get(run["run_type"], str(run["run_type"]))
 
 
 def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:

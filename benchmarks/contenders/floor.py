@@ -1,10 +1,10 @@
-"""The floor: as many connections as told download the plain pages, and nobody looks at what came."""
+"""The floor: download the plain pages over the given number of connections, and do nothing with them."""
 
 import http.client
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
+from typing import IO
 from urllib.parse import urlsplit
 
 import measure
@@ -12,14 +12,15 @@ import measure
 PATH = "/api/v2/platform/organisation/billing/?page=%d&page_size=100"
 
 
-def read(url, headers, output, connections):
+def read(url: str, headers: dict[str, str], output: IO[str], connections: str) -> None:
     here = local()
 
-    def get(page):
+    def get(page: int) -> bytes:
         if not hasattr(here, "connection"):
             here.connection = http.client.HTTPConnection(urlsplit(url).netloc)
         here.connection.request("GET", PATH % page, headers=headers)
-        return here.connection.getresponse().read()
+        body: bytes = here.connection.getresponse().read()
+        return body
 
     with ThreadPoolExecutor(int(connections)) as threads:
         count = json.loads(threads.submit(get, 1).result())["count"]
@@ -28,4 +29,4 @@ def read(url, headers, output, connections):
 
 
 if __name__ == "__main__":
-    sys.exit(measure.run(read))
+    measure.run(read)

@@ -2,27 +2,28 @@
 
 import json
 import os
-import sys
 import tempfile
+from typing import IO, Any
 
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp())  # before Airflow is imported
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"
 
 import measure
+import requests
 from airflow.providers.http.operators.http import HttpOperator
 
 PATH = "api/v2/platform/organisation/billing/"
 
 
-def next_page(response):
-    answer = response.json()
-    page = int(response.request.url.split("page=")[1].split("&")[0])
-    if len(answer["results"]) < 100 or page * 100 >= answer["count"]:
+def next_page(response: requests.Response) -> dict[str, Any] | None:
+    body = response.json()
+    page = int(response.url.split("page=")[1].split("&")[0])
+    if len(body["results"]) < 100 or page * 100 >= body["count"]:
         return None
     return {"data": {"page": page + 1, "page_size": 100}}
 
 
-def read(url, headers, output):
+def read(url: str, headers: dict[str, str], output: IO[str]) -> None:
     os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = url
     operator = HttpOperator(
         task_id="read",
@@ -38,4 +39,4 @@ def read(url, headers, output):
 
 
 if __name__ == "__main__":
-    sys.exit(measure.run(read))
+    measure.run(read)

@@ -1,19 +1,20 @@
-"""What every contender does around its own work: time it, in its own process, without its imports.
+"""Measures a contender in its own process, without its imports.
 
-Standard library only: contenders run in virtual environments of their own.
+Standard library only, since contenders run in virtual environments of their own.
 """
 
 import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
 def peak_memory() -> int:
-    """The most memory that this process ever held, in bytes.
+    """The peak memory of this process, in bytes.
 
-    ``ru_maxrss`` alone would not do: on Linux a new process inherits the peak of the one that started it.
+    Not ``ru_maxrss`` on Linux, where a new process inherits the peak of the one that started it.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -28,8 +29,8 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def run(read):
-    """Call ``read(url, headers, output, *arguments)`` and leave what it cost in the file REPORT.
+def run(read: Callable[..., None]) -> None:
+    """Call ``read(url, headers, output, *arguments)`` and write its cost to the file REPORT.
 
     The command line is ``URL OUTPUT REPORT [ARGUMENT ...]``; ``output`` is an open text file for JSON lines.
     An exception of ``read`` ends the process with status 1, as Python does.

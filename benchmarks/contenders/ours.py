@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from typing import IO
 
 import measure
 
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.reading.reading import read_list
 
-if "export" in sys.argv:  # not a cost of reading, and not part of what is measured either: both run inside Airflow
+if "export" in sys.argv:  # imported before the measurement, as inside Airflow
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     from airflow_provider_unpod.export.writer import write_export
@@ -17,7 +18,7 @@ if "export" in sys.argv:  # not a cost of reading, and not part of what is measu
     ObjectStoragePath("file:///").exists()
 
 
-def read(url, headers, output, what, consistency, connections):
+def read(url: str, headers: dict[str, str], output: IO[str], what: str, consistency: str, connections: str) -> None:
     token = headers["Authorization"].split()[1]
     with UnpodClient(url, token, headers["Org-Handle"], max_concurrency=int(connections)) as client:
         reading = read_list(client, consistency=consistency)
@@ -31,8 +32,8 @@ def read(url, headers, output, what, consistency, connections):
                 pass
 
 
-def adopt_export(output):
-    """The export's data file in place of the empty output, so that it is counted as everybody's is."""
+def adopt_export(output: str) -> None:
+    """Move the export's data file to the output path, where the rows of every contender are counted."""
     folder = Path(f"{output}.export")
     if (folder / "_manifest.json").exists():
         (file,) = folder.glob("invoices-*.jsonl")

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import sys
+from typing import IO, Any
 
 import measure
 from singer_sdk import RESTStream, Tap
@@ -11,7 +11,7 @@ from singer_sdk.pagination import BasePageNumberPaginator
 
 
 class Pages(BasePageNumberPaginator):
-    def has_more(self, response):
+    def has_more(self, response: Any) -> bool:
         return bool(response.json().get("results"))
 
 
@@ -29,17 +29,17 @@ class Billing(RESTStream):
     ).to_dict()
 
     @property
-    def url_base(self):
+    def url_base(self) -> Any:
         return self.config["url"]
 
     @property
-    def http_headers(self):
+    def http_headers(self) -> Any:
         return self.config["headers"]
 
-    def get_new_paginator(self):
+    def get_new_paginator(self) -> Pages:
         return Pages(1)
 
-    def get_url_params(self, context, next_page_token):
+    def get_url_params(self, context: Any, next_page_token: Any) -> dict[str, Any]:
         return {"page": next_page_token, "page_size": 100}
 
 
@@ -49,15 +49,15 @@ class TapUnpod(Tap):
         th.Property("url", th.StringType), th.Property("headers", th.ObjectType())
     ).to_dict()
 
-    def discover_streams(self):
+    def discover_streams(self) -> list[RESTStream]:
         return [Billing(self)]
 
 
-def read(url, headers, output):
+def read(url: str, headers: dict[str, str], output: IO[str]) -> None:
     logging.disable(logging.INFO)
     with contextlib.redirect_stdout(output):
         TapUnpod(config={"url": url, "headers": headers}, validate_config=False).sync_all()
 
 
 if __name__ == "__main__":
-    sys.exit(measure.run(read))
+    measure.run(read)

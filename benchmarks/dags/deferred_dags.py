@@ -1,4 +1,4 @@
-"""DAGs of ``benchmarks.deferred``: a wait for each invoice given, and a watcher."""
+"""DAGs of ``benchmarks.deferred``: one wait per invoice, and a watcher."""
 
 from __future__ import annotations
 
