@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "assets": set(),
     "transitions": set(),
     "hooks": API | {"get_provider_info"},
-    "triggers": API | {"hooks"},
+    "triggers": API | {"hooks", "task_boundary"},
     "sensors": API | {"hooks", "triggers", "task_boundary"},
     "operators": API | {"hooks", "export", "assets", "task_boundary"},
     "sandbox": set(),
