@@ -6,7 +6,7 @@ installed once, into virtual environments of their own (``.venv-benchmarks/``).
 
 ``contenders/``    one script each: reads the whole list from a URL, writes JSON lines
 ``requirements/``  the pinned versions of the peers
-``server.py``      the sandbox in its own process, which also reports the ids that the list really held
+``server.py``      the sandbox in its own process, whose ledger is the truth about the list
 ``running.py``     one run of a contender in a fresh process: times, CPU, memory, rows missing and doubled
 ``tables.py``      the comparisons, their lists, and the targets
 

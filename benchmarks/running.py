@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.environments import HERE, ROOT, python_of
+from benchmarks.server import ids, requests
 
 if TYPE_CHECKING:
     from benchmarks.server import Server
@@ -59,7 +60,7 @@ class Run:
 def run(contender: Contender, server: Server) -> Run:
     """Have ``contender`` read the whole list of ``server`` once, in a fresh process."""
     python = python_of(contender.script)
-    before, requests = set(server.ask("ids")), server.ask("requests")
+    before, requests_before = set(server.call(ids)), server.call(requests)
     with tempfile.TemporaryDirectory(prefix="unpod-benchmark-") as folder:
         output, report = Path(folder, "output.jsonl"), Path(folder, "cost.json")
         script = HERE / "contenders" / f"{contender.script}.py"
@@ -72,16 +73,16 @@ def run(contender: Contender, server: Server) -> Run:
         except subprocess.TimeoutExpired:
             status, error = HUNG, ""
         cost = json.loads(report.read_text()) if report.exists() else {"wall": 0.0, "cpu": 0.0, "memory": 0}
-        ids = _ids(output) if output.exists() else []
-    throughout = before & set(server.ask("ids"))
+        read = _ids(output) if output.exists() else []
+    throughout = before & set(server.call(ids))
     return Run(
         status,
-        server.ask("requests") - requests,
+        server.call(requests) - requests_before,
         cost["wall"],
         cost["cpu"],
         int(cost["memory"]),
-        len(throughout - set(ids)),
-        len(ids) - len(set(ids)),
+        len(throughout - set(read)),
+        len(read) - len(set(read)),
         error,
     )
 
@@ -99,11 +100,11 @@ def _environment(folder: str) -> dict[str, str]:
 
 def _ids(output: Path) -> list[int]:
     """The ids in JSON lines of rows, or of Singer messages."""
-    ids = []
+    found = []
     with output.open(encoding="utf-8") as lines:
         for line in lines:
             message = json.loads(line)
             row = message.get("record", message)
             if "id" in row:
-                ids.append(row["id"])
-    return ids
+                found.append(row["id"])
+    return found

@@ -1,65 +1,98 @@
-"""The sandbox in a process of its own, and a way to read its ledger, which is the truth about the list.
-
-``python -m benchmarks.server SETTINGS`` (JSON, as :class:`~airflow_provider_unpod.sandbox.settings.Settings`) writes
-its URL, and then responds to each line of its input with a line of JSON, until the input ends.
-"""
+"""The sandbox in a process of its own, whose invoices can be read and changed from here."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from airflow_provider_unpod.sandbox import Sandbox
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Server:
-    """Runs that process: ``with Server(invoices=1_000) as server``."""
+    """A running sandbox: ``with Server(invoices=1_000) as server: server.call(requests)``.
+
+    :param settings: as :class:`~airflow_provider_unpod.sandbox.settings.Settings`.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = {"end": "empty", "seed": 1, **settings}
+        self._settings = settings
 
     def __enter__(self) -> Server:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.server", json.dumps(self._settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.url: str = self._read()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._settings), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.url: str = self.call(_url)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._process.communicate()
+        self._pipe.close()
+        self._process.join(10)
 
-    def ask(self, command: str) -> Any:
-        """``ids`` (all, in list order), ``requests`` (made of the API so far) or ``create`` (a new invoice's id)."""
-        assert self._process.stdin
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return self._read()
+    def call(self, function: Callable[Concatenate[Sandbox, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of a module on the sandbox, in its process, and return the result.
 
-    def _read(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("The benchmark's server ended; its errors are above.")
-        return json.loads(line)
+        :raises EOFError: if the process has ended.
+        """
+        self._pipe.send((function, args, kwargs))
+        result: T = self._pipe.recv()
+        return result
 
 
-def main() -> None:
-    from airflow_provider_unpod.sandbox import Sandbox
-
-    with Sandbox(**json.loads(sys.argv[1])) as sandbox:
-        commands: dict[str, Callable[[], Any]] = {
-            "ids": sandbox.ledger.ids,
-            "requests": lambda: sandbox.stats["requests"],
-            "create": lambda: sandbox.create().id,
-        }
-        print(json.dumps(sandbox.url), flush=True)
-        for command in sys.stdin:
-            print(json.dumps(commands[command.strip()]()), flush=True)
+def _serve(pipe: Connection, settings: dict[str, Any]) -> None:
+    with Sandbox(**settings) as sandbox:
+        while True:
+            try:
+                function, args, kwargs = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(function(sandbox, *args, **kwargs))
 
 
-if __name__ == "__main__":
-    main()
+def _url(sandbox: Sandbox) -> str:
+    return sandbox.url
+
+
+def connection(sandbox: Sandbox) -> str:
+    """The Airflow connection as JSON."""
+    return sandbox.connection_json()
+
+
+def ids(sandbox: Sandbox) -> list[int]:
+    """All ids in list order: the truth about the list."""
+    return sandbox.ledger.ids()
+
+
+def requests(sandbox: Sandbox) -> int:
+    """The number of API requests so far."""
+    made: int = sandbox.stats["requests"]
+    return made
+
+
+def create(sandbox: Sandbox) -> int:
+    """Create an invoice, and return its id."""
+    return sandbox.create().id
+
+
+def faults(sandbox: Sandbox, *kinds: str) -> None:
+    """Replace all faults."""
+    sandbox.faults(*kinds)
+
+
+def keep_pending(sandbox: Sandbox, pending: list[int]) -> None:
+    """Mark these invoices as pending, and all others as paid."""
+    chosen = set(pending)
+    for one in sandbox.ledger.ids():
+        sandbox.ledger.set_status(one, "pending" if one in chosen else "paid")
+
+
+def pay(sandbox: Sandbox, invoice_ids: list[int]) -> None:
+    """Pay these invoices."""
+    for one in invoice_ids:
+        sandbox.pay(one)

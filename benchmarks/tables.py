@@ -5,16 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.reading.linked_read import PATIENCE, PATIENCE_AT_THE_END
 from airflow_provider_unpod.billing.reading.windows import planned_requests
 from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
+from benchmarks import server as sandbox
 from benchmarks.running import HUNG, Contender, Run, run
 from benchmarks.server import Server
 
 MIB = 2**20
 TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def _server(**settings: Any) -> Server:
+    return Server(**{"end": "empty", "seed": 1, **settings})
 
 
 def ours(consistency: str, connections: int, what: str = "export") -> Contender:
@@ -82,7 +88,7 @@ def requests_when_quiet(scale: Scale) -> Table:
     table = Table("Requests for a list that does not move", ("invoices", "⌈n/100⌉", "single-pass", "linked"))
     for size in (1, 99, 100, 250, 500, scale.small, 5_000, scale.medium, scale.large):
         plain = -(-size // 100)
-        with Server(invoices=size) as server:
+        with _server(invoices=size) as server:
             single, linked = (run(ours(level, 4, "read"), server).requests for level in ("single-pass", "linked"))
         table.rows.append((f"{size:,}", f"{plain:,}", f"{single:,}", f"{linked:,} ({TIMES}{linked / plain:.2f})"))
         most = 1 if size < 100 else plain + 1 if size <= 500 else plain * (1.2 if size <= 5_000 else 1.16) + 1
@@ -97,7 +103,7 @@ def wall_clock(scale: Scale) -> Iterable[Table]:
     contenders = (FLOOR, THREADS, *PEERS, LINKED)
     at_sixteen = [ours(level, 16, what) for level in ("linked", "single-pass") for what in ("export", "read")]
     for latency, size in ((0, scale.small), (0, scale.medium), (50, scale.small), (50, scale.medium)):
-        with Server(invoices=size, latency=latency) as server:
+        with _server(invoices=size, latency=latency) as server:
             best = best_runs((*contenders, *at_sixteen), server, scale.rounds)
         table = Table(
             f"Wall clock, {size:,} invoices, {latency} ms latency",
@@ -125,9 +131,9 @@ def cost(scale: Scale) -> Table:
     """CPU, memory and wall clock for large lists; memory compared with small ones."""
     alone = [ours(level, 4, "read") for level in ("linked", "single-pass")]
     contenders = (LOOP, LOOP_ALONE, *PEERS[1:], LINKED, SINGLE_PASS, *alone)
-    with Server(invoices=scale.small) as server:
+    with _server(invoices=scale.small) as server:
         small = best_runs(contenders, server, 1)
-    with Server(invoices=scale.large) as server:
+    with _server(invoices=scale.large) as server:
         large = best_runs(contenders, server, scale.rounds)
     table = Table(
         f"CPU and memory, {scale.large:,} invoices, 0 ms latency",
@@ -184,7 +190,7 @@ def drift(scale: Scale) -> Iterable[Table]:
 def faults(scale: Scale) -> Iterable[Table]:
     """The API returns errors."""
     contenders = (*PEERS, SINGLE_PASS, LINKED)
-    with Server(invoices=scale.medium) as server:
+    with _server(invoices=scale.medium) as server:
         quiet = {it: run(it, server).requests for it in contenders}
     noise = ["500:probability=0.05", "reset:probability=0.02", "429:probability=0.02,retry_after=1"]
     middle = f"every={scale.medium // 400}"
@@ -217,10 +223,10 @@ def finding(scale: Scale) -> Table:
     chosen = random.Random(1)
     for order in ("newest", "oldest"):
         with (
-            Server(invoices=scale.large, order=order) as server,
+            _server(invoices=scale.large, order=order) as server,
             UnpodClient(server.url, "sandbox-token", "unpod.tv") as client,
         ):
-            searches = [search_for(one, client, server) for one in chosen.sample(server.ask("ids"), 50)]
+            searches = [search_for(one, client, server) for one in chosen.sample(server.call(sandbox.ids), 50)]
         most = [max(of_kind) for of_kind in zip(*searches, strict=True)]
         table.rows.append((f"{order} first", *map(str, most)))
         for what, limit, seen in zip(("first search", "later search", "moving list"), (12, 1, 3), most, strict=True):
@@ -238,7 +244,7 @@ def search_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[in
         return client.requests_made - before
 
     quiet = search(), search()
-    server.ask("create")
+    server.call(sandbox.create)
     return *quiet, search()
 
 
@@ -252,7 +258,7 @@ def outcomes(title: str, contenders: Iterable[Contender], settings: dict[str, ob
     """Run each contender against its own server; all servers change or fail in the same way."""
     found = Outcomes(Table(title, ("", "rows missing", "rows twice", "requests", "ends with")), {})
     for contender in contenders:
-        with Server(**settings) as server:
+        with _server(**settings) as server:
             it = found.runs[contender] = run(contender, server)
         rows = (f"{it.missing:,}", f"{it.doubled:,}") if it.status == 0 else ("-", "-")
         found.table.rows.append((contender.name, *rows, f"{it.requests:,}", _ending(it)))

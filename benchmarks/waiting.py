@@ -11,61 +11,28 @@ import argparse
 import asyncio
 import gc
 import logging
-import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from typing import Any
+
+from benchmarks import server as sandbox
+from benchmarks.server import Server
 
 PENDING_EVERY = 7  # about 15 % of the invoices
 SLOW = 10  # seconds until a response is complete
 
 
-def serve(pipe: Connection, invoices: int) -> None:
-    """Run the API in a process of its own. Commands: ``stats``, ``pay``, ``slow``, ``stop``."""
-    from airflow_provider_unpod.sandbox import Sandbox
-
-    with Sandbox(invoices=invoices) as sandbox:
-        ids = sandbox.ledger.ids()
-        pending = ids[::PENDING_EVERY]
-        for one in ids:
-            sandbox.ledger.set_status(one, "paid")
-        for one in pending:
-            sandbox.ledger.set_status(one, "pending")
-        pipe.send((sandbox.connection_json(), pending))
-        while (command := pipe.recv()) != "stop":
-            if command == "pay":
-                for one in pending:
-                    sandbox.pay(one)
-                pipe.send(time.time())
-            elif command == "slow":
-                sandbox.faults(f"drip:seconds={SLOW}")
-                pipe.send(None)
-            else:
-                pipe.send(sandbox.stats["requests"])
-
-
 @contextmanager
-def api(invoices: int) -> Iterator[tuple[Connection, list[int]]]:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, invoices), daemon=True)
-    process.start()
-    connection, pending = ours.recv()
-    os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"] = connection
-    try:
-        yield ours, pending
-    finally:
-        ours.send("stop")
-        process.join(10)
-
-
-def ask(pipe: Connection, command: str) -> Any:
-    pipe.send(command)
-    return pipe.recv()
+def api(invoices: int) -> Iterator[tuple[Server, list[int]]]:
+    """A sandbox as the default connection, and the ids of its pending invoices."""
+    with Server(invoices=invoices) as server:
+        pending = server.call(sandbox.ids)[::PENDING_EVERY]
+        server.call(sandbox.keep_pending, pending)
+        os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"] = server.call(sandbox.connection)
+        yield server, pending
 
 
 def resident() -> float:
@@ -92,7 +59,7 @@ class Blocks:
         return longest
 
 
-async def measure(pipe: Connection, pending: list[int], waits: int, interval: float, intervals: int) -> None:
+async def measure(server: Server, pending: list[int], waits: int, interval: float, intervals: int) -> None:
     import structlog
     from airflow.jobs.triggerer_job_runner import TriggerRunner
 
@@ -117,13 +84,14 @@ async def measure(pipe: Connection, pending: list[int], waits: int, interval: fl
     blocks.take()
     requests, cpu, longest = [], [], []
     for _ in range(intervals):
-        asked, spent = ask(pipe, "stats"), time.process_time()
+        asked, spent = server.call(sandbox.requests), time.process_time()
         await asyncio.sleep(interval)
-        requests.append(ask(pipe, "stats") - asked)
+        requests.append(server.call(sandbox.requests) - asked)
         cpu.append(time.process_time() - spent)
         longest.append(blocks.take())
     held = resident() - before
-    paid = ask(pipe, "pay")
+    server.call(sandbox.pay, pending)
+    paid = time.time()
     fired: list[float] = []
     while len(fired) < waits and time.time() - paid < 5 * interval + 60:
         await asyncio.sleep(0.05)
@@ -141,10 +109,10 @@ async def measure(pipe: Connection, pending: list[int], waits: int, interval: fl
     blocks.task.cancel()
 
 
-async def stall(pipe: Connection, pending: list[int]) -> None:
+async def stall(server: Server, pending: list[int]) -> None:
     from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
 
-    ask(pipe, "slow")
+    server.call(sandbox.faults, f"drip:seconds={SLOW}")
     events = UnpodInvoiceTrigger(invoice_id=pending[0], poke_interval=0.1).run()
     waiting = asyncio.ensure_future(anext(aiter(events)))
     blocks = Blocks()
@@ -169,10 +137,10 @@ def main() -> int:
     print("| waits | requests per interval | CPU per interval | memory | block | until reported | block then |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for waits in arguments.waits:
-        with api(arguments.invoices) as (pipe, pending):
-            asyncio.run(measure(pipe, pending, waits, arguments.interval, arguments.intervals))
-    with api(arguments.invoices) as (pipe, pending):
-        asyncio.run(stall(pipe, pending))
+        with api(arguments.invoices) as (server, pending):
+            asyncio.run(measure(server, pending, waits, arguments.interval, arguments.intervals))
+    with api(arguments.invoices) as (server, pending):
+        asyncio.run(stall(server, pending))
     return 0
 
 
