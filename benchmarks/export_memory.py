@@ -1,7 +1,7 @@
 """The cost of an export without the reading: CPU per row, and how its memory grows with the number of invoices.
 
 Run as ``python -m benchmarks.export_memory [--store s3]``. Each measurement is a process of its own. ``s3`` is rclone's
-S3 server, which ``.ci/install-stores`` installs; the default is a local folder.
+S3 server, which ``.ci/install-servers`` installs; the default is a local folder.
 """
 
 from __future__ import annotations

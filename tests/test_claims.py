@@ -79,5 +79,5 @@ def test_ci_runs_the_unit_tests_on_every_release_and_with_the_lowest_versions() 
     makefile, ci = text_of("Makefile"), text_of(".ci/run")
     for release in RELEASES:
         assert re.search(rf"^AIRFLOW[0-9.]+ := {re.escape(release.version)}$", makefile, re.M), release
-    for target in ("test", "test-airflow2", "test-airflow3.1", "test-airflow3.2", "test-lowest", "test-smoke"):
+    for target in ("coverage", "test-airflow2", "test-airflow3.1", "test-airflow3.2", "test-lowest", "test-smoke"):
         assert re.search(rf"make {re.escape(target)}$", ci, re.M), target

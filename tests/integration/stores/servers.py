@@ -106,7 +106,7 @@ def _environment(conn_id: str, connection: dict[str, object]) -> dict[str, str]:
 def _installed(name: str) -> str:
     path = next(INSTALLED.glob(name), None)
     if path is None:
-        raise RuntimeError(f"{INSTALLED / name} is missing: run .ci/install-stores")
+        raise RuntimeError(f"{INSTALLED / name} is missing: run .ci/install-servers")
     return str(path)
 
 
