@@ -128,7 +128,7 @@ class Simulation:
             worker.wanted += 1
             self.outcome.refused += 1
         else:
-            share.answered(now)
+            share.served(now)
             worker.done += 1
             self.outcome.served += 1
             self.outcome.seconds = now

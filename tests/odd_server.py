@@ -1,4 +1,4 @@
-"""A server that does, by organisation handle, what may bring a token to light: it repeats the request's headers."""
+"""A server that repeats the request's headers, in the way that the organization handle names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from tests.billing.faulty_server import FaultyServer, Request, Step, answer, page
 
-#: What a server may do, by organisation handle.
+#: The organization handles.
 KINDS = ("redirect", "echo-400", "echo-401", "echo-403", "echo-206", "echo-page", "echo-row")
 
 

@@ -1,4 +1,4 @@
-"""One request to the Unpod billing API: its headers, its retries, and an error for everything that is no answer.
+"""A client of the Unpod billing API: one request with its headers and retries, and an error for everything else.
 
 Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as published, and
 ``GET /api/v2/platform/organizations/`` from Unpod's other pages (the two spellings are the API's).
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
-#: Where reading the organisations ends, should an API never stop to give new ones.
+#: Reading the organizations ends here, in case an API never stops to list new ones.
 _MOST_ORGANIZATION_PAGES = 1000
 
 
@@ -47,26 +47,26 @@ _MOST_ORGANIZATION_PAGES = 1000
 class Page:
     """One page of the billing list."""
 
-    #: In the order of the answer.
+    #: In the order of the response.
     invoices: list[Invoice]
-    #: The answer's ``count``; ``None`` where missing or null.
+    #: The response's ``count``; ``None`` where missing or null.
     count: int | None
     #: HTTP 404 on a page > 1 ("Invalid page."); ``invoices`` is then empty.
     past_end: bool = False
 
 
 class UnpodClient:
-    """The billing API of one organisation. Thread-safe, synchronous; close it, or use it as a context manager.
+    """The billing API of one organization. Thread-safe, synchronous; close it, or use it as a context manager.
 
     :param base_url: address of the API, see :func:`base_url_of`.
     :param token: the API token; sent to ``base_url`` only, and kept out of every text and repr.
-    :param org_handle: handle of the organisation (``Org-Handle``).
+    :param org_handle: handle of the organization (``Org-Handle``).
     :param auth_scheme: ``Token`` as published; ``jwt`` and ``Bearer`` from other pages.
     :param product_id: ``Product-Id`` header, left out where ``None``.
     :param timeout: seconds for one whole request, from the first byte sent to the last one read; a name look-up,
         which no program can interrupt, may exceed it.
-    :param page_size: rows per page that readers ask for unless told otherwise.
-    :param max_concurrency: requests that readers keep in flight unless told otherwise.
+    :param page_size: rows per page that readers ask for by default.
+    :param max_concurrency: requests that readers keep in flight by default.
     :param verify: check the server's certificate; or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is honoured.
     :param proxies: proxy URLs by scheme, before those of the environment (``HTTPS_PROXY``).
     :param allow_insecure_http: send the token over plain http to other machines than this one.
@@ -137,42 +137,42 @@ class UnpodClient:
     def get_page(self, page: int, page_size: int, cancellation: Cancellation | None = None) -> Page:
         """One page of the billing list, retried until it is there.
 
-        A 200 whose body begins like JSON but is none is retried too: a cut body cannot be told from a broken one.
+        A 200 whose body begins like JSON but cannot be parsed is retried too: it may have been cut on its way.
 
         :param page: 1-based.
         :param page_size: rows to ask for; the API may give fewer.
         :raises UnpodAuthError: 401, 403.
         :raises UnpodBadRequest: 400 and other 4xx.
         :raises UnpodOrganizationNotFound: 404 on page 1.
-        :raises UnpodBadAnswer: an answer that must not be believed; HTTP 206 and redirects included.
+        :raises UnpodBadAnswer: a response that must not be believed: HTTP 206, redirects, a firewall's page.
         :raises UnpodBadRows: naming all rows of the page that are not valid invoices.
-        :raises UnpodRateLimited: 429, after waiting as long as ``retry`` allows.
+        :raises UnpodRateLimited: the rate limit is used up for longer than ``retry`` allows to wait.
         :raises UnpodUnavailable: network failure, time-out or 5xx after all retries.
         :raises UnpodUnreachable: unknown host, untrusted certificate, unusable proxy: the configuration is wrong.
         :raises Cancelled: if ``cancellation`` is or gets cancelled.
         """
 
-        def read(answer: Response) -> Page:
-            if answer.status == 404 and page > 1:
-                if responses.is_object(answer):
+        def read(response: Response) -> Page:
+            if response.status == 404 and page > 1:
+                if responses.is_object(response):
                     return Page([], None, past_end=True)
-                # A proxy's page: this list was there a moment ago, and its end is not what is reported here.
-                raise responses.Unreadable("HTTP 404 without an answer of the API.")
-            if answer.status != 200:
-                raise responses.refusal(answer, page, self.org_handle)
-            rows, count = responses.rows_of(answer)
+                # A proxy's page says nothing about the end of the list.
+                raise responses.Unreadable("Try later: HTTP 404 from a proxy, not from Unpod's API.")
+            if response.status != 200:
+                raise responses.refusal(response, page, self.org_handle)
+            rows, count = responses.rows_of(response)
             return Page(_invoices_of(rows), count)
 
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, cancellation)
 
     def get_organizations(self) -> list[dict[str, Any]]:
-        """The organisations that the token may see; ``domain_handle`` is their ``Org-Handle``.
+        """The organizations that the token may see; ``domain_handle`` is their ``Org-Handle``.
 
         :raises UnpodBadAnswer: also if ``count`` names more than can be read.
         :raises UnpodError: as :meth:`get_page`; a 404 is :class:`UnpodBadRequest` here.
         """
         found, count = self._get(ORGANIZATIONS_PATH, self._read_organizations, None, None)
-        # The pages of the API show one answer with all of them, but the views of its backend are all paginated.
+        # The documentation shows one response with all of them, but the views of the backend are all paginated.
         for page in range(2, _MOST_ORGANIZATION_PAGES):
             if count is None or len(found) >= count:
                 return found
@@ -182,7 +182,7 @@ class UnpodClient:
             if len(found) == known:
                 break
         raise UnpodBadAnswer(
-            f"Unpod names {count} organisations but lists only {len(found)}.", url=self.base_url + ORGANIZATIONS_PATH
+            f"Unpod counts {count} organizations but lists only {len(found)}.", url=self.base_url + ORGANIZATIONS_PATH
         )
 
     def close(self) -> None:
@@ -230,10 +230,10 @@ class UnpodClient:
         why = f"try {tries.failed} failed: {self._discreet(failure.message).rstrip('.')}"
         self._pacing.sleep(seconds, why, cancellation)
 
-    def _read_organizations(self, answer: Response) -> tuple[list[dict[str, Any]], int | None]:
-        if answer.status != 200:
-            raise responses.refusal(answer, None, self.org_handle)
-        return responses.rows_of(answer)
+    def _read_organizations(self, response: Response) -> tuple[list[dict[str, Any]], int | None]:
+        if response.status != 200:
+            raise responses.refusal(response, None, self.org_handle)
+        return responses.rows_of(response)
 
     def _try(self, url: str, read: Callable[[Response], T], cancellation: Cancellation | None) -> T | Failure:
         """One try, which :meth:`Pacing.enter` has let out."""

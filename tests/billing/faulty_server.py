@@ -67,7 +67,7 @@ def answer(
     *,
     length: int | None = None,
 ) -> list[Step]:
-    """A whole answer; ``body`` that is neither bytes nor text is sent as JSON."""
+    """A whole response; a ``body`` that is neither bytes nor a string is sent as JSON."""
     if not isinstance(body, (bytes, str)):
         body = json.dumps(body)
     data = body.encode() if isinstance(body, str) else body
@@ -95,7 +95,7 @@ def page(numbers: Iterable[int] = (1,), headers: Mapping[str, str] | None = None
 
 @dataclass
 class FaultyServer:
-    """Answers each request with the next script of ``scripts``, and with ``otherwise`` when there are no more.
+    """Responds to each request with the next script of ``scripts``, and with ``otherwise`` after the last one.
 
     A context manager; every thread of it has ended when the block is left.
     """

@@ -1,4 +1,4 @@
-"""What a request says, what an answer means, and which error everything else becomes."""
+"""What a request contains, what a response means, and which error everything else becomes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_scheme_and_product_are_sent_as_configured(server: FaultyServer, connect
 
 
 @pytest.mark.parametrize("name", ["results", "data"])
-def test_both_dialects_give_the_rows_in_the_order_of_the_answer(
+def test_both_dialects_yield_the_rows_in_the_order_of_the_response(
     server: FaultyServer, connect: Connect, name: str
 ) -> None:
     rows = [{"invoice_number": "INV-00118", "amount": 1357.35, "currency": "INR", "status": "pending"}, row(7), row(3)]
@@ -149,7 +149,7 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         (200, "<!DOCTYPE html><title>Login</title>", UnpodBadAnswer, "not JSON"),
     ],
 )
-def test_what_cannot_get_better_is_refused_at_once_by_its_name(
+def test_an_error_that_no_retry_mends_is_raised_at_once_as_its_own_type(
     server: FaultyServer, connect: Connect, status: int, body: object, error: type[UnpodError], said: str
 ) -> None:
     server.otherwise = answer(body, status)
@@ -174,7 +174,7 @@ def test_what_cannot_get_better_is_refused_at_once_by_its_name(
         (599, "", UnpodUnavailable),
     ],
 )
-def test_what_may_get_better_is_tried_again_and_named_in_the_end(
+def test_a_transient_error_is_retried_and_finally_raised_as_its_own_type(
     server: FaultyServer, connect: Connect, status: int, body: object, error: type[UnpodError]
 ) -> None:
     server.otherwise = answer(body, status)
@@ -207,7 +207,7 @@ def test_a_firewall_that_refuses_the_request_is_not_unpod_refusing_the_token(
     assert caught.value.status == status
 
 
-def test_an_error_of_a_row_says_in_which_page_it_stands(server: FaultyServer, connect: Connect) -> None:
+def test_an_invalid_row_is_reported_with_its_page(server: FaultyServer, connect: Connect) -> None:
     server.otherwise = page(results=[row(1), row(2, amount="twelve")])
     with pytest.raises(UnpodBadAnswer, match="Invoice 2: `amount`") as caught:
         connect(server).get_page(4, 20)
@@ -237,11 +237,11 @@ def test_organizations_on_several_pages_are_all_read(server: FaultyServer, conne
 
 
 @pytest.mark.parametrize("then", [{"count": 30, "data": [{"id": 1}]}, {"count": 30, "data": []}])
-def test_a_list_of_organizations_that_is_not_whole_is_refused(
+def test_an_incomplete_list_of_organizations_is_refused(
     server: FaultyServer, connect: Connect, then: dict[str, Any]
 ) -> None:
     server.otherwise = answer(then)
-    with pytest.raises(UnpodBadAnswer, match="30 organisations"):
+    with pytest.raises(UnpodBadAnswer, match="30 organizations"):
         connect(server).get_organizations()
 
 

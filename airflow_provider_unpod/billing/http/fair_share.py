@@ -27,8 +27,9 @@ _EARLIEST = 0.2
 _SLOTS_PER_WORKER = 0.75
 #: A crowd is at most this many times the limit.
 _LARGEST_CROWD = 3.0
-#: A refused worker's wait: so many times that of the crowd, growing each time, and at most so many windows.
-_REFUSED, _REFUSED_AGAIN, _LONGEST_RETREAT = 2.5, 1.5, 5.0
+#: A worker that is refused waits like one of a crowd that is so many times larger, the more the earlier in the window
+#: it happens, and by this factor more each time in a row; but no more than so many windows.
+_REFUSED_EARLY, _REFUSED_AGAIN, _LONGEST_RETREAT = 3.0, 1.2, 5.0
 #: The ends of windows come in whole seconds: a window may last one second more.
 _ROUNDING = 1.0
 #: Until two windows were seen: what the API documents.
@@ -64,8 +65,8 @@ class FairShare:
         # Responses overtake each other: within one window the largest number is the latest.
         self._used = max(self._used, self.limit - remaining)
 
-    def answered(self, now: float) -> None:
-        """The response that :meth:`learn` was told of was not a refusal."""
+    def served(self, now: float) -> None:
+        """The response that :meth:`learn` has just seen was not a refusal."""
         self._mine += 1
         self._refusals = 0
         if self.limit is None or self.ends is None or now >= self.ends:
@@ -91,7 +92,7 @@ class FairShare:
             # Nothing is known of the others, but there are some.
             self._not_before(now + wait * (1.0 + self._random.random() * min(_LONGEST_RETREAT, 0.5 * growth)))
             return
-        crowd = self._workers(now) * _REFUSED * growth
+        crowd = self._workers(now) * (1.0 + _REFUSED_EARLY * (1.0 - self._passed(now))) * growth
         windows = min(_LONGEST_RETREAT, (crowd - 1) / self.limit)
         apart = max(_ROUNDING, self._random.random() * windows * self._length)
         self._not_before(max(self.ends, now + wait) + apart)

@@ -128,7 +128,7 @@ class Pacing:
         with self._condition:
             self._in_flight -= 1
             if headers is not None and self._learn(headers) and not refused:
-                self._share.answered(self.clock.monotonic())
+                self._share.served(self.clock.monotonic())
             self._condition.notify_all()
 
     def refuse(self, seconds: float) -> None:
@@ -154,7 +154,7 @@ class Pacing:
     def asked_wait(self, headers: Mapping[str, str], *, refused: bool) -> float | None:
         """Seconds that a response asks to wait; ``None`` where it says nothing that makes sense.
 
-        :param refused: the response is a 429, so that the window's end is an answer too.
+        :param refused: the response is a 429, so that the end of its window is when to come back.
         """
         text = (headers.get("Retry-After") or "").strip()
         try:

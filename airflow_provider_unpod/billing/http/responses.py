@@ -30,7 +30,7 @@ from airflow_provider_unpod.billing.errors import (
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.http.transport import Response
 
-#: Deeper than anything a billing row holds; what is deeper breaks whoever walks through the row later.
+#: Deeper than any billing row. Deeper values would break recursive code later, such as that of file formats.
 _MAX_DEPTH = 32
 _SHOWN = 300
 _CHECK_HOST = "Check Host (`host`)"
@@ -83,7 +83,7 @@ def parse(body: bytes) -> Any:
     """``body`` as JSON, numbers with a fraction as the ``Decimal`` of their digits.
 
     :raises Unreadable: if it begins like JSON, or is empty, but is none.
-    :raises UnpodBadAnswer: if it is something else, or holds what no other program could read.
+    :raises UnpodBadAnswer: if it is something else, or contains a value that no file format could hold.
     """
     try:
         text = str(body, "utf-8").removeprefix("\ufeff")

@@ -1,4 +1,4 @@
-"""One HTTP exchange: a request goes out, a whole answer comes back before the deadline, or a fault says why not.
+"""One HTTP exchange: a request goes out, and a whole response comes back before the deadline, or a fault says why not.
 
 ``requests`` bounds each wait for the network, not their sum: a server that sends one byte every few seconds holds a
 task for ever. So the connections made here read through :class:`_TimedReader`, which allows each read what is left
@@ -45,7 +45,7 @@ _OVERSIZED = "Check Host (`host`): its response is larger than 32 MiB, as no pag
 _BLOCK = 1024 * 1024
 _READ_BUFFER = 64 * 1024
 _COMPRESSIONS = ("gzip", "x-gzip", "deflate")
-#: A handshake that tells what a server speaks; short, as a cancelled reading waits for it.
+#: Longest handshake that finds out what a server speaks. Short, because a cancelled reading waits for it.
 _PROBE_SECONDS = 0.8
 
 
@@ -55,7 +55,7 @@ class OversizedResponse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer, decompressed."""
+    """A whole response, decompressed."""
 
     status: int
     reason: str
@@ -101,10 +101,10 @@ class Transport:
         return tuple(each for url in self._proxies.values() for each in settings.proxy_passwords(url))
 
     def send(self, url: str, cancellation: Cancellation | None) -> Response:
-        """The answer to GET ``url``, an address below the base URL. Redirects are answers, not followed.
+        """The response to GET ``url``, an address below the base URL. Redirects are returned, not followed.
 
-        :raises TransportFault: if no whole answer came before the deadline.
-        :raises OversizedAnswer: if it is larger than ``MAX_BODY``.
+        :raises TransportFault: if no whole response came before the deadline.
+        :raises OversizedResponse: if it is larger than ``MAX_BODY``.
         :raises Cancelled: if ``cancellation`` is or gets cancelled.
         """
         request = copy.copy(self._template)
@@ -165,7 +165,7 @@ class Transport:
             return False
 
     def _exchange(self, request: requests.PreparedRequest, flight: _Flight) -> Response | Exception:
-        """The answer, or the error that came instead of it."""
+        """The response, or the error that came instead of it."""
         _current.flight = flight
         try:
             response = self._adapter.send(
@@ -174,7 +174,7 @@ class Transport:
             try:
                 return Response(response.status_code, response.reason or "", response.headers, _body(response.raw))
             except BaseException:
-                # The rest of the answer is still on its way: this connection cannot serve another request.
+                # The rest of the response is still on its way: this connection cannot serve another request.
                 response.raw.close()
                 raise
             finally:
@@ -215,7 +215,7 @@ def _decompressed(body: bytes) -> bytes:
     """A body of gzip, which may have several members (RFC 1952), or of zlib."""
     members, size = [], 0
     while body:
-        # 32 + 15: the header tells gzip from zlib.
+        # 32 + 15: gzip or zlib, by its header.
         decompressor = zlib.decompressobj(47)
         members.append(decompressor.decompress(body, MAX_BODY + 1 - size))
         size += len(members[-1])
@@ -239,8 +239,8 @@ def _proxies(
 ) -> dict[str, str]:
     """The proxies to use: the connection's own before those of the environment.
 
-    A request over plain http to this very machine is allowed because nobody else can read it. Through a proxy
-    elsewhere everybody on the way could, so it goes there only with ``allow_insecure_http``.
+    A request over plain http to this very machine is allowed because it leaves no network interface. Through a proxy
+    elsewhere it would, readable on the whole way, so it goes there only with ``allow_insecure_http``.
     """
     own = dict(given or {})
     chosen = {**environment, **own}

@@ -32,7 +32,6 @@ from tests.billing.faulty_server import TOKEN, Close, Drip, FaultyServer, Hang, 
 from tests.billing.proxy import Proxy
 
 Connect = Callable[..., UnpodClient]
-ONCE = RetryPolicy(attempts=1)
 HTML = "<!DOCTYPE html><title>Welcome</title>"
 
 
@@ -41,9 +40,10 @@ class Room:
 
     def __init__(self, connect: Connect, stack: ExitStack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._connect, self._stack, self.folder, self.environment = connect, stack, folder, monkeypatch
+        self.retry = RetryPolicy(attempts=1)
 
     def client(self, url: str, **options: Any) -> UnpodClient:
-        return self._connect(url, **{"timeout": 0.5, "retry": ONCE, "allow_insecure_http": True, **options})
+        return self._connect(url, **{"timeout": 0.5, "retry": self.retry, "allow_insecure_http": True, **options})
 
     def answering(self, script: Script, *, tls: ssl.SSLContext | None = None) -> str:
         return self._stack.enter_context(FaultyServer(otherwise=script, tls=tls)).url
@@ -107,6 +107,11 @@ def without_ca_file(room: Room) -> UnpodClient:
     client = room.client(url, verify=ca_file)
     Path(ca_file).unlink()
     return client
+
+
+def without_ca_file_of_the_environment(room: Room) -> UnpodClient:
+    room.environment.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    return room.client(room.tls()[0])
 
 
 def with_a_ca_file_that_is_not_one(room: Room) -> UnpodClient:
@@ -179,6 +184,11 @@ CASES: dict[str, Case] = {
         without_ca_file,
         UnpodUnreachable,
         r"Check Verify TLS \(`verify`\): \S+/ca\.pem is not a readable CA file\.$",
+    ),
+    "CA file of the environment gone": (
+        without_ca_file_of_the_environment,
+        UnpodUnreachable,
+        r"Check REQUESTS_CA_BUNDLE in the environment: /nowhere/ca\.pem is not a readable CA file\.$",
     ),
     "CA file is not one": (
         with_a_ca_file_that_is_not_one,
@@ -366,6 +376,8 @@ CASES: dict[str, Case] = {
         r"Check Host \(`host`\): its response is larger than 32 MiB, as no page of Unpod is\.$",
     ),
 }
+#: What only another setting mends may still recover where DNS or a proxy is restarted: this is tried again.
+RECOVERS = re.compile("(unknown|impossible) (host|proxy)|no proxy")
 #: Of Python's and OpenSSL's own words, those that nobody should have to look up.
 RAW = re.compile(
     r"Error\b(?! fetching)|Errno|Exception|_ssl\.c|\[SSL|0x[0-9a-f]+|gaierror|Disconnected|b['\"]|\\x|None"
@@ -391,6 +403,18 @@ def test_a_broken_connection_says_what_to_check(room: Room, name: str) -> None:
     assert not RAW.search(message), message
     assert TOKEN not in str(caught.value)
     assert "pr0xy-pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1] is UnpodUnreachable])
+def test_what_only_another_setting_mends_is_not_tried_again_unless_dns_or_a_proxy_may_recover(
+    room: Room, name: str
+) -> None:
+    room.retry = RetryPolicy(attempts=3)
+    client = CASES[name][0](room)
+    with pytest.raises(UnpodUnreachable) as caught:
+        client.get_page(1, 100)
+    assert client.requests_made == (3 if RECOVERS.match(name) else 1)
+    assert not caught.value.permanent
 
 
 def test_messages_name_the_fields_as_the_form_does() -> None:

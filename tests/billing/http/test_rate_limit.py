@@ -1,4 +1,4 @@
-"""The API's rate limit is kept before it is overdrawn, and what it asks to wait is waited; no more, no less."""
+"""The client slows down before the rate limit is used up, and waits as long as the API asks for."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_budget_can_be_seen(server: FaultyServer, connect: Connect) -> None:
         {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "5", "Date": "Sun, 99 Nov 99999 99:99:99 GMT"},
     ],
 )
-def test_headers_that_make_no_sense_hold_nothing_up(
+def test_senseless_rate_limit_headers_delay_nothing(
     server: FaultyServer, connect: Connect, clock: FastClock, headers: dict[str, str]
 ) -> None:
     server.otherwise = page(headers=headers)
@@ -160,7 +160,7 @@ def test_no_window_holds_a_client_longer_than_the_longest_one(
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_where_it_makes_sense(
+def test_a_sensible_retry_after_is_waited(
     server: FaultyServer, connect: Connect, clock: FastClock, status: int, retry_after: str, least: float, most: float
 ) -> None:
     if retry_after == "in 42 s":
@@ -256,7 +256,7 @@ def test_backoff_grows_is_capped_and_is_spread_evenly() -> None:
 
 
 def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect: Connect, clock: FastClock) -> None:
-    """After the 429 of one thread nobody asks before the wait is over, not even a thread that was told nothing."""
+    """After a 429 in one thread, no thread sends a request before the wait is over."""
     moments: list[float] = []
 
     def refuse_the_first(request: Request) -> Script:
@@ -275,7 +275,7 @@ def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect:
     assert all(moment - moments[0] >= 99.9 for moment in moments[1:])
 
 
-def test_another_threads_long_pause_is_not_waited_for_by_a_client_without_that_patience(
+def test_a_pause_longer_than_the_policy_allows_fails_at_once_in_every_thread(
     server: FaultyServer, connect: Connect, clock: FastClock
 ) -> None:
     client = connect(server, retry=RetryPolicy(max_rate_limit_wait=10))
@@ -346,7 +346,7 @@ def test_a_list_of_200_pages_with_nine_percent_of_faults_comes_through(server: F
     assert client.requests_made <= 200 * 1.15
 
 
-def test_an_attempt_without_an_answer_gives_its_place_back(server: FaultyServer, connect: Connect) -> None:
+def test_a_try_without_a_response_is_no_longer_in_flight(server: FaultyServer, connect: Connect) -> None:
     headers = {"X-RateLimit-Limit": "9", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": str(int(time.time()) + 50)}
     server.scripts = [page(headers=headers)]
     client = connect(server, retry=RetryPolicy(attempts=1))
@@ -366,7 +366,7 @@ def limits(limit: int, remaining: int, reset: float) -> dict[str, str]:
     }
 
 
-def test_an_answer_of_the_window_before_says_nothing_about_this_one(clock: FastClock) -> None:
+def test_a_late_response_of_the_previous_window_does_not_change_the_current_one(clock: FastClock) -> None:
     pacing, now = Pacing(clock), clock.time()
     for _ in range(3):
         assert pacing.enter(None, 300) == (0, 0)
@@ -377,7 +377,7 @@ def test_an_answer_of_the_window_before_says_nothing_about_this_one(clock: FastC
     assert pacing.budget.remaining == 38
 
 
-def test_a_thread_that_waits_for_an_answer_in_flight_goes_on_when_it_is_over(clock: FastClock) -> None:
+def test_a_thread_that_waits_for_a_response_in_flight_continues_after_it(clock: FastClock) -> None:
     pacing = Pacing(clock)
     pacing.enter(None, 300)
     pacing.leave(limits(1, 0, clock.time() + 5))

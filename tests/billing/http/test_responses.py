@@ -1,4 +1,4 @@
-"""Whatever a server puts into its answer, the client gives a page or an error of its own, soon and in little memory."""
+"""Whatever a server sends, the client returns a page or raises its own error, soon and in little memory."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_traps_are_refused_in_bounded_time_and_memory(
 
 @pytest.mark.parametrize("depth", [31, 100, 500, *range(900, 1000, 20), 3_000, 9_000])
 @pytest.mark.parametrize("name", ["message", "count", "status_code", "results", "error"])
-def test_no_depth_is_too_deep_for_the_error_itself(
+def test_an_error_nested_at_any_depth_is_still_reported(
     running: tuple[FaultyServer, UnpodClient], name: str, depth: int
 ) -> None:
     body = b'{"%b": %b}' % (name.encode(), b"[" * depth + b"]" * depth)
@@ -160,7 +160,7 @@ def test_no_depth_is_too_deep_for_the_error_itself(
         assert isinstance(ask(running, body, status), UnpodError)
 
 
-def test_the_same_field_twice_is_no_error_the_last_one_counts(running: tuple[FaultyServer, UnpodClient]) -> None:
+def test_of_a_field_that_comes_twice_the_last_one_counts(running: tuple[FaultyServer, UnpodClient]) -> None:
     fields = b'"id": 1, "amount": "1", "currency": "X", "status": "a", "status": "b"'
     got = ask(running, b'{"count": 1, "count": 2, "results": [{%b}]}' % fields)
     assert (got.count, got.invoices[0].status) == (2, "b")
@@ -172,7 +172,7 @@ def test_texts_of_all_languages_and_whole_surrogate_pairs_are_read(running: tupl
         assert got.invoices[0].raw["note"] == "ünïcode 😀 हिन्दी \\ud800"
 
 
-def test_a_byte_order_mark_is_read_over(running: tuple[FaultyServer, UnpodClient]) -> None:
+def test_a_byte_order_mark_is_ignored(running: tuple[FaultyServer, UnpodClient]) -> None:
     assert ask(running, b"\xef\xbb\xbf" + b'{"results": []}').invoices == []
 
 

@@ -1,4 +1,4 @@
-"""A request that fails on its way is repeated, and ends in time whatever the server does."""
+"""A request that fails on its way is retried, and ends in time whatever the server does."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_fault_that_does_not_pass_becomes_an_error_after_the_last_try(
     assert TOKEN not in repr(caught.value.__cause__)
 
 
-def test_nobody_listening_is_unavailable_with_its_cause(connect: Connect) -> None:
+def test_a_refused_connection_is_unavailable_with_its_cause(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = connect(f"http://127.0.0.1:{port}", retry=RetryPolicy(attempts=2))
@@ -139,7 +139,7 @@ def test_the_timeout_is_the_deadline_of_the_whole_request(server: FaultyServer, 
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-def test_a_server_that_never_accepts_ends_in_time_too(connect: Connect) -> None:
+def test_the_deadline_holds_for_a_server_that_never_accepts(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         fillers = []
         for _ in range(4):  # a full queue: the next connection gets no answer at all
@@ -156,7 +156,7 @@ def test_a_server_that_never_accepts_ends_in_time_too(connect: Connect) -> None:
             filler.close()
 
 
-def test_a_slow_answer_that_is_whole_in_time_is_an_answer(server: FaultyServer, connect: Connect) -> None:
+def test_a_slow_response_that_is_complete_in_time_is_read(server: FaultyServer, connect: Connect) -> None:
     server.otherwise = [Drip(WIRE[:30], 0.005), WIRE[30:-20], Drip(WIRE[-20:], 0.005)]
     assert len(connect(server, timeout=5, retry=RetryPolicy(attempts=1)).get_page(1, 100).invoices) == 3
 
@@ -195,7 +195,7 @@ def test_bodies_in_any_encoding_that_servers_send_are_read(
     assert client.requests_made == 1
 
 
-def test_chunked_answers_are_read(server: FaultyServer, connect: Connect) -> None:
+def test_chunked_responses_are_read(server: FaultyServer, connect: Connect) -> None:
     pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
     server.otherwise = [CHUNKED + pieces + b"0\r\n\r\n"]
     client = connect(server)
@@ -221,7 +221,7 @@ def test_a_gzip_bomb_is_refused_without_unpacking_it(server: FaultyServer, conne
 
 
 @pytest.mark.parametrize("framing", ["declared", "endless"])
-def test_an_answer_larger_than_any_page_is_refused(server: FaultyServer, connect: Connect, framing: str) -> None:
+def test_a_response_larger_than_any_page_is_refused(server: FaultyServer, connect: Connect, framing: str) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" if framing == "declared" else UNFRAMED
     server.otherwise = [head, *[b" " * 1_000_000] * 40, Hang]
     with pytest.raises(UnpodBadAnswer, match="MiB"):
@@ -234,7 +234,7 @@ def test_a_body_of_ten_megabytes_is_read(server: FaultyServer, connect: Connect)
 
 
 @pytest.mark.parametrize("fault", PERMANENT)
-def test_what_cannot_pass_is_not_tried_again_even_after_faults_that_did(
+def test_a_permanent_error_is_not_retried_even_after_transient_ones(
     server: FaultyServer, connect: Connect, fault: str
 ) -> None:
     server.scripts = [TRANSIENT["500"], TRANSIENT["reset at once"], PERMANENT[fault]]
@@ -248,7 +248,7 @@ def test_what_cannot_pass_is_not_tried_again_even_after_faults_that_did(
 @given(
     faults=st.lists(st.sampled_from(sorted(TRANSIENT)), max_size=7), then=st.sampled_from(["good", *sorted(PERMANENT)])
 )
-def test_any_sequence_of_passing_faults_within_the_budget_ends_as_its_last_answer_does(
+def test_any_sequence_of_transient_faults_within_the_budget_ends_as_its_last_response_does(
     faults: list[str], then: str
 ) -> None:
     with FaultyServer([*(TRANSIENT[fault] for fault in faults), PERMANENT.get(then, GOOD)]) as server:
