@@ -116,7 +116,7 @@ define install
 	@touch $@
 endef
 
-EVERYDAY := --group dev -e '.[sandbox,parquet,zstd]'
+EVERYDAY := --group dev -e '.[sandbox,parquet,zstd,sql]'
 STORES := --group services -e '.[s3,gcs,azure,openlineage]'
 
 $(VENV3)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3).txt

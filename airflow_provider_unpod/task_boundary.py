@@ -60,7 +60,7 @@ def storable(value: T) -> T:
     keys and values at any depth, and each call that replaces something logs one warning. All else is unchanged.
     """
     replaced: list[object] = []
-    result: T = _storable(value, replaced)
+    result: T = cleaned(value, replaced)
     if replaced:
         log.warning(
             "Airflow cannot store U+0000, unpaired surrogates or integers of more than 64 bits. %d of them were "
@@ -71,18 +71,19 @@ def storable(value: T) -> T:
     return result
 
 
-def _storable(item: Any, replaced: list[object]) -> Any:
+def cleaned(item: Any, replaced: list[object]) -> Any:
+    """As :func:`storable`, without a warning: what was replaced is appended to ``replaced``."""
     if isinstance(item, dict):
         # Clean names keep their values; a name that becomes equal to one of them stays apart by further U+FFFD.
         copied = {key: None for key in item if not isinstance(key, str) or not _UNSTORABLE.search(key)}
         for key, value in item.items():
-            name = _storable(key, replaced)
+            name = cleaned(key, replaced)
             while name != key and name in copied:
                 name += _REPLACEMENT
-            copied[name] = _storable(value, replaced)
+            copied[name] = cleaned(value, replaced)
         return copied
     if isinstance(item, (list, tuple)):
-        return [_storable(one, replaced) for one in item]
+        return [cleaned(one, replaced) for one in item]
     if isinstance(item, str) and _UNSTORABLE.search(item):
         replaced.append(item)
         return _UNSTORABLE.sub(_REPLACEMENT, item)

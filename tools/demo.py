@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,14 @@ OUTPUT = REPOSITORY / ".demo"
 #: The invoice that the sensor waits for; pending in every new sandbox.
 INVOICE = 101
 STARTED_BY_US = ("unpod_invoices_to_xcom", "unpod_all_organizations", "unpod_wait_for_payment")
-EXPECTED = (*STARTED_BY_US, "unpod_monthly_export", "unpod_month_close", "unpod_book_payment", "unpod_on_paid")
+EXPECTED = (
+    *STARTED_BY_US,
+    "unpod_monthly_export",
+    "unpod_month_close",
+    "unpod_book_payment",
+    "unpod_on_paid",
+    "unpod_nightly_books",
+)
 
 
 def main() -> int:
@@ -67,6 +76,7 @@ def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) ->
     """Start the DAGs that have no schedule, and pay the invoice once the sensor waits for it."""
     airflow.wait_for(lambda: set(EXPECTED) <= airflow.dags(), "the example DAGs to be parsed")
     say("The DAGs are parsed. unpod_monthly_export was started by its schedule; the demo starts three more.")
+    airflow.unpause("unpod_nightly_books")
     run_ids = {dag_id: airflow.trigger(dag_id) for dag_id in STARTED_BY_US}
 
     def waits() -> bool:
@@ -146,9 +156,30 @@ def report(sandbox: Sandbox, month: str, runs: list[dict[str, Any]]) -> None:
     )
     print("\nDAG runs and what started them:\n")
     table(("DAG", "started by", "result"), [(run["dag_id"], run["started_by"], run["state"]) for run in runs])
+    report_books()
     books = json.loads((OUTPUT / "books" / f"{month}.json").read_text())
     booked = ", ".join(f"{currency} {amount}" for currency, amount in books["revenue"].items())
     print(f"\nBooked by unpod_month_close for {month}: {booked}")
+
+
+def report_books() -> None:
+    """Print what was loaded into the database, and how the ledger differs."""
+    with closing(sqlite3.connect(OUTPUT / "books.db")) as database:
+        (rows,) = database.execute("SELECT count(*) FROM unpod_invoices").fetchone()
+    compared = json.loads((OUTPUT / "exports" / "nightly-differences" / "reconciliation.json").read_text())
+    print(f"\nLoaded by unpod_nightly_books into the table unpod_invoices: {rows} rows. Compared with the ledger:\n")
+    table(
+        ("invoice", "differs in", "export", "ledger"),
+        [
+            (one["id"], ", ".join(one["outcomes"]), *(_amounts(one[side]) for side in ("here", "there")))
+            for one in compared["differences"]
+        ],
+        right=(2, 3),
+    )
+
+
+def _amounts(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['amount']} {row['currency']}" for row in rows) or "nothing"
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]], right: tuple[int, ...] = ()) -> None:

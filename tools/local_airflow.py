@@ -12,11 +12,14 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -193,6 +196,10 @@ class LocalAirflow:
         """The ids of the DAGs that Airflow has parsed."""
         return {dag["dag_id"] for dag in self.api("GET", "/dags?limit=100")["dags"]}
 
+    def unpause(self, dag_id: str) -> None:
+        """Let a DAG's schedule start it."""
+        self.api("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
     def trigger(self, dag_id: str, logical_date: str | None = None, conf: dict[str, Any] | None = None) -> str:
         """Start a DAG and return the id of its run."""
         body = {"logical_date": logical_date, "conf": conf or {}}
@@ -243,16 +250,40 @@ class LocalAirflow:
 
 
 def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: str) -> LocalAirflow:
-    """An Airflow with the example DAGs and the connection ``unpod_default`` to a sandbox; files go below ``output``."""
+    """An Airflow with the example DAGs and connections to a sandbox and to a database; files go below ``output``."""
     return LocalAirflow(
         home,
         REPOSITORY / "example_dags",
-        connections={"unpod_default": sandbox.connection_json()},
+        connections={
+            "unpod_default": sandbox.connection_json(),
+            "unpod_books_db": books_database(output / "books.db", sandbox),
+        },
         UNPOD_EXPORTS=f"file://{output}/exports",
         UNPOD_BOOKS=f"file://{output}/books",
         UNPOD_POLL_INTERVAL="5",
         **environment,
     )
+
+
+def books_database(file: Path, sandbox: Sandbox) -> str:
+    """Make the database of the example ``unpod_books``: its connection as JSON.
+
+    Its ledger agrees with the sandbox, except for the newest invoice, which it has with one cent more.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    booked = [(one.id, Decimal(one.amount), one.currency) for one in sandbox.ledger.invoices()]
+    newest = max(invoice_id for invoice_id, _, _ in booked)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY, amount TEXT, currency TEXT)")
+        database.executemany(
+            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)",
+            [
+                (invoice_id, str(amount + (Decimal("0.01") if invoice_id == newest else 0)), currency)
+                for invoice_id, amount, currency in booked
+            ],
+        )
+        database.commit()
+    return json.dumps({"conn_type": "sqlite", "host": str(file)})
 
 
 #: Bypasses the proxies of the environment: Airflow is on this machine.

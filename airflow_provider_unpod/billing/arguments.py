@@ -12,11 +12,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, tzinfo
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
-from airflow_provider_unpod.billing.invoice import match_key, status_key
+from airflow_provider_unpod.billing.invoice import currency_code, match_key, status_key
 from airflow_provider_unpod.billing.moments import parse_moment, to_utc
 
 if TYPE_CHECKING:
@@ -119,6 +120,22 @@ def whole_number_of(value: Any, name: str, *, least: int = 1, most: int | None =
     raise UnpodConfigError(f"`{name}` must be a whole number, {limits}, got {short_repr(value)}.")
 
 
+def decimals_of(value: Any, name: str) -> dict[str, Decimal]:
+    """Check amounts by currency, such as ``{"USD": "0.01"}``; ``None`` is none of them.
+
+    :raises UnpodConfigError: if it is anything else; a float has been rounded already.
+    """
+    try:
+        amounts = {
+            currency_code(one): Decimal(amount) for one, amount in dict(value or {}).items() if _is_exact(amount)
+        }
+        if len(amounts) == len(value or {}) and all(amount.is_finite() and amount >= 0 for amount in amounts.values()):
+            return amounts
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
+        pass
+    raise UnpodConfigError(f'`{name}` must be amounts by currency, such as {{"USD": "0.01"}}, got {short_repr(value)}.')
+
+
 def seconds_of(value: Any, name: str) -> float:
     """Check seconds or a ``timedelta``, and give seconds.
 
@@ -163,6 +180,10 @@ def zone_of(value: Any, name: str) -> ZoneInfo:
         raise UnpodConfigError(
             f"`{name}` must be an IANA time zone such as UTC or Europe/Berlin, got {short_repr(value)}."
         ) from None
+
+
+def _is_exact(amount: object) -> bool:
+    return isinstance(amount, (str, int, Decimal)) and not isinstance(amount, bool)
 
 
 def _is_name(value: object) -> bool:

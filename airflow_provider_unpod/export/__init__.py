@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.address import path_segment
     from airflow_provider_unpod.export.errors import ExportError, ExportRefused
     from airflow_provider_unpod.export.reader import Export, export_files, read_export
+    from airflow_provider_unpod.export.reconciliation import reconcile
     from airflow_provider_unpod.export.writer import write_export
 
-__all__ = ["Export", "ExportError", "ExportRefused", "export_files", "path_segment", "read_export", "write_export"]
+__all__ = [
+    "Export",
+    "ExportError",
+    "ExportRefused",
+    "export_files",
+    "path_segment",
+    "read_export",
+    "reconcile",
+    "write_export",
+]
 
 _MODULES = {
     "Export": "reader",
@@ -23,6 +33,7 @@ _MODULES = {
     "export_files": "reader",
     "path_segment": "address",
     "read_export": "reader",
+    "reconcile": "reconciliation",
     "write_export": "writer",
 }
 

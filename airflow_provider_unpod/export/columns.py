@@ -54,6 +54,11 @@ _UNFIT_FOR_TEXT = re.compile("[\x00\ud800-\udfff]")
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]").match  # the last four: full-width signs
 
 
+def formula_safe(text: str) -> str:
+    """``text`` as a spreadsheet shows it, and never runs it: an apostrophe before what would begin a formula."""
+    return "'" + text if _FORMULA(text) else text
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of one export.
@@ -214,7 +219,7 @@ class CsvText(CellType):
         if value.isalnum():
             return value
         text = _UNFIT_FOR_TEXT.sub("\ufffd", value)
-        return ("'" + text if _FORMULA(text) else text) or None
+        return formula_safe(text) or None
 
     def read(self, cell: str) -> str:
         return cell[1:] if cell[0] == "'" else cell

@@ -16,3 +16,19 @@ class ExportRefused(ExportError):
     """An export that no retry can write: its path is not its own, or it is too large for where it goes."""
 
     permanent = True
+
+
+class LedgerError(ExportError):
+    """A ledger that an export is compared with cannot be read; the text names its rows and what is wrong with them."""
+
+    permanent = True
+
+
+class LedgerDiffers(ExportError):
+    """An export and what it was compared with differ; the text counts how, and names the file with all differences."""
+
+    permanent = True
+
+
+class LoadError(ExportError):
+    """An export could not be loaded into a table; nothing of it was. The text says which table, and what to do."""

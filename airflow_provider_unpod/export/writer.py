@@ -208,4 +208,4 @@ def _write_file(folder: Folder, name: str, content: Iterator[bytes], rows: int, 
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

@@ -74,3 +74,32 @@ def _dataset(address: str) -> tuple[str, str]:
     if parts.scheme == "file":
         return "file", parts.path
     return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
+
+
+def report_load(hook: Any, address: str, database_uri: str) -> None:
+    """Report the load of an export into a table to Airflow's hook lineage collector."""
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+    collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
+    collector.add_input_asset(context=hook, uri=without_connection(address))
+    collector.add_output_asset(context=hook, uri=database_uri)
+
+
+def openlineage_facets_of_load(address: str, database_uri: str, rows: int) -> OperatorLineage[Any, Any]:
+    """The facets of a finished load; only called where the OpenLineage provider is installed."""
+    from airflow.providers.common.compat.openlineage.facet import (
+        InputDataset,
+        OutputDataset,
+        OutputStatisticsOutputDatasetFacet,
+    )
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    source, (target, table) = _dataset(address), _dataset(database_uri)
+    statistics = OutputStatisticsOutputDatasetFacet(rowCount=rows)
+    return OperatorLineage(
+        inputs=[InputDataset(namespace=source[0], name=source[1])],
+        outputs=[
+            # OpenLineage names a table by database, schema and table with dots between.
+            OutputDataset(namespace=target, name=table.replace("/", "."), outputFacets={"outputStatistics": statistics})
+        ],
+    )

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg2
 import pytest
 
 from airflow_provider_unpod.export import ExportError, read_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.integration.conftest import AIRFLOW_3, REPOSITORY, AirflowCommand, LiveAirflow
+from tools.local_airflow import books_database
+from tools.local_postgres import LocalPostgres
 
 EXAMPLES = {
     "unpod_all_organizations",
     "unpod_book_payment",
     "unpod_invoices_to_xcom",
     "unpod_month_close",
+    "unpod_month_revenue",
     "unpod_monthly_export",
+    "unpod_nightly_books",
     "unpod_overdue",
     "unpod_wait_for_payment",
 }
@@ -175,6 +183,45 @@ def test_the_dag_of_the_readme_waits_and_exports(
 
     assert run == 0, airflow_command.printed
     assert [record["id"] for record in read_export(str(tmp_path / "invoices"))] == sandbox.ledger.ids()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[LocalPostgres]:
+    with LocalPostgres() as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_changes_are_loaded_every_night_and_what_the_ledger_has_otherwise_is_reported(
+    sandbox: Sandbox, airflow_command: AirflowCommand, postgres: LocalPostgres, tmp_path: Path, kind: str
+) -> None:
+    books = books_database(tmp_path / "books.db", sandbox)
+    if kind == "postgres":
+        books = postgres.url(driver="postgres")
+        copy_ledger(tmp_path / "books.db", postgres)
+    shutil.rmtree(airflow_command.exports / "nightly", ignore_errors=True)
+    connections = {
+        "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
+        "AIRFLOW_CONN_UNPOD_BOOKS_DB": books,
+    }
+
+    run = airflow_command("dags", "test", "unpod_nightly_books", **connections)
+
+    assert run == 0, airflow_command.printed
+    loaded = airflow_command.results("unpod_nightly_books", "load")[-1]
+    assert (loaded["state"], loaded["rows"]) == ("loaded", len(sandbox.ledger))
+    newest = max(sandbox.ledger.ids())
+    assert airflow_command.results("unpod_nightly_books", "alert")[-1] == [f"{newest}: amount"]
+    run = airflow_command("dags", "test", "unpod_month_revenue", **connections)
+    assert run == 0, airflow_command.printed
+
+
+def copy_ledger(source: Path, server: LocalPostgres) -> None:
+    with closing(sqlite3.connect(source)) as database:
+        booked = database.execute("SELECT * FROM ledger").fetchall()
+    with psycopg2.connect(server.url()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE ledger (id BIGINT, amount NUMERIC, currency TEXT)")
+        cursor.executemany("INSERT INTO ledger VALUES (%s, %s, %s)", booked)
 
 
 class MonthClose:

@@ -1,0 +1,109 @@
+"""What a reconciliation found, as files: JSON for programs, CSV for people with a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from typing import IO, TYPE_CHECKING, Any
+
+from airflow_provider_unpod.export.columns import formula_safe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from airflow_provider_unpod.export.reconciliation import Difference, Entry, Reconciliation
+    from airflow_provider_unpod.export.storage import Folder
+
+JSON_NAME, CSV_NAME = "reconciliation.json", "reconciliation.csv"
+_FIELDS = ("amount", "currency", "day", "status")
+_HEAD = ("id", "outcomes", *(f"{name}_{side}" for name in _FIELDS for side in ("here", "there")))
+
+
+class Differences:
+    """The differences of a reconciliation, read to its end and kept in a temporary file.
+
+    :param most: differences that ``first`` has at most.
+    """
+
+    def __init__(self, reconciliation: Reconciliation, most: int) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
+        self.first: list[dict[str, Any]] = []
+        for difference in reconciliation:
+            content = as_dict(difference)
+            if len(self.first) < most:
+                self.first.append(content)
+            self._file.write(json.dumps(content).encode() + b"\n")
+        self.summary = reconciliation.summary.as_dict()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._file.seek(0)
+        yield from map(json.loads, self._file)
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        self._file.close()
+
+    def write(self, folder: Folder, about: Mapping[str, Any]) -> list[str]:
+        """Write both files into a folder, each whole or not at all; their names.
+
+        :param about: what was compared: the first fields of the JSON file.
+        """
+        folder.write(CSV_NAME, self._csv_blocks())
+        folder.write(JSON_NAME, self._json_blocks(about))
+        return [JSON_NAME, CSV_NAME]
+
+    def _json_blocks(self, about: Mapping[str, Any]) -> Iterator[bytes]:
+        head = json.dumps({**about, "summary": self.summary}, indent=2)
+        yield head[: -len("\n}")].encode() + b',\n  "differences": ['
+        separator = b"\n    "
+        for difference in self:
+            yield separator + json.dumps(difference).encode()
+            separator = b",\n    "
+        yield b"\n  ]\n}\n"
+
+    def _csv_blocks(self) -> Iterator[bytes]:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_HEAD)
+        for difference in self:
+            for row in _csv_rows(difference):
+                writer.writerow(row)
+            if text.tell() > 2**20:
+                yield text.getvalue().encode()
+                text.seek(0)
+                text.truncate()
+        yield text.getvalue().encode()
+
+
+def as_dict(difference: Difference) -> dict[str, Any]:
+    """JSON-ready: amounts as decimal strings, dates in ISO 8601."""
+    return {
+        "id": difference.key,
+        "outcomes": list(difference.outcomes),
+        "here": [_entry_as_dict(one) for one in difference.here],
+        "there": [_entry_as_dict(one) for one in difference.there],
+    }
+
+
+def _entry_as_dict(entry: Entry) -> dict[str, Any]:
+    return {
+        "amount": format(entry.amount, "f"),
+        "currency": entry.currency,
+        "day": entry.day and entry.day.isoformat(),
+        "status": entry.status,
+    }
+
+
+def _csv_rows(difference: dict[str, Any]) -> Iterator[list[str]]:
+    """One row, except for duplicates: these have one for each row that a side has."""
+    for number in range(max(len(difference["here"]), len(difference["there"]))):
+        sides = [rows[number] if number < len(rows) else {} for rows in (difference["here"], difference["there"])]
+        cells = (_cell(name, side.get(name)) for name in _FIELDS for side in sides)
+        yield [formula_safe(difference["id"]), " ".join(difference["outcomes"]), *cells]
+
+
+def _cell(name: str, value: str | None) -> str:
+    # A ledger may hold any text; a negative amount only looks like a formula.
+    return "" if value is None else value if name == "amount" else formula_safe(value)

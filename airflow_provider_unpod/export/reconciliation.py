@@ -1,0 +1,264 @@
+"""Two lists of invoices held against each other, to the last digit: what matches, what differs, and by how much.
+
+An export against another export, a SQL query or a ledger's file: each becomes a stream of :class:`Entry`, and one
+function compares them. Both streams may come in any order and may be larger than memory: they are sorted on disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from itertools import groupby, islice
+from typing import Any, TypeAlias
+
+from airflow_provider_unpod.export.totals import EXACT
+
+MATCHED, ONLY_HERE, ONLY_THERE, DUPLICATE = "matched", "only_here", "only_there", "duplicate"
+AMOUNT, CURRENCY, STATUS, DATE = "amount", "currency", "status", "date"
+NOT_COMPARED = "not_compared"
+#: What can be said of an invoice, in the order in which summaries list it.
+OUTCOMES = (MATCHED, ONLY_HERE, ONLY_THERE, AMOUNT, CURRENCY, STATUS, DATE, DUPLICATE, NOT_COMPARED)
+#: Rows of one id that are kept on each side: enough to show a duplicate, whatever a broken ledger holds.
+MOST_ROWS_OF_AN_ID = 20
+#: Steps from the total here to the total there; the first and the last are the totals themselves.
+_STEPS = ("here", ONLY_HERE, ONLY_THERE, CURRENCY, AMOUNT, "within_tolerance", "there")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An invoice as one side knows it.
+
+    :param key: its id or number as text, in the form in which both sides are compared.
+    :param amount: exact.
+    :param currency: upper-case code.
+    :param day: the calendar day of the invoice; ``None`` where this side has none: then dates are not compared.
+    :param status: lower-case; ``None`` where this side has none: then statuses are not compared.
+    """
+
+    key: str
+    amount: Decimal
+    currency: str
+    day: date | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One id on which the two sides disagree.
+
+    :param outcomes: ``only_here``, ``only_there`` or ``duplicate`` alone, or any of ``amount``, ``currency``,
+        ``status`` and ``date``.
+    :param here: the rows of this id on the first side; more than one only for ``duplicate``.
+    :param there: the same on the second side.
+    """
+
+    key: str
+    outcomes: tuple[str, ...]
+    here: tuple[Entry, ...]
+    there: tuple[Entry, ...]
+
+
+@dataclass
+class Summary:
+    """What a finished reconciliation found.
+
+    :param counts: ids by outcome; an id that differs in two ways counts for both.
+    :param bridges: by currency, the steps that lead from the total here to the total there. They add up exactly.
+        Rows of an id that one side has twice are reported as duplicates and are in no sum.
+    """
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    bridges: dict[str, dict[str, Decimal]] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every id that was compared is on both sides, once, and equal."""
+        return not any(count for outcome, count in self.counts.items() if outcome not in (MATCHED, NOT_COMPARED))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: amounts as decimal strings."""
+        return {
+            "agrees": self.agrees,
+            "counts": dict(self.counts),
+            "bridges": {
+                currency: {step: format(amount, "f") for step, amount in bridge.items()}
+                for currency, bridge in sorted(self.bridges.items())
+            },
+        }
+
+    def _add(self, currency: str, step: str, amount: Decimal) -> None:
+        bridge = self.bridges.setdefault(currency, dict.fromkeys(_STEPS, Decimal(0)))
+        bridge[step] = EXACT.add(bridge[step], amount)
+
+
+Group: TypeAlias = tuple[str, tuple[Entry, ...]]
+
+
+def reconcile(
+    here: Iterable[Entry],
+    there: Iterable[Entry],
+    *,
+    date_window: int = 0,
+    tolerance: Mapping[str, Decimal] | None = None,
+    here_is_part: bool = False,
+) -> Reconciliation:
+    """Hold two lists of invoices against each other.
+
+    Both are read to their end when the first difference is asked for, in any order, and sorted in a temporary file;
+    memory stays bounded.
+
+    :param date_window: days by which dates may differ.
+    :param tolerance: by currency, by how much amounts may differ; zero for all others.
+    :param here_is_part: ``here`` is a part of the list, changes for instance: what only ``there`` has is not compared.
+    :returns: an iterator of what differs, in the order of the keys; its ``summary`` is there after the last one.
+    """
+    return Reconciliation(here, there, date_window, dict(tolerance or {}), here_is_part)
+
+
+class Reconciliation(Iterator[Difference]):
+    """What differs between two lists; made by :func:`reconcile`."""
+
+    def __init__(
+        self,
+        here: Iterable[Entry],
+        there: Iterable[Entry],
+        date_window: int,
+        tolerance: dict[str, Decimal],
+        here_is_part: bool,
+    ) -> None:
+        self._date_window = date_window
+        self._tolerance = tolerance
+        self._here_is_part = here_is_part
+        self._summary = Summary()
+        self._ended = False
+        self._differences = self._compare(here, there)
+
+    @property
+    def summary(self) -> Summary:
+        """Counts and bridges.
+
+        :raises RuntimeError: before the last difference was taken.
+        """
+        if not self._ended:
+            raise RuntimeError("The lists have not been compared to their end.")
+        return self._summary
+
+    def __next__(self) -> Difference:
+        return next(self._differences)
+
+    def _compare(self, here: Iterable[Entry], there: Iterable[Entry]) -> Iterator[Difference]:
+        with _Sorter() as sorter:
+            sorter.add("here", here)
+            sorter.add("there", there)
+            for key, ours, theirs in _merged(sorter.groups("here"), sorter.groups("there")):
+                if self._here_is_part and not ours:
+                    self._summary.counts[NOT_COMPARED] += 1
+                    continue
+                outcomes = self._outcomes(ours, theirs)
+                for outcome in outcomes or (MATCHED,):
+                    self._summary.counts[outcome] += 1
+                if outcomes:
+                    yield Difference(key, outcomes, ours, theirs)
+        self._check_bridges()
+        self._ended = True
+
+    def _outcomes(self, ours: tuple[Entry, ...], theirs: tuple[Entry, ...]) -> tuple[str, ...]:
+        """What is to be said of one id; the sums are brought up to date."""
+        if len(ours) > 1 or len(theirs) > 1:
+            return (DUPLICATE,)
+        add = self._summary._add
+        for mine in ours:
+            add(mine.currency, "here", mine.amount)
+        for other in theirs:
+            add(other.currency, "there", other.amount)
+        if not theirs:
+            add(ours[0].currency, ONLY_HERE, -ours[0].amount)
+            return (ONLY_HERE,)
+        if not ours:
+            add(theirs[0].currency, ONLY_THERE, theirs[0].amount)
+            return (ONLY_THERE,)
+        return tuple(self._differing(ours[0], theirs[0]))
+
+    def _differing(self, mine: Entry, other: Entry) -> Iterator[str]:
+        add = self._summary._add
+        if mine.currency != other.currency:
+            # Amounts of different currencies are not compared: the whole amount moves from one bridge to the other.
+            add(mine.currency, CURRENCY, -mine.amount)
+            add(other.currency, CURRENCY, other.amount)
+            yield CURRENCY
+        elif mine.amount != other.amount:
+            by = EXACT.subtract(other.amount, mine.amount)
+            tolerated = abs(by) <= self._tolerance.get(mine.currency, 0)
+            add(mine.currency, "within_tolerance" if tolerated else AMOUNT, by)
+            if not tolerated:
+                yield AMOUNT
+        if None not in (mine.status, other.status) and mine.status != other.status:
+            yield STATUS
+        if mine.day and other.day and abs((mine.day - other.day).days) > self._date_window:
+            yield DATE
+
+    def _check_bridges(self) -> None:
+        for currency, bridge in self._summary.bridges.items():
+            *steps, end = bridge.values()
+            total = Decimal(0)
+            for step in steps:
+                total = EXACT.add(total, step)
+            if total != end:
+                raise RuntimeError(f"The bridge of {currency} leads to {total}, but the total there is {end}.")
+
+
+def _merged(
+    here: Iterator[Group], there: Iterator[Group]
+) -> Iterator[tuple[str, tuple[Entry, ...], tuple[Entry, ...]]]:
+    """Two streams of groups in the order of their keys as one: key, the rows here, the rows there."""
+    ours, theirs = next(here, None), next(there, None)
+    while ours or theirs:
+        if theirs is None or (ours is not None and ours[0] < theirs[0]):
+            assert ours is not None
+            yield ours[0], ours[1], ()
+            ours = next(here, None)
+        elif ours is None or theirs[0] < ours[0]:
+            yield theirs[0], (), theirs[1]
+            theirs = next(there, None)
+        else:
+            yield ours[0], ours[1], theirs[1]
+            ours, theirs = next(here, None), next(there, None)
+
+
+class _Sorter:
+    """Entries in the order of their keys, whatever their number: sorted by SQLite, in a nameless temporary file."""
+
+    def __enter__(self) -> _Sorter:
+        self._database = sqlite3.connect("")
+        self._database.execute(
+            "CREATE TABLE entry (side TEXT, key TEXT, amount TEXT, currency TEXT, day TEXT, status TEXT)"
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._database.close()
+
+    def add(self, side: str, entries: Iterable[Entry]) -> None:
+        rows = (
+            (side, one.key, str(one.amount), one.currency, one.day and one.day.isoformat(), one.status)
+            for one in entries
+        )
+        self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def groups(self, side: str) -> Iterator[Group]:
+        rows = self._database.execute(
+            # SQLite compares texts by their UTF-8 bytes, which is the order of Python's strings.
+            "SELECT key, amount, currency, day, status FROM entry WHERE side = ? ORDER BY key, rowid",
+            (side,),
+        )
+        for key, group in groupby(rows, key=lambda row: str(row[0])):
+            yield (
+                key,
+                tuple(
+                    Entry(key, Decimal(amount), currency, date.fromisoformat(day) if day else None, status)
+                    for _, amount, currency, day, status in islice(group, MOST_ROWS_OF_AN_ID)
+                ),
+            )

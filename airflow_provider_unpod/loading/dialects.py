@@ -1,0 +1,213 @@
+"""What PostgreSQL and SQLite do differently. Any other database is refused: what was not tried is not promised.
+
+Identifiers are quoted by each database's own rule (double quotes, doubled inside) and never pasted as they are;
+values are always parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
+from airflow_provider_unpod.export.totals import EXACT
+from airflow_provider_unpod.loading.rows import AMOUNT, INTEGER, JSON, MOMENT, TEXT, Column, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: PostgreSQL cuts longer names silently, so that two of them would be one. Bytes.
+_LONGEST_NAME = 63
+_ROWS_PER_BLOCK = 1000
+#: Stands for a parameter in SQL until it is run: the one character that no identifier can have.
+MARK = "\x00"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL text, for both databases."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Target:
+    """The table that is loaded, its ledger of loaded exports, and the table that one load is staged in.
+
+    :param table: name of the table, one identifier.
+    :param schema: its schema; ``None``: the connection's own search path decides.
+    :raises UnpodConfigError: if a name cannot be one of a table.
+    """
+
+    def __init__(self, table: str, schema: str | None) -> None:
+        self.table = self._name(table, schema, "table", "")
+        self.ledger = self._name(table, schema, "table", "_exports")
+        self.staging = quoted("unpod_staging")
+
+    @staticmethod
+    def _name(table: str, schema: str | None, argument: str, suffix: str) -> str:
+        if "." in table and schema is None:
+            raise UnpodConfigError(
+                f"`table` must be the name of a table, got {short_repr(table)}. Put the schema into `schema`."
+            )
+        for name, value in (("schema", schema), (argument, table + suffix)):
+            if value is not None and (
+                not value or "\x00" in value or len(value.encode(errors="replace")) > _LONGEST_NAME
+            ):
+                raise UnpodConfigError(
+                    f"`{name}` must be a name of at most {_LONGEST_NAME - len(suffix)} bytes, got {short_repr(value)}."
+                )
+        return (f"{quoted(schema)}." if schema is not None else "") + quoted(table + suffix)
+
+
+class Dialect(ABC):
+    """One database, by its own SQL; ``name`` is the type of its connections."""
+
+    name: str
+    types: ClassVar[dict[str, str]]
+    #: The exact sum of a column of amounts.
+    total: str
+
+    def columns(self, columns: Iterable[Column]) -> str:
+        """Column definitions for CREATE TABLE."""
+        return ", ".join(
+            f"{quoted(one.name)} {self.types[one.kind]}{' NOT NULL' if one.required else ''}" for one in columns
+        )
+
+    @abstractmethod
+    def begin(self, connection: Any, target: Target) -> Any:
+        """A cursor in a transaction of its own that no other load of the same table is in."""
+
+    @abstractmethod
+    def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
+        """Put rows into the temporary table, which this makes."""
+
+    @abstractmethod
+    def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
+        """Run a statement in which :data:`MARK` stands for each of the values."""
+
+
+class Postgres(Dialect):
+    """PostgreSQL, through psycopg 2 or 3."""
+
+    name = "postgres"
+    types: ClassVar = {TEXT: "TEXT", INTEGER: "BIGINT", AMOUNT: "NUMERIC", MOMENT: "TIMESTAMPTZ", JSON: "JSONB"}
+    total = "sum({})"
+
+    def begin(self, connection: Any, target: Target) -> Any:
+        connection.autocommit = False
+        cursor = connection.cursor()
+        # Before the tables exist there is nothing else to lock. Ends with the transaction.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"airflow-provider-unpod {target.table}",))
+        return cursor
+
+    def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
+        cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}) ON COMMIT DROP")
+        copy = f"COPY {target.staging} FROM STDIN"
+        if hasattr(cursor, "copy_expert"):  # psycopg 2
+            cursor.copy_expert(copy, _Reader(_copy_blocks(rows)))
+        else:
+            with cursor.copy(copy) as sink:
+                for block in _copy_blocks(rows):
+                    sink.write(block)
+        cursor.execute(f"ANALYZE {target.staging}")
+
+    def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
+        # The drivers take a lone percent sign, of a name for instance, for the beginning of a placeholder.
+        if parameters := tuple(values):
+            cursor.execute(sql.replace("%", "%%").replace(MARK, "%s"), parameters)
+        else:
+            cursor.execute(sql)
+
+
+class Sqlite(Dialect):
+    """SQLite. Amounts are TEXT: its NUMERIC rounds to a binary double. Moments are ISO 8601 text in UTC."""
+
+    name = "sqlite"
+    types: ClassVar = {TEXT: "TEXT", INTEGER: "INTEGER", AMOUNT: "TEXT", MOMENT: "TEXT", JSON: "TEXT"}
+    total = "unpod_total({})"
+
+    def begin(self, connection: Any, target: Target) -> Any:
+        connection.isolation_level = None  # or the driver would begin, and commit, by itself
+        connection.create_aggregate("unpod_total", 1, _Total)
+        cursor = connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        return cursor
+
+    def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
+        # SQLite looks the rows up one by one, where PostgreSQL hashes them.
+        key = quoted(columns[0].name)
+        cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}, PRIMARY KEY ({key}))")
+        marks = ", ".join("?" * len(columns))
+        values = (tuple(map(_sqlite_value, row)) for row in rows)
+        cursor.executemany(f"INSERT INTO {target.staging} VALUES ({marks})", values)  # noqa: S608  # quoted
+
+    def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
+        cursor.execute(sql.replace(MARK, "?"), tuple(map(_sqlite_value, values)))
+
+
+def _sqlite_value(cell: Any) -> Any:
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
+    if isinstance(cell, dict):
+        return _encode(cell)
+    return cell.astimezone(timezone.utc).isoformat() if isinstance(cell, datetime) else cell
+
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Postgres(), Sqlite())}
+
+
+class _Total:
+    """The sum of decimal texts, exact: SQLite's own would be a binary double."""
+
+    def __init__(self) -> None:
+        self._sum = Decimal(0)
+
+    def step(self, amount: str) -> None:
+        self._sum = EXACT.add(self._sum, Decimal(amount))
+
+    def finalize(self) -> str:
+        return format(self._sum, "f")
+
+
+#: COPY's text format: a tab between cells, a line break between rows, ``\N`` for NULL.
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _copy_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
+    lines: list[str] = []
+    for row in rows:
+        lines.append("\t".join(map(_copy_cell, row)))
+        if len(lines) == _ROWS_PER_BLOCK:
+            yield "".join(f"{line}\n" for line in lines).encode()
+            lines.clear()
+    if lines:
+        yield "".join(f"{line}\n" for line in lines).encode()
+
+
+def _copy_cell(cell: Any) -> str:
+    if cell is None:
+        return "\\N"
+    if isinstance(cell, dict):
+        cell = _encode(cell)
+    if isinstance(cell, str):
+        return cell.translate(_ESCAPES)
+    return format(cell, "f") if isinstance(cell, Decimal) else str(cell.isoformat())
+
+
+class _Reader:
+    """Blocks as the file that psycopg 2 copies from."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return b""
+            self._rest = block
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken

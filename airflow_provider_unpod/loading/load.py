@@ -1,0 +1,296 @@
+"""A certified export into a table, exactly once, whatever is retried, cleared or run twice.
+
+Everything happens in one transaction that no other load of the same table shares: the rows, the mark on what has
+vanished, the entry in the ledger, and the proof that the sums are those of the certificate. So a task that is killed
+leaves nothing, and the same export a second time is found in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.billing.moments import parse_moment
+from airflow_provider_unpod.export.changes import NEW_STATUS, OLD_STATUS
+from airflow_provider_unpod.export.errors import LoadError
+from airflow_provider_unpod.export.options import CHANGES
+from airflow_provider_unpod.loading.dialects import MARK, quoted
+from airflow_provider_unpod.loading.rows import (
+    COLUMNS,
+    CONTENT,
+    INTEGER,
+    KEY,
+    MOMENT,
+    STAGED,
+    TEXT,
+    Column,
+    Row,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_provider_unpod.export.reader import Export
+    from airflow_provider_unpod.loading.dialects import Dialect, Target
+
+LOADED, ALREADY_LOADED, OLDER = "loaded", "already loaded", "older"
+
+#: The ledger: one row for each export that was loaded. ``position`` counts the loads of the table.
+LEDGER = (
+    Column("position", INTEGER, required=True),
+    Column("organization", TEXT, required=True),
+    Column("export_id", TEXT, required=True),
+    Column("selection", TEXT, required=True),
+    Column("mode", TEXT, required=True),
+    Column("read_at", MOMENT, required=True),
+    Column("loaded_at", MOMENT, required=True),
+    Column("manifest_sha256", TEXT, required=True),
+)
+_ALL_INVOICES = json.dumps(None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a load did.
+
+    :param state: ``"loaded"``, ``"already loaded"`` or ``"older"``; nothing was changed by the last two.
+    :param rows: rows that the export holds and the table now has.
+    :param vanished: rows marked because a full export does not have their invoice any more.
+    :param altered: rows in which characters that the database cannot store were replaced.
+    :param current: id of the export that the table is current with.
+    """
+
+    state: str
+    rows: int
+    vanished: int
+    altered: int
+    current: str
+
+
+class Load:
+    """One load of an export into a table of a database.
+
+    :param cleaned: makes of a value, nested or not, what the database can store, and appends to its second argument
+        what was replaced.
+    """
+
+    def __init__(
+        self, export: Export, dialect: Dialect, target: Target, cleaned: Callable[[Any, list[object]], Any]
+    ) -> None:
+        self._export = export
+        self._dialect = dialect
+        self._target = target
+        self._cleaned = cleaned
+        self._altered = 0
+        manifest = export.manifest
+        self._organization = str(manifest["organization"])
+        self._read_at = parse_moment(manifest["read_at"])
+        self._changes = manifest["changes"] if manifest["mode"] == CHANGES else None
+        selection = {name: value for name, value in (manifest.get("selection") or {}).items() if value is not None}
+        self._selection = json.dumps(selection or None, sort_keys=True)
+
+    def run(self, connection: Any, *, create_table: bool) -> Outcome:
+        """Load, in one transaction of a DB-API connection.
+
+        :param create_table: make the table, and its ledger, where they do not exist.
+        :raises LoadError: if the table does not fit, an export in between is missing, or the sums are not those of the
+            certificate; nothing was changed then.
+        """
+        cursor = self._dialect.begin(connection, self._target)
+        try:
+            outcome = self._load(cursor, create_table)
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+        return outcome
+
+    def _load(self, cursor: Any, create_table: bool) -> Outcome:
+        if create_table:
+            self._create(cursor)
+        self._require_columns(cursor)
+        current = self._verdict(cursor)
+        if current is not None:
+            return current
+        self._dialect.stage(cursor, self._target, STAGED, self._rows())
+        self._upsert(cursor)
+        vanished = self._mark_vanished(cursor)
+        self._record(cursor)
+        self._check_sums(cursor)
+        return Outcome(LOADED, self._export.count, vanished, self._altered, self._export.export_id)
+
+    def _rows(self) -> Iterable[Row]:
+        left_out = frozenset((OLD_STATUS, NEW_STATUS) if self._changes else ())
+        for row in rows_of(self._export, left_out):
+            replaced: list[object] = []
+            cells = tuple(self._cleaned(cell, replaced) if isinstance(cell, (str, dict)) else cell for cell in row)
+            self._altered += bool(replaced)
+            yield cells
+
+    # --- tables
+
+    def _create(self, cursor: Any) -> None:
+        for table, columns, key in (
+            (self._target.table, COLUMNS, KEY),
+            (self._target.ledger, LEDGER, LEDGER[1:3]),
+        ):
+            primary = ", ".join(quoted(column.name) for column in key)
+            self._run(
+                cursor,
+                f"CREATE TABLE IF NOT EXISTS {table} ({self._dialect.columns(columns)}, PRIMARY KEY ({primary}))",
+            )
+
+    def _require_columns(self, cursor: Any) -> None:
+        for table, columns in ((self._target.table, COLUMNS), (self._target.ledger, LEDGER)):
+            try:
+                self._run(cursor, f"SELECT * FROM {table} WHERE 1 = 0")
+            except Exception as error:
+                raise LoadError(
+                    f"Table {table} cannot be read: {error}. Create it, or set create_table=True."
+                ) from error
+            found = {column[0] for column in cursor.description}
+            if missing := [column.name for column in columns if column.name not in found]:
+                raise LoadError(
+                    f"Table {table} lacks the columns {', '.join(missing)}. Add them, or load into another."
+                )
+
+    # --- which export follows which
+
+    def _verdict(self, cursor: Any) -> Outcome | None:
+        """What to do instead of loading; ``None`` if this export is the one to load now.
+
+        :raises LoadError: if exports between the current one and this one were not loaded.
+        """
+        where = f"FROM {self._target.ledger} WHERE {self._equals('organization')}"
+        self._run(
+            cursor,
+            f"SELECT {quoted('export_id')}, {quoted('read_at')} {where} AND {self._equals('selection')}"
+            f" ORDER BY {quoted('position')} DESC LIMIT 1",
+            self._organization,
+            self._selection,
+        )
+        last = cursor.fetchone()
+        current, read_at = (last[0], self._moment(last[1])) if last else (None, None)
+        self._run(
+            cursor, f"SELECT 1 {where} AND {self._equals('export_id')}", self._organization, self._export.export_id
+        )
+        if cursor.fetchone():
+            return Outcome(ALREADY_LOADED, 0, 0, 0, current or self._export.export_id)
+        if self._follows(current):
+            return None
+        if current is not None and read_at is not None and self._read_at < read_at:
+            return Outcome(OLDER, 0, 0, 0, current)
+        if self._changes is None:
+            return None
+        raise LoadError(
+            f"Export {self._export.export_id} has the changes since {self._changes['since']}, but the table is "
+            f"current with {current or 'no export'}: exports in between were not loaded. Load a full export first."
+        )
+
+    def _follows(self, current: str | None) -> bool:
+        """Whether an export of changes starts from the export that the table is current with."""
+        if self._changes is None:
+            return False
+        return current in (self._changes["since"], *self._changes["replaces"])
+
+    # --- the load itself
+
+    def _upsert(self, cursor: Any) -> None:
+        """Put the staged rows into the table. A row of an export that was read later stays as it is."""
+        staged = ", ".join(quoted(column.name) for column in STAGED)
+        names = ", ".join(quoted(column.name) for column in COLUMNS)
+        update = [*CONTENT, *COLUMNS[-3:]]
+        assignments = ", ".join(f"{quoted(column.name)} = excluded.{quoted(column.name)}" for column in update)
+        self._run(
+            cursor,
+            f"INSERT INTO {self._target.table} AS existing ({names})"
+            f" SELECT {self._text()}, {staged}, {self._text()}, {self._moment_mark()}, NULL"
+            f" FROM {self._target.staging} WHERE true"
+            f" ON CONFLICT ({', '.join(quoted(column.name) for column in KEY)}) DO UPDATE SET {assignments}"
+            f" WHERE existing.{quoted('read_at')} <= excluded.{quoted('read_at')}",
+            self._organization,
+            self._export.export_id,
+            self._read_at,
+        )
+
+    def _mark_vanished(self, cursor: Any) -> int:
+        """Mark the invoices that a full export without a selection does not have any more."""
+        if self._changes is not None or self._selection != _ALL_INVOICES:
+            return 0
+        self._run(
+            cursor,
+            f"UPDATE {self._target.table} SET {quoted('vanished_at')} = {self._moment_mark()}"
+            f" WHERE {self._equals('organization')} AND {quoted('vanished_at')} IS NULL"
+            f" AND {quoted('read_at')} < {self._moment_mark()}"
+            f" AND NOT EXISTS (SELECT 1 FROM {self._target.staging} s"
+            f" WHERE s.{quoted('invoice_id')} = {self._target.table}.{quoted('invoice_id')})",
+            self._read_at,
+            self._organization,
+            self._read_at,
+        )
+        return int(cursor.rowcount)
+
+    def _record(self, cursor: Any) -> None:
+        names = ", ".join(quoted(column.name) for column in LEDGER)
+        marks = ", ".join([MARK] * (len(LEDGER) - 1))
+        self._run(
+            cursor,
+            f"INSERT INTO {self._target.ledger} ({names})"
+            f" VALUES ((SELECT coalesce(max({quoted('position')}), 0) + 1 FROM {self._target.ledger}), {marks})",
+            self._organization,
+            self._export.export_id,
+            self._selection,
+            self._export.manifest["mode"],
+            self._read_at,
+            datetime.now(timezone.utc),
+            self._export.manifest_sha256,
+        )
+
+    def _check_sums(self, cursor: Any) -> None:
+        """Add up what the table now has of this export, and compare it with the certificate.
+
+        Where a later export had a row already, the staged one counts: it was not to be stored.
+        """
+        name = quoted
+        amount = f"CASE WHEN t.{name('export_id')} = {MARK} THEN t.{name('amount')} ELSE s.{name('amount')} END"
+        self._run(
+            cursor,
+            f"SELECT s.{name('currency')}, s.{name('status')}, count(*), {self._dialect.total.format(amount)}"
+            f" FROM {self._target.staging} s JOIN {self._target.table} t"
+            f" ON t.{name('organization')} = {MARK} AND t.{name('invoice_id')} = s.{name('invoice_id')}"
+            f" GROUP BY 1, 2",
+            self._export.export_id,
+            self._organization,
+        )
+        found = {(currency, status): (int(count), Decimal(total)) for currency, status, count, total in cursor}
+        certified = {
+            (self._cleaned(currency, []), self._cleaned(status, [])): (cell["count"], Decimal(cell["amount"]))
+            for currency, cells in self._export.totals.items()
+            for status, cell in cells.items()
+        }
+        if found != certified:
+            raise LoadError(
+                f"The sums in {self._target.table} are not those of export {self._export.export_id}, so nothing was "
+                f"loaded: {found} in the table, {certified} in the manifest."
+            )
+
+    # --- SQL
+
+    def _equals(self, column: str) -> str:
+        return f"{quoted(column)} = {MARK}"
+
+    def _text(self) -> str:
+        return f"CAST({MARK} AS TEXT)"
+
+    def _moment_mark(self) -> str:
+        return f"CAST({MARK} AS {self._dialect.types[MOMENT]})"
+
+    def _moment(self, value: Any) -> datetime:
+        return parse_moment(value) if isinstance(value, str) else value
+
+    def _run(self, cursor: Any, sql: str, *values: Any) -> None:
+        self._dialect.execute(cursor, sql, values)

@@ -1,0 +1,289 @@
+"""The operator that holds a certified export against another export, a database or a ledger's file."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_unpod.billing.arguments import choice_of, decimals_of, whole_number_of
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.export.address import normalised
+from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date, tzinfo
+    from decimal import Decimal
+    from typing import IO
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_unpod.billing.reading.selection import Selection
+    from airflow_provider_unpod.export.difference_files import Differences
+    from airflow_provider_unpod.export.reader import Export
+    from airflow_provider_unpod.export.reconciliation import Entry
+
+#: Differences that the log and the XCom show; the files have all of them.
+_SHOWN = 20
+#: Bytes of a ledger that are copied to the worker's disk at most.
+_LARGEST_LEDGER = 4 * 1024**3
+_SOURCES = ("against_path", "sql", "ledger_path")
+
+
+class UnpodReconcileOperator(BaseOperator):
+    """Compare a certified export with what somebody else knows of the same invoices, to the last digit.
+
+    Invoices are matched by id or number; amount, currency, status and date are compared. What the other side does not
+    have (a status, a date) is not compared. Of an export of changes only its own invoices are compared.
+
+    :param export_path: folder of the export, or its manifest (templated).
+    :param storage_conn_id: the storage connection of ``export_path``, ``against_path``, ``ledger_path`` and
+        ``output_path``, where they do not name one (templated).
+    :param export_id: compare this export and no other, from the summary or asset event of the export (templated).
+    :param manifest_sha256: compare only if the manifest has this SHA-256, from the same place (templated).
+    :param against_path: compare with the export in this folder (templated).
+    :param sql: compare with the rows of this query, whose columns are called ``id``, ``amount``, ``currency`` and, if
+        there are any, ``date`` and ``status``; amounts must be NUMERIC, whole numbers or text (templated).
+    :param sql_conn_id: connection of the database for ``sql`` (templated).
+    :param ledger_path: compare with this CSV file (templated).
+    :param csv: how the CSV file is written, as
+        :class:`~airflow_provider_unpod.export.entries.LedgerFormat` has it, for example
+        ``{"delimiter": ";", "decimal": ",", "columns": {"id": "Invoice", "amount": "Amount"}, "currency": "EUR"}``.
+    :param match_by: ``"id"`` or ``"invoice_number"``.
+    :param statuses: only invoices of the export with one of these statuses (templated).
+    :param invoice_date_from: only invoices of the export of this moment or later (templated).
+    :param invoice_date_to: only invoices of the export before this moment (templated).
+    :param business_timezone: IANA name of the time zone of calendar days, and of dates that have no offset.
+    :param date_window: days by which dates may differ.
+    :param tolerance: by currency code, by how much amounts may differ, for example ``{"USD": "0.01"}``; zero for all
+        others.
+    :param on_difference: ``"fail"`` the task, without retries, after the files are written; or ``"warn"`` in its log.
+    :param output_path: folder for ``reconciliation.json`` and ``reconciliation.csv``, with all differences; ``None``:
+        no files (templated).
+    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work.
+    :raises ExportError: when the task runs, if the export or the ledger cannot be believed or read.
+
+    Returns ``agrees``, ``counts`` (ids by outcome), ``bridges`` (by currency, the steps from the export's total to the
+    other's), ``first_differences`` (up to twenty) and ``files`` (addresses). Events of the task's outlets carry the
+    same as their extra, without the differences.
+    """
+
+    template_fields: Sequence[str] = (
+        "export_path",
+        "storage_conn_id",
+        "export_id",
+        "manifest_sha256",
+        "against_path",
+        "sql",
+        "sql_conn_id",
+        "ledger_path",
+        "statuses",
+        "invoice_date_from",
+        "invoice_date_to",
+        "output_path",
+    )
+    template_fields_renderers = {"sql": "sql"}  # noqa: RUF012  # Airflow's own name and form
+    ui_color = "#e8f3ec"
+
+    def __init__(
+        self,
+        *,
+        export_path: str,
+        storage_conn_id: str | None = None,
+        export_id: str | None = None,
+        manifest_sha256: str | None = None,
+        against_path: str | None = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
+        ledger_path: str | None = None,
+        csv: Mapping[str, Any] | None = None,
+        match_by: str = "id",
+        statuses: str | Iterable[str] | None = None,
+        invoice_date_from: str | date | None = None,
+        invoice_date_to: str | date | None = None,
+        business_timezone: str = "UTC",
+        date_window: int = 0,
+        tolerance: Mapping[str, str | int | Decimal] | None = None,
+        on_difference: str = "fail",
+        output_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.export_path = export_path
+        self.storage_conn_id = storage_conn_id
+        self.export_id = export_id
+        self.manifest_sha256 = manifest_sha256
+        self.against_path = against_path
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.ledger_path = ledger_path
+        self.csv = csv
+        self.match_by = match_by
+        self.statuses = statuses
+        self.invoice_date_from = invoice_date_from
+        self.invoice_date_to = invoice_date_to
+        self.business_timezone = business_timezone
+        self.date_window = date_window
+        self.tolerance = tolerance
+        self.on_difference = on_difference
+        self.output_path = output_path
+        self._given = given_templates(self)
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        """Refuse what cannot work while the DAG is parsed."""
+        from airflow_provider_unpod.export.entries import LedgerFormat
+
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UnpodConfigError(
+                f"Exactly one of {', '.join(f'`{name}`' for name in _SOURCES)} must be given, got {given or 'none'}."
+            )
+        if (self.sql is None) != (self.sql_conn_id is None):
+            raise UnpodConfigError("`sql` and `sql_conn_id` must be given together.")
+        if self.csv is not None and self.ledger_path is None:
+            raise UnpodConfigError("`csv` does nothing without `ledger_path`. Leave it out, or give the ledger's file.")
+        LedgerFormat.from_dict(self.csv, "csv")
+        choice_of(self.match_by, "match_by", ("id", "invoice_number"))
+        choice_of(self.on_difference, "on_difference", ("fail", "warn"))
+        whole_number_of(self.date_window, "date_window", least=0)
+        decimals_of(self.tolerance, "tolerance")
+        for name in ("export_path", "against_path", "output_path"):
+            value = getattr(self, name)
+            if value is not None and is_final(value):
+                normalised(value)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare, write the files, and report; see the class."""
+        from airflow_provider_unpod.export.difference_files import Differences
+        from airflow_provider_unpod.export.errors import LedgerDiffers
+        from airflow_provider_unpod.export.reconciliation import reconcile
+
+        with fail_fast(), ExitStack() as stack:
+            check_rendered(self, self._given)
+            export = self._open(self.export_path, self.export_id, self.manifest_sha256)
+            reconciliation = reconcile(
+                self._entries_of_export(export),
+                self._other_side(stack),
+                date_window=self.date_window,
+                tolerance=decimals_of(self.tolerance, "tolerance"),
+                here_is_part=export.manifest["mode"] == "changes",
+            )
+            differences = stack.enter_context(closing(Differences(reconciliation, _SHOWN)))
+            result = {**differences.summary, "export_id": export.export_id, "files": self._write(differences, export)}
+            self._log(differences)
+            if not result["agrees"] and self.on_difference == "fail":
+                raise LedgerDiffers(
+                    f"Export {export.export_id} and {self._name_of_other()} differ: {_counts_in_words(result)}. "
+                    f"{'See ' + result['files'][0] if result['files'] else 'See the log, or set output_path'}."
+                )
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra.update(storable(result))
+        returned: dict[str, Any] = storable({**result, "first_differences": differences.first})
+        return returned
+
+    # --- the two sides
+
+    def _open(self, path: str, export_id: str | None = None, manifest_sha256: str | None = None) -> Export:
+        from airflow_provider_unpod.export import read_export
+
+        return read_export(path, self.storage_conn_id, export_id=export_id, manifest_sha256=manifest_sha256)
+
+    def _entries_of_export(self, export: Export) -> Iterator[Entry]:
+        from airflow_provider_unpod.export.entries import entries_of_export
+
+        return entries_of_export(export, by=self.match_by, zone=self._zone(), selection=self._selection())
+
+    def _other_side(self, stack: ExitStack) -> Iterator[Entry]:
+        from airflow_provider_unpod.export.entries import LedgerFormat, entries_of_csv, entries_of_rows
+
+        if self.against_path is not None:
+            return self._entries_of_export(self._open(self.against_path))
+        if self.ledger_path is not None:
+            file = stack.enter_context(self._ledger_file(self.ledger_path))
+            return entries_of_csv(file, LedgerFormat.from_dict(self.csv, "csv"), self._zone())
+        head, rows = self._query(stack)
+        return entries_of_rows(rows, head, LedgerFormat(), self._zone())
+
+    def _ledger_file(self, path: str) -> IO[bytes]:
+        from airflow_provider_unpod.export.errors import LedgerError
+        from airflow_provider_unpod.export.storage import Folder
+
+        parent, _, name = path.rpartition("/")
+        with Folder(parent, self.storage_conn_id) as folder:
+            file = folder.fetch(name, _LARGEST_LEDGER + 1)
+        if file is None:
+            raise LedgerError(f"There is no file {path}. Correct `ledger_path`.")
+        if file.seek(0, os.SEEK_END) > _LARGEST_LEDGER:
+            file.close()
+            raise LedgerError(f"{path} is larger than {_LARGEST_LEDGER:,} bytes. Split it, or load it into a database.")
+        file.seek(0)
+        return file
+
+    def _query(self, stack: ExitStack) -> tuple[list[str], Iterator[Sequence[Any]]]:
+        from airflow_provider_unpod.sql_connection import sql_hook_of
+
+        assert self.sql_conn_id is not None
+        _, hook = sql_hook_of(self.sql_conn_id)
+        cursor = stack.enter_context(closing(stack.enter_context(closing(hook.get_conn())).cursor()))
+        cursor.execute(self.sql)
+        names = [column[0] for column in cursor.description]
+        return names, iter(cursor.fetchone, None)
+
+    def _zone(self) -> tzinfo:
+        from airflow_provider_unpod.billing.arguments import zone_of
+
+        return zone_of(self.business_timezone, "business_timezone")
+
+    def _selection(self) -> Selection:
+        from airflow_provider_unpod.billing.reading.selection import Selection
+
+        return Selection.from_arguments(
+            statuses=self.statuses,
+            invoice_date_from=self.invoice_date_from,
+            invoice_date_to=self.invoice_date_to,
+            timezone=self.business_timezone,
+        )
+
+    # --- what comes of it
+
+    def _write(self, differences: Differences, export: Export) -> list[str]:
+        from airflow_provider_unpod.export.storage import Folder
+
+        if self.output_path is None:
+            return []
+        about = {
+            "export_id": export.export_id,
+            "manifest_sha256": export.manifest_sha256,
+            "organization": export.manifest["organization"],
+            "here": self.export_path,
+            "there": self._name_of_other(),
+        }
+        with Folder(self.output_path, self.storage_conn_id) as folder:
+            return [folder.address_of(name) for name in differences.write(folder, about)]
+
+    def _name_of_other(self) -> str:
+        return self.against_path or self.ledger_path or f"the query on {self.sql_conn_id}"
+
+    def _log(self, differences: Differences) -> None:
+        words = _counts_in_words(differences.summary)
+        if differences.summary["agrees"]:
+            self.log.info("The export and %s agree: %s.", self._name_of_other(), words)
+            return
+        self.log.warning("The export and %s differ: %s.", self._name_of_other(), words)
+        for one in differences.first:
+            self.log.warning("Invoice %s: %s; here %s, there %s", one["id"], ", ".join(one["outcomes"]), *_sides(one))
+
+
+def _counts_in_words(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in summary["counts"].items() if count)
+
+
+def _sides(difference: Mapping[str, Any]) -> Iterator[str]:
+    for side in ("here", "there"):
+        described = (filter(None, map(one.get, ("amount", "currency", "status", "day"))) for one in difference[side])
+        rows = [" ".join(cells) for cells in described]
+        yield " and ".join(rows) or "nothing"

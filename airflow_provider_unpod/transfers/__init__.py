@@ -1,0 +1,1 @@
+"""Operators that carry exports into other systems."""

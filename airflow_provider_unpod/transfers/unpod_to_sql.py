@@ -1,0 +1,176 @@
+"""The operator that loads a certified export into a table of a database."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_unpod.billing.arguments import choice_of, text_of
+from airflow_provider_unpod.export.address import normalised
+from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from airflow_provider_unpod.export.reader import Export
+    from airflow_provider_unpod.loading.dialects import Dialect
+    from airflow_provider_unpod.loading.load import Outcome
+
+
+class UnpodToSqlOperator(BaseOperator):
+    """Load a certified export into a table of PostgreSQL or SQLite, exactly once.
+
+    Rows are upserted by organization and invoice id in one transaction, and the export's id is recorded in the table
+    ``<table>_exports`` in the same transaction. The same export a second time changes nothing. A full export without a
+    selection also sets ``vanished_at`` on the invoices that it does not have any more. An export of changes must start
+    from the export that the table is current with.
+
+    :param export_path: folder of the export, or its manifest (templated).
+    :param sql_conn_id: connection of a PostgreSQL or SQLite database (templated).
+    :param table: name of the table (templated).
+    :param schema: schema of the table; ``None``: the connection's own search path decides (templated).
+    :param storage_conn_id: the storage connection, if it is not in ``export_path`` (templated).
+    :param export_id: load this export and no other, from the summary or asset event of the export (templated).
+    :param manifest_sha256: load only if the manifest has this SHA-256, from the same place (templated).
+    :param create_table: make the table and its ledger where they do not exist.
+    :param on_older: ``"skip"`` an export that is older than the one the table is current with, or ``"fail"``.
+    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work; when the task runs, if the database is
+        another than PostgreSQL or SQLite, before anything is read.
+    :raises ExportError: when the task runs, if the export is not certified or was changed, if exports in between were
+        not loaded, or the sums in the table are not those of the manifest. The table is unchanged then.
+
+    Returns ``table``, ``state`` (``"loaded"``, ``"already loaded"`` or ``"older"``), ``export_id``, ``rows``,
+    ``vanished``, ``altered`` (rows with characters that the database cannot store) and ``current`` (the export that
+    the table is current with).
+    """
+
+    template_fields: Sequence[str] = (
+        "export_path",
+        "sql_conn_id",
+        "table",
+        "schema",
+        "storage_conn_id",
+        "export_id",
+        "manifest_sha256",
+    )
+    ui_color = "#e8f3ec"
+
+    def __init__(
+        self,
+        *,
+        export_path: str,
+        sql_conn_id: str,
+        table: str,
+        schema: str | None = None,
+        storage_conn_id: str | None = None,
+        export_id: str | None = None,
+        manifest_sha256: str | None = None,
+        create_table: bool = False,
+        on_older: str = "skip",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.export_path = export_path
+        self.sql_conn_id = sql_conn_id
+        self.table = table
+        self.schema = schema
+        self.storage_conn_id = storage_conn_id
+        self.export_id = export_id
+        self.manifest_sha256 = manifest_sha256
+        self.create_table = create_table
+        self.on_older = on_older
+        self._given = given_templates(self)
+        self._lineage: tuple[str, str, int] | None = None
+        choice_of(on_older, "on_older", ("skip", "fail"))
+        if is_final(export_path):
+            normalised(export_path)
+        for name in ("sql_conn_id", "table"):
+            if is_final(getattr(self, name)):
+                text_of(getattr(self, name), name)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Load; see the class."""
+        from airflow_provider_unpod.loading.dialects import DIALECTS, Target
+        from airflow_provider_unpod.loading.load import ALREADY_LOADED, OLDER
+        from airflow_provider_unpod.sql_connection import sql_hook_of
+
+        with fail_fast():
+            check_rendered(self, self._given)
+            kind, hook = sql_hook_of(self.sql_conn_id, DIALECTS)
+            target = Target(self.table, self.schema)
+            export = self._open()
+            outcome = self._load(export, hook, DIALECTS[kind], target)
+            if outcome.state == OLDER and self.on_older == "fail":
+                from airflow_provider_unpod.export.errors import LoadError
+
+                raise LoadError(f"{self.table} is current with the later export {outcome.current}: nothing was loaded.")
+        if outcome.state == ALREADY_LOADED:
+            self.log.info("Export %s is in %s already: nothing was changed.", export.export_id, self.table)
+        elif outcome.state == OLDER:
+            self.log.info(
+                "Export %s is older than %s, which %s is current with: nothing was changed.",
+                export.export_id,
+                outcome.current,
+                self.table,
+            )
+        else:
+            self._report(export, outcome, kind, hook)
+        return {
+            "table": self.table,
+            "state": outcome.state,
+            "export_id": export.export_id,
+            "rows": outcome.rows,
+            "vanished": outcome.vanished,
+            "altered": outcome.altered,
+            "current": outcome.current,
+        }
+
+    def _open(self) -> Export:
+        from airflow_provider_unpod.export import read_export
+
+        return read_export(
+            self.export_path, self.storage_conn_id, export_id=self.export_id, manifest_sha256=self.manifest_sha256
+        )
+
+    def _load(self, export: Export, hook: Any, dialect: Dialect, target: Any) -> Outcome:
+        from airflow_provider_unpod.loading.load import Load
+        from airflow_provider_unpod.task_boundary import cleaned
+
+        with closing(hook.get_conn()) as connection:
+            return Load(export, dialect, target, cleaned).run(connection, create_table=self.create_table)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""
+        from airflow_provider_unpod.operators.lineage import openlineage_facets_of_load
+
+        return openlineage_facets_of_load(*self._lineage) if self._lineage else None
+
+    def _report(self, export: Export, outcome: Outcome, kind: str, hook: Any) -> None:
+        from airflow_provider_unpod.operators.lineage import report_load
+
+        uri = self._table_uri(kind, hook)
+        address = normalised(self.export_path)
+        self._lineage = address, uri, outcome.rows
+        report_load(hook, address, uri)
+        self.log.info(
+            "Loaded export %s into %s: %d rows, %d invoices have vanished. The sums are those of the manifest.",
+            export.export_id,
+            self.table,
+            outcome.rows,
+            outcome.vanished,
+        )
+        if outcome.altered:
+            self.log.warning("%d rows had characters that the database cannot store.", outcome.altered)
+
+    def _table_uri(self, kind: str, hook: Any) -> str:
+        """The table's address as Airflow's assets have it, without credentials."""
+        connection = hook.get_connection(self.sql_conn_id)
+        if kind == "sqlite":
+            return f"file://{connection.host}/{self.table}"
+        port = f":{connection.port}" if connection.port else ""
+        return f"postgres://{connection.host}{port}/{connection.schema}/{self.schema or 'public'}/{self.table}"

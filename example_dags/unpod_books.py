@@ -1,0 +1,108 @@
+"""Invoices in a database that finance queries: loaded every night, compared with a ledger, closed every month.
+
+`unpod_nightly_books` exports what has changed since last night, loads it into the table `unpod_invoices`, compares it
+with the ledger and reports the differences. `unpod_month_revenue` adds up on the table what last month brought in.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from decimal import Decimal
+from typing import Any
+
+import pendulum
+from airflow.providers.common.compat.sdk import Asset, BaseHook, dag, task
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
+from airflow_provider_unpod.transfers.unpod_to_sql import UnpodToSqlOperator
+
+# In production: "s3://my_aws_connection@my-bucket/unpod"
+EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
+# A connection to PostgreSQL, or to SQLite as in the demo.
+BOOKS_DB = "unpod_books_db"
+TABLE = "unpod_invoices"
+
+
+@dag(
+    schedule="@daily",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,  # exports of changes follow each other
+    is_paused_upon_creation=True,  # until the connection to the database exists
+    tags=["unpod", "example"],
+)
+def unpod_nightly_books() -> None:
+    """Load what has changed since last night, and compare it with the ledger.
+
+    The comparison only warns: an alert with a list is more useful at night than a failed task. Both operators read
+    the export by its fingerprint, so that what is loaded is what was certified.
+    """
+    export = UnpodBillingOperator(
+        task_id="export_changes",
+        output_path=f"{EXPORTS}/nightly",
+        export_mode="changes",
+        compression="gzip",
+    )
+    load = UnpodToSqlOperator(
+        task_id="load",
+        export_path=f"{EXPORTS}/nightly",
+        export_id="{{ ti.xcom_pull('export_changes')['export_id'] }}",
+        manifest_sha256="{{ ti.xcom_pull('export_changes')['manifest_sha256'] }}",
+        sql_conn_id=BOOKS_DB,
+        table=TABLE,
+        create_table=True,
+        outlets=[Asset("unpod_books")],
+    )
+    compare = UnpodReconcileOperator(
+        task_id="compare_with_ledger",
+        export_path=f"{EXPORTS}/nightly",
+        export_id="{{ ti.xcom_pull('export_changes')['export_id'] }}",
+        manifest_sha256="{{ ti.xcom_pull('export_changes')['manifest_sha256'] }}",
+        sql="SELECT id, amount, currency FROM ledger",
+        sql_conn_id=BOOKS_DB,
+        on_difference="warn",
+        output_path=f"{EXPORTS}/nightly-differences",
+    )
+
+    @task
+    def alert(comparison: Any) -> list[str]:
+        """The lines of an alert, one for each invoice that differs: send them where your team looks."""
+        return [f"{one['id']}: {', '.join(one['outcomes'])}" for one in comparison["first_differences"]]
+
+    export >> load >> compare
+    alert(compare.output)
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("@monthly", timezone="UTC"),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    is_paused_upon_creation=True,
+    tags=["unpod", "example"],
+)
+def unpod_month_revenue() -> None:
+    """Add up on the table what last month brought in, by currency, to the last digit."""
+
+    @task
+    def revenue(data_interval_start: Any = None, data_interval_end: Any = None) -> dict[str, str]:
+        """Paid invoices of the interval. Summed here and not in SQL, where SQLite would round."""
+        sums: dict[str, Decimal] = {}
+        hook: Any = BaseHook.get_hook(BOOKS_DB)
+        with closing(hook.get_conn()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"SELECT currency, amount, invoice_date FROM {TABLE} WHERE status = 'paid'")  # a constant
+            for currency, amount, invoice_date in cursor:
+                # PostgreSQL gives a datetime, SQLite its ISO 8601 text.
+                moment = pendulum.parse(str(invoice_date))
+                if data_interval_start <= moment < data_interval_end:
+                    sums[currency] = sums.get(currency, Decimal(0)) + Decimal(amount)
+        return {currency: str(amount) for currency, amount in sorted(sums.items())}
+
+    revenue()
+
+
+unpod_nightly_books()
+unpod_month_revenue()

@@ -1,0 +1,179 @@
+"""The reconciling operator: an export against another export, a query and a ledger's file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
+from tests.export.support import row
+from tests.loading.support import changes, full, sqlite_connection
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INVOICES = [
+    row(1, amount="1234.50", currency="EUR", status="paid", invoice_date="2026-02-01T23:30:00Z"),
+    row(2, amount="-7.00", currency="EUR", status="paid", invoice_date="2026-02-03T00:00:00Z"),
+]
+BANK = {
+    "delimiter": ";",
+    "encoding": "cp1252",
+    "decimal": ",",
+    "thousands": ".",
+    "date_format": "%d.%m.%Y",
+    "columns": {"id": "Beleg Nr.", "amount": "Betrag €", "date": "Datum"},
+    "currency": "EUR",
+}
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    full(INVOICES, tmp_path / "export")
+    return tmp_path / "export"
+
+
+@pytest.fixture
+def task_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(UnpodReconcileOperator, "log", logging.getLogger("task"))
+    return caplog
+
+
+def compare(folder: Path, **arguments: Any) -> dict[str, Any]:
+    result: dict[str, Any] = UnpodReconcileOperator(task_id="compare", export_path=str(folder), **arguments).execute({})
+    return result
+
+
+def bank_file(tmp_path: Path, *lines: str) -> str:
+    (tmp_path / "bank.csv").write_bytes("\r\n".join(["Beleg Nr.;Betrag €;Datum", *lines, ";;"]).encode("cp1252"))
+    return str(tmp_path / "bank.csv")
+
+
+def test_a_banks_file_is_read_as_the_bank_writes_it(export: Path, tmp_path: Path) -> None:
+    ledger = bank_file(tmp_path, "1;1.234,50;02.02.2026", "2;-7,00;03.02.2026")
+
+    result = compare(export, ledger_path=ledger, csv=BANK, business_timezone="Europe/Berlin")
+
+    assert result["agrees"]
+    assert result["counts"]["matched"] == 2
+
+
+def test_a_difference_fails_the_task_after_all_differences_are_written(export: Path, tmp_path: Path) -> None:
+    ledger = bank_file(tmp_path, "1;1.234,51;02.02.2026", "=2;7,00;")
+
+    with pytest.raises(
+        AirflowFailException, match=r"differ: 1 only here, 1 only there, 1 amount.*reconciliation\.json"
+    ):
+        compare(export, ledger_path=ledger, csv=BANK, date_window=1, output_path=str(tmp_path / "out"))
+
+    content = json.loads((tmp_path / "out" / "reconciliation.json").read_text())
+    assert content["summary"]["bridges"]["EUR"]["amount"] == "0.01"
+    assert [one["id"] for one in content["differences"]] == ["1", "2", "=2"]
+    with (tmp_path / "out" / "reconciliation.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [line["amount_here"] for line in found] == ["1234.50", "-7.00", ""]
+    assert found[2]["id"] == "'=2"  # a spreadsheet would run it
+
+
+def test_a_warning_names_the_invoices_and_the_task_succeeds(
+    export: Path, tmp_path: Path, task_log: pytest.LogCaptureFixture
+) -> None:
+    ledger = bank_file(tmp_path, "1;1.234,51;", "2;-7,00;")
+
+    result = compare(export, ledger_path=ledger, csv=BANK, on_difference="warn")
+
+    assert [one["id"] for one in result["first_differences"]] == ["1"]
+    assert "Invoice 1: amount; here 1234.50 EUR paid 2026-02-01, there 1234.51 EUR" in task_log.text
+
+
+def test_a_query_is_the_other_side(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_BOOKS", sqlite_connection(tmp_path))
+    with sqlite3.connect(tmp_path / "books.db") as database:
+        database.execute("CREATE TABLE ledger (invoice INTEGER, amount TEXT, currency TEXT)")
+        database.execute("INSERT INTO ledger VALUES (1, '1234.50', 'eur'), (2, '-7', 'EUR')")
+
+    sql = "SELECT invoice AS id, amount, currency FROM ledger"
+    assert compare(export, sql=sql, sql_conn_id="books")["agrees"]
+
+
+def test_a_float_of_a_query_is_refused_since_it_has_been_rounded(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_BOOKS", sqlite_connection(tmp_path))
+
+    with pytest.raises(AirflowFailException, match=r"row 1: its amount is a float.* cast it"):
+        compare(export, sql="SELECT 1 AS id, 0.1 AS amount, 'EUR' AS currency", sql_conn_id="books")
+
+
+def test_two_exports_are_compared(export: Path, tmp_path: Path) -> None:
+    full([INVOICES[0]], tmp_path / "other")
+
+    result = compare(export, against_path=str(tmp_path / "other"), on_difference="warn")
+
+    assert result["counts"]["only_here"] == 1
+
+
+def test_of_an_export_of_changes_only_its_invoices_are_compared(export: Path, tmp_path: Path) -> None:
+    changes([INVOICES[0], {**INVOICES[1], "amount": "-8.00"}], export)
+    ledger = bank_file(tmp_path, "1;1.234,50;", "2;-8,00;", "3;1,00;")
+
+    result = compare(export, ledger_path=ledger, csv=BANK)
+
+    assert result["agrees"]
+    assert (result["counts"]["matched"], result["counts"]["not_compared"]) == (1, 2)
+
+
+def test_all_rows_that_cannot_be_read_are_named_at_once(export: Path, tmp_path: Path) -> None:
+    ledger = bank_file(tmp_path, "1;1.2.3,4x;", "2;-7,00;2026-02-01", ";5,00;")
+
+    with pytest.raises(AirflowFailException, match=r"row 2: its amount .* row 3: its date .* row 4: its id"):
+        compare(export, ledger_path=ledger, csv=BANK)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no column 'id'. Its columns are \\[\\]"),
+        (b"id,amount\n1,2\n", "no column 'currency'"),
+        (b"id,amount,currency\n1\n", "row 2: it has 1 cells"),
+        (b'id,amount,currency\n"1,2,EUR\n', "is not a CSV file"),
+        (b"id,amount,currency\n\xff,2,EUR\n", "is not a CSV file in utf-8-sig"),
+    ],
+)
+def test_a_file_that_is_not_a_ledger_says_what_is_wrong(
+    export: Path, tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "ledger.csv").write_bytes(content)
+
+    with pytest.raises(AirflowFailException, match=says):
+        compare(export, ledger_path=str(tmp_path / "ledger.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({}, "Exactly one of `against_path`, `sql`, `ledger_path`"),
+        ({"against_path": "/a", "ledger_path": "/b"}, "Exactly one"),
+        ({"sql": "SELECT 1"}, "`sql_conn_id`"),
+        ({"against_path": "/a", "csv": {}}, "`csv` does nothing"),
+        ({"ledger_path": "/a", "csv": {"sep": ";"}}, "no option 'sep'"),
+        ({"ledger_path": "/a", "csv": {"columns": {"id": "A"}}}, "which column holds the amount"),
+        ({"ledger_path": "/a", "csv": {"delimiter": ";;"}}, "`delimiter` must be one character"),
+        ({"against_path": "/a", "match_by": "number"}, "`match_by`"),
+        ({"against_path": "/a", "on_difference": "ignore"}, "`on_difference`"),
+        ({"against_path": "/a", "date_window": -1}, "`date_window`"),
+        ({"against_path": "/a", "tolerance": {"USD": 0.01}}, "`tolerance`"),
+        ({"against_path": "/a", "tolerance": {"USD": "-1"}}, "`tolerance`"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnpodConfigError, match=named):
+        UnpodReconcileOperator(task_id="compare", export_path="/data/x", **arguments)
