@@ -89,7 +89,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": integration, "external-doc-url": "https://docs.unpod.dev/", "tags": ["service"]}
         ],
         "hooks": listing("hooks.unpod"),
-        "operators": listing("operators.billing"),
+        "operators": listing("operators.billing", "operators.reconcile"),
         "sensors": listing("sensors.invoice"),
         "triggers": listing("triggers.invoice"),
         "connection-types": [
@@ -101,6 +101,14 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": CONNECTION_FIELDS,
             }
         ],
+        "transfers": [
+            {
+                "source-integration-name": integration,
+                "target-integration-name": "Common SQL",
+                "python-module": f"{module}.transfers.unpod_to_sql",
+            }
+        ],
+        "cli": [f"{module}.cli.airflow.get_cli_commands"],
         "asset-uris": uris,
         "dataset-uris": uris,
     }

@@ -26,6 +26,11 @@ WINGS = (
     "sensors",
     "triggers",
     "sandbox",
+    "loading",
+    "transfers",
+    "web",
+    "cli",
+    "__main__",
     "assets",
     "get_provider_info",
     "task_boundary",
@@ -52,6 +57,11 @@ MAY_IMPORT = {
     "triggers": API | {"hooks", "task_boundary"},
     "sensors": API | {"hooks", "triggers", "task_boundary"},
     "operators": API | {"hooks", "export", "assets", "task_boundary"},
+    "loading": VALUES | {"export"},
+    "transfers": VALUES | {"export", "hooks", "loading", "operators", "task_boundary"},
+    "web": VALUES | {"export"},
+    "cli": API | {"export", "hooks", "web"},
+    "__main__": {"cli"},
     "sandbox": set(),
 }
 

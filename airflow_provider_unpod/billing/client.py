@@ -165,6 +165,19 @@ class UnpodClient:
 
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, cancellation)
 
+    def probe(self, page: int, page_size: int) -> Response:
+        """Ask for one page, and give the response as it came: to find out how an API behaves.
+
+        :raises UnpodError: as :meth:`get_page`, but for a page past the end and for 200s of any content.
+        """
+
+        def read(response: Response) -> Response:
+            if response.status not in (200, 404):
+                raise responses.refusal(response, page, self.org_handle)
+            return response
+
+        return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, None)
+
     def get_organizations(self) -> list[dict[str, Any]]:
         """The organizations that the token may see; ``domain_handle`` is their ``Org-Handle``.
 

@@ -180,7 +180,7 @@ class Load:
         )
         if cursor.fetchone():
             return Outcome(ALREADY_LOADED, 0, 0, 0, current or self._export.export_id)
-        if self._follows(current):
+        if self._changes is not None and self._export.follows(current):
             return None
         if current is not None and read_at is not None and self._read_at < read_at:
             return Outcome(OLDER, 0, 0, 0, current)
@@ -190,12 +190,6 @@ class Load:
             f"Export {self._export.export_id} has the changes since {self._changes['since']}, but the table is "
             f"current with {current or 'no export'}: exports in between were not loaded. Load a full export first."
         )
-
-    def _follows(self, current: str | None) -> bool:
-        """Whether an export of changes starts from the export that the table is current with."""
-        if self._changes is None:
-            return False
-        return current in (self._changes["since"], *self._changes["replaces"])
 
     # --- the load itself
 

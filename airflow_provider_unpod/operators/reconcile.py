@@ -224,7 +224,7 @@ class UnpodReconcileOperator(BaseOperator):
         return file
 
     def _query(self, stack: ExitStack) -> tuple[list[str], Iterator[Sequence[Any]]]:
-        from airflow_provider_unpod.sql_connection import sql_hook_of
+        from airflow_provider_unpod.hooks.database import sql_hook_of
 
         assert self.sql_conn_id is not None
         _, hook = sql_hook_of(self.sql_conn_id)

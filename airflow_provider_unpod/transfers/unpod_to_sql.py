@@ -95,9 +95,9 @@ class UnpodToSqlOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Load; see the class."""
+        from airflow_provider_unpod.hooks.database import sql_hook_of
         from airflow_provider_unpod.loading.dialects import DIALECTS, Target
         from airflow_provider_unpod.loading.load import ALREADY_LOADED, OLDER
-        from airflow_provider_unpod.sql_connection import sql_hook_of
 
         with fail_fast():
             check_rendered(self, self._given)

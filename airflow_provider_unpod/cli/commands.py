@@ -1,0 +1,180 @@
+"""What each command does. A function takes the parsed arguments and returns the exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_unpod.cli.output import note, progress, write_facts, write_rows
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from airflow_provider_unpod.hooks.unpod import UnpodHook
+
+_COLUMNS = ("id", "invoice_number", "amount", "currency", "status", "invoice_date", "due_date")
+
+
+def check(given: argparse.Namespace) -> int:
+    """Test the connection, then find out how the API behaves."""
+    from airflow_provider_unpod.cli.doctor import examine
+
+    return examine(_hook(given), given.record)
+
+
+def organizations(given: argparse.Namespace) -> int:
+    """List the organizations that the token may see."""
+    found = _hook(given).get_organizations()
+    write_rows(found, ("domain_handle", "name", "id"), given.output)
+    return 0
+
+
+def invoices(given: argparse.Namespace) -> int:
+    """List invoices; nothing is written before the list was read completely."""
+    with _hook(given).iter_invoices(**_selection(given)) as reading, progress("invoices") as counted:
+        records = [invoice.as_record() for invoice in counted(reading)]
+    names = [name for name in _COLUMNS if any(name in record for record in records)]
+    write_rows(records, names or _COLUMNS, given.output)
+    note(f"{len(records)} of {reading.evidence.invoices} invoices, read {reading.evidence.consistency}.")
+    return 0
+
+
+def invoice(given: argparse.Namespace) -> int:
+    """Show one invoice as JSON."""
+    print(json.dumps(_hook(given).get_invoice(given.id).as_record(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """Export as the operator does."""
+    from airflow_provider_unpod.billing.reading.selection import Selection
+    from airflow_provider_unpod.export import write_export
+    from airflow_provider_unpod.export.options import ExportOptions
+
+    hook = _hook(given)
+    client = hook.get_conn()
+    selection = Selection.from_arguments(**_selection(given))
+    options = ExportOptions(
+        file_format=given.file_format,
+        compression=given.compression,
+        partition_by=tuple(given.partition_by or ()),
+        export_mode="changes" if given.changes else "full",
+    )
+    about = {"organization": client.org_handle, "source": client.base_url, "selection": selection.as_dict()}
+    # The whole list: the export selects by itself.
+    with hook.iter_invoices() as reading, progress("invoices") as counted:
+        written = write_export(
+            _Counted(reading, counted),
+            given.path,
+            conn_id=given.storage_conn_id,
+            options=options,
+            about=about,
+            selection=selection,
+        )
+    if written is None:
+        note("No invoice has changed since the last export: nothing was written.")
+        return 0
+    print(json.dumps(written.summary(), indent=2))
+    return 0
+
+
+class _Counted:
+    """A reading whose invoices are counted on their way."""
+
+    def __init__(self, reading: Any, counted: Any) -> None:
+        self._reading = reading
+        self._counted = counted
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._counted(self._reading))
+
+    @property
+    def evidence(self) -> Any:
+        """Of the reading."""
+        return self._reading.evidence
+
+
+def verify(given: argparse.Namespace) -> int:
+    """Check every byte and every sum of an export."""
+    from airflow_provider_unpod.export import read_export
+
+    found = read_export(
+        given.path, given.storage_conn_id, export_id=given.export_id, manifest_sha256=given.manifest_sha256
+    )
+    write_facts(
+        {
+            "export_id": found.export_id,
+            "organization": found.manifest["organization"],
+            "read_at": found.manifest["read_at"],
+            "consistency": found.manifest["evidence"]["consistency"],
+            "invoices": found.count,
+            "manifest_sha256": found.manifest_sha256,
+            **{
+                f"{currency} {status}": f"{cell['amount']} ({cell['count']})"
+                for currency, cells in found.totals.items()
+                for status, cell in cells.items()
+            },
+        }
+    )
+    note("The export is certified: every file, every row and every sum is as the manifest says.")
+    return 0
+
+
+def report(given: argparse.Namespace) -> int:
+    """Write an export as HTML."""
+    from airflow_provider_unpod.export import read_export
+    from airflow_provider_unpod.web.report import render_report
+
+    found = read_export(given.path, given.storage_conn_id)
+    content = render_report(found.manifest, found, fingerprint=found.manifest_sha256)
+    if given.file == "-":
+        sys.stdout.buffer.write(content)
+    else:
+        Path(given.file).write_bytes(content)
+        note(f"{given.file}: {len(content):,} bytes.")
+    return 0
+
+
+def diff(given: argparse.Namespace) -> int:
+    """Compare two exports; the exit status is 1 if they differ."""
+    from airflow_provider_unpod.export import read_export, reconcile
+    from airflow_provider_unpod.export.difference_files import as_dict
+    from airflow_provider_unpod.export.entries import entries_of_export
+
+    here, there = (
+        entries_of_export(read_export(path, given.storage_conn_id), by="id", zone=timezone.utc, selection=None)
+        for path in (given.here, given.there)
+    )
+    reconciliation = reconcile(here, there)
+    rows = [_difference_row(as_dict(one)) for one in reconciliation]
+    columns = ("id", "outcomes", "amount here", "amount there", "currency", "status here", "status there")
+    write_rows(rows, columns, given.output)
+    note(json.dumps(reconciliation.summary.as_dict(), indent=2))
+    return 0 if reconciliation.summary.agrees else 1
+
+
+def _difference_row(difference: dict[str, Any]) -> dict[str, Any]:
+    here, there = ((difference[side] or [{}])[0] for side in ("here", "there"))
+    return {
+        "id": difference["id"],
+        "outcomes": ", ".join(difference["outcomes"]),
+        "amount here": here.get("amount"),
+        "amount there": there.get("amount"),
+        "currency": here.get("currency") or there.get("currency"),
+        "status here": here.get("status"),
+        "status there": there.get("status"),
+    }
+
+
+def _hook(given: argparse.Namespace) -> UnpodHook:
+    from airflow_provider_unpod.hooks.unpod import UnpodHook
+
+    return UnpodHook(given.conn_id, given.org_handle)
+
+
+def _selection(given: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in ("statuses", "invoice_date_from", "invoice_date_to")}

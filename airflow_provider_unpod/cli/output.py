@@ -1,0 +1,88 @@
+"""Results on standard output, for people and for programs; progress on standard error, where somebody watches."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: str) -> None:
+    """Write rows as a table, as JSON (a list) or as CSV."""
+    if form == "json":
+        print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+    elif form == "csv":
+        from airflow_provider_unpod.export.columns import formula_safe
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([formula_safe(_text(row.get(column))) for column in columns] for row in rows)
+    else:
+        _write_table(rows, columns)
+
+
+def write_facts(facts: Mapping[str, Any]) -> None:
+    """Write names and values, one line each."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {_text(value)}")
+
+
+def note(text: str) -> None:
+    """Say something that is not part of the result."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Any]:
+    """A function that counts what passes through it, shown while somebody watches standard error."""
+    if not sys.stderr.isatty():
+        yield lambda items: items
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(label, total=None)
+
+        def counted(items: Iterable[T]) -> Iterator[T]:
+            for item in items:
+                shown.advance(task)
+                yield item
+
+        yield counted
+
+
+def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("amount", "count", "rows") else "left", no_wrap=True)
+    for row in rows:
+        # `Text`, because what the API sends must not be taken for markup.
+        table.add_row(*(Text(_printable(_text(row.get(column)))) for column in columns))
+    console = Console()
+    # A file or a pipe has no width: nothing is to be cut there.
+    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _printable(text: str) -> str:
+    """``text`` without control characters, which could command a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -1,0 +1,116 @@
+"""The figures of a report, added up in one pass over the records of an export: exact, and in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from datetime import datetime, timezone, tzinfo
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_provider_unpod.billing.errors import UnpodBadAnswer
+from airflow_provider_unpod.billing.invoice import CANCELLED, PAID, REFUNDED, Invoice
+from airflow_provider_unpod.export.totals import EXACT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: An invoice in none of these statuses is open: somebody still expects money.
+CLOSED = frozenset({PAID, CANCELLED, REFUNDED})
+NO_MONTH = "no date"
+#: Days past the due date, as accountants age receivables.
+BUCKETS = ("not due yet", "1 to 30 days", "31 to 60 days", "61 to 90 days", "over 90 days", "no date")
+#: Overdue invoices that the report lists one by one, the longest overdue first; the rest is counted.
+MOST_OVERDUE = 200
+
+
+class Sum(NamedTuple):
+    """How many invoices, and how much money in one currency."""
+
+    invoices: int = 0
+    amount: Decimal = Decimal(0)
+
+    def plus(self, amount: Decimal) -> Sum:
+        return Sum(self.invoices + 1, EXACT.add(self.amount, amount))
+
+
+class Overdue(NamedTuple):
+    """An open invoice past its due date; ``assumed`` where the API gives no due date and the usual term was added."""
+
+    days: int
+    invoice_id: str
+    amount: Decimal
+    currency: str
+    status: str
+    due: datetime
+    assumed: bool
+
+
+@dataclass
+class Figures:
+    """What a report shows, beside what the manifest says.
+
+    :param as_of: the moment at which invoices are due or not: when the list was read.
+    :param months: by currency, month and status.
+    :param ageing: of open invoices, by currency and bucket.
+    :param overdue: the longest overdue first, at most ``MOST_OVERDUE``.
+    :param overdue_count: all of them.
+    :param assumed: whether a due date was assumed anywhere.
+    """
+
+    as_of: datetime
+    months: dict[str, dict[str, dict[str, Sum]]] = field(default_factory=dict)
+    ageing: dict[str, dict[str, Sum]] = field(default_factory=dict)
+    overdue: list[Overdue] = field(default_factory=list)
+    overdue_count: int = 0
+    assumed: bool = False
+
+
+def figures_of(records: Iterable[Mapping[str, Any]], *, as_of: datetime, zone: tzinfo = timezone.utc) -> Figures:
+    """Add up the records of an export.
+
+    :param zone: time zone of the months.
+    """
+    figures = Figures(as_of)
+    longest: list[tuple[int, str, Overdue]] = []
+    for record in records:
+        invoice = Invoice(record)
+        currency, status = invoice.currency_code, invoice.status_key
+        cells = figures.months.setdefault(currency, {}).setdefault(_month(invoice, zone), {})
+        cells[status] = cells.get(status, Sum()).plus(invoice.amount)
+        if status in CLOSED:
+            continue
+        due, assumed = _due(invoice)
+        days = None if due is None else (as_of - due).days
+        bucket = _bucket(days)
+        ages = figures.ageing.setdefault(currency, dict.fromkeys(BUCKETS, Sum()))
+        ages[bucket] = ages[bucket].plus(invoice.amount)
+        figures.assumed = figures.assumed or assumed
+        if due is not None and days is not None and days > 0:
+            figures.overdue_count += 1
+            one = Overdue(days, str(invoice.invoice_id), invoice.amount, currency, status, due, assumed)
+            push = heapq.heappushpop if len(longest) == MOST_OVERDUE else heapq.heappush
+            push(longest, (days, one.invoice_id, one))
+    figures.overdue = [one for _, _, one in sorted(longest, key=lambda item: (-item[0], item[1]))]
+    return figures
+
+
+def _month(invoice: Invoice, zone: tzinfo) -> str:
+    try:
+        return invoice.invoice_month(zone) or NO_MONTH
+    except UnpodBadAnswer:
+        return NO_MONTH
+
+
+def _due(invoice: Invoice) -> tuple[datetime | None, bool]:
+    """When payment was due, and whether that was assumed from the invoice's date."""
+    try:
+        return invoice.expected_payment_by, invoice.due_date is None
+    except UnpodBadAnswer:
+        return None, False
+
+
+def _bucket(days: int | None) -> str:
+    if days is None:
+        return BUCKETS[5]
+    return BUCKETS[0 if days <= 0 else min(4, 1 + (days - 1) // 30)]

@@ -1,0 +1,166 @@
+"""The command line against a real server: results on standard output, all else on standard error, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_unpod.cli.definition import COMMANDS
+from airflow_provider_unpod.cli.main import main
+from airflow_provider_unpod.export import read_export
+from tests.export.support import row
+from tests.loading.support import full
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_unpod.sandbox import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets up logging for its own process."""
+    monkeypatch.setattr("airflow_provider_unpod.cli.main._prepare_process", lambda: None)
+
+
+@pytest.mark.unpod_sandbox(invoices=120)
+def test_invoices_are_listed_as_json_that_programs_read(
+    unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["invoices", "--status", "paid", "--output", "json"]) == 0
+
+    out, err = capsys.readouterr()
+    wanted = [one.id for one in unpod_sandbox.ledger.invoices() if one.status == "paid"]
+    assert sorted(one["id"] for one in json.loads(out)) == sorted(wanted)
+    assert f"{len(wanted)} of 120 invoices, read linked" in err
+
+
+@pytest.mark.unpod_sandbox(invoices=5)
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_invoices_are_listed_as_a_table_and_as_csv(
+    unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    assert main(["invoices", "--output", form]) == 0
+
+    out = capsys.readouterr().out
+    if form == "csv":
+        assert [int(line["id"]) for line in csv.DictReader(io.StringIO(out))] == list(unpod_sandbox.ledger.ids())
+    for invoice in unpod_sandbox.ledger.invoices():
+        assert str(invoice.amount) in out
+
+
+def test_organizations_are_listed(unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["organizations"]) == 0
+
+    assert unpod_sandbox.org_handle in capsys.readouterr().out
+
+
+def test_one_invoice_is_shown(unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["invoice", "101"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["id"] == 101
+
+
+@pytest.mark.unpod_sandbox(invoices=30)
+def test_an_export_is_written_verified_and_reported(
+    unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "export")
+    assert main(["export", path, "--compression", "gzip"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 30
+
+    assert main(["verify", path]) == 0
+    assert read_export(path).manifest_sha256 in capsys.readouterr().out
+
+    assert main(["report", path, "--file", str(tmp_path / "report.html")]) == 0
+    assert "30 invoices" in (tmp_path / "report.html").read_text()
+
+
+def test_a_damaged_export_does_not_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full([row(1)], tmp_path)
+    data = next(tmp_path.glob("invoices-*"))
+    data.write_bytes(data.read_bytes().replace(b"1.01", b"9.01"))
+
+    assert main(["verify", str(tmp_path)]) != 0
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+
+
+def test_two_exports_that_differ_end_with_status_1_and_name_the_invoices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full([row(1), row(2)], tmp_path / "monday")
+    full([row(1, status="paid"), row(3)], tmp_path / "tuesday")
+    paths = [str(tmp_path / day) for day in ("monday", "tuesday")]
+
+    assert main(["diff", paths[0], paths[0]]) == 0
+    capsys.readouterr()
+    assert main(["diff", *paths, "--output", "json"]) == 1
+
+    found = {one["id"]: one["outcomes"] for one in json.loads(capsys.readouterr().out)}
+    assert found == {"1": "status", "2": "only_here", "3": "only_there"}
+
+
+def test_what_cannot_work_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["organizations", "--conn-id", "not_there"]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.unpod_sandbox(faults=["503"])
+def test_what_may_pass_is_status_3(
+    unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_unpod.billing.http.retry import RetryPolicy
+
+    monkeypatch.setattr(RetryPolicy, "backoff", lambda self, attempt: 0.0)
+
+    assert main(["organizations"]) == 3
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
+def test_check_says_what_is_true_of_the_api_and_records_no_values(
+    unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--record", str(tmp_path / "record.json")]) == 0
+
+    out = capsys.readouterr().out
+    for said in ("rows under `results`, identified by `id`", "250", "by id", "at most 100 rows", "HTTP 404"):
+        assert said in out
+    record = (tmp_path / "record.json").read_text()
+    assert unpod_sandbox.token not in record
+    assert not any(f'"{one.amount}"' in record for one in unpod_sandbox.ledger.invoices())
+    assert json.loads(record)[0]["body"]["results"][0]["amount"] == "text: decimal with 2 digits"
+
+
+@pytest.mark.unpod_sandbox(dialect="data", invoices=40)
+def test_check_names_the_other_dialect(unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+
+    assert "rows under `data`" in capsys.readouterr().out
+
+
+def test_a_connection_that_does_not_work_fails_the_check(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = json.loads(unpod_sandbox.connection_json()) | {"password": "wrong-token"}
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+    assert main(["check"]) == 1
+
+    assert "wrong-token" not in capsys.readouterr().err
+
+
+def test_every_command_has_help_for_every_option() -> None:
+    for command in COMMANDS:
+        for option in command.options:
+            assert option.settings.get("help") or option.settings.get("choices"), (command.name, option.flags)

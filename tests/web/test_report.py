@@ -1,0 +1,149 @@
+"""The report of an export: exact figures, everything escaped, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from decimal import Decimal
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.web.figures import MOST_OVERDUE, figures_of
+from airflow_provider_unpod.web.report import render_report
+from tests.export.support import row
+from tests.loading.support import full
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AS_OF = datetime(2026, 6, 30, tzinfo=timezone.utc)
+VOID = {"meta", "br", "rect"}
+
+
+class Outline(HTMLParser):
+    """Fails on tags that are not closed, and collects all of them with their attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def report_of(folder: Path, found: list[dict[str, Any]], **about: Any) -> str:
+    full(found, folder, **about)
+    export = read_export(str(folder))
+    return render_report(export.manifest, export, fingerprint=export.manifest_sha256).decode()
+
+
+def test_totals_by_currency_month_and_status_are_exact() -> None:
+    figures = figures_of(
+        [
+            row(1, amount="12345678901234567.89", currency="usd", status="Paid", invoice_date="2026-02-01T00:00:00Z"),
+            row(2, amount="0.01", currency="USD", status="paid", invoice_date="2026-02-28T00:00:00Z"),
+            row(3, amount="5", currency="JPY", status="pending", invoice_date="soon"),
+        ],
+        as_of=AS_OF,
+    )
+
+    assert figures.months["USD"]["2026-02"]["paid"] == (2, Decimal("12345678901234567.90"))
+    assert figures.months["JPY"]["no date"]["pending"] == (1, Decimal(5))
+
+
+@pytest.mark.parametrize(
+    ("due", "bucket"),
+    [
+        ("2026-06-30T00:00:00Z", "not due yet"),
+        ("2026-06-29T00:00:00Z", "1 to 30 days"),
+        ("2026-05-31T00:00:00Z", "1 to 30 days"),
+        ("2026-05-30T00:00:00Z", "31 to 60 days"),
+        ("2026-04-01T00:00:00Z", "61 to 90 days"),
+        ("2026-03-31T00:00:00Z", "over 90 days"),
+    ],
+)
+def test_open_invoices_are_aged_from_their_due_date(due: str, bucket: str) -> None:
+    figures = figures_of([row(1, status="pending", due_date=due, amount="10")], as_of=AS_OF)
+
+    assert {name: one.amount for name, one in figures.ageing.popitem()[1].items() if one.invoices} == {bucket: 10}
+
+
+def test_a_due_date_that_the_api_does_not_give_is_assumed_and_says_so(tmp_path: Path) -> None:
+    html = report_of(tmp_path, [row(1, status="pending", invoice_date="2020-01-01T00:00:00Z")])
+
+    assert "2020-01-08 (assumed)" in html
+    assert "seven days after" in html
+
+
+def test_closed_invoices_are_neither_open_nor_overdue() -> None:
+    rows = [row(number, status=status) for number, status in enumerate(("paid", "cancelled", "refunded"), 1)]
+
+    figures = figures_of(rows, as_of=AS_OF)
+
+    assert (figures.ageing, figures.overdue) == ({}, [])
+
+
+def test_of_many_overdue_invoices_the_longest_overdue_are_listed_and_all_are_counted() -> None:
+    rows = (
+        row(n, status="pending", due_date=f"20{10 + n % 15:02d}-01-01T00:00:00Z") for n in range(1, MOST_OVERDUE + 50)
+    )
+
+    figures = figures_of(rows, as_of=AS_OF)
+
+    assert (len(figures.overdue), figures.overdue_count) == (MOST_OVERDUE, MOST_OVERDUE + 49)
+    assert figures.overdue[0].due.year == 2010
+
+
+def test_texts_of_the_api_and_of_users_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    html = report_of(
+        tmp_path,
+        [row(1, currency=evil, status=evil, id=None, invoice_number=evil, due_date="2020-01-01T00:00:00Z")],
+        organization=evil,
+        source=evil,
+    )
+
+    outline = Outline(html)
+    assert "script" not in {tag for tag, _ in outline.found}
+    assert not any(name.startswith("on") for _, attributes in outline.found for name in attributes)
+
+
+def test_a_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    html = report_of(tmp_path, [row(1), row(2), row(3)])
+
+    assert not {"script", "link", "img", "iframe", "object", "a"} & {tag for tag, _ in Outline(html).found}
+    assert re.findall(r"url\(|@import|https?://", html) == []
+
+
+def test_a_reader_that_cannot_see_finds_its_way(tmp_path: Path) -> None:
+    found = Outline(report_of(tmp_path, [row(1), row(2), row(3)])).found
+
+    assert ("html", {"lang": "en"}) in found
+    assert [tag for tag, _ in found if tag == "h1"] == ["h1"]
+    assert all(attributes.get("aria-label") for tag, attributes in found if tag == "svg")
+    assert all(attributes.get("scope") for tag, attributes in found if tag == "th")
+
+
+def test_a_report_says_how_complete_it_is_and_names_files_and_fingerprint(tmp_path: Path) -> None:
+    html = report_of(tmp_path, [row(1)])
+
+    export = read_export(str(tmp_path))
+    assert "Complete: overlapping pages prove" in html
+    assert export.manifest_sha256 in html
+    assert export.manifest["files"][0]["sha256"] in html
+
+
+def test_an_empty_export_has_a_report_too(tmp_path: Path) -> None:
+    assert "The export has no invoices." in report_of(tmp_path, [])
