@@ -13,7 +13,7 @@ def test_make_airflow_prints_every_value_that_the_connection_form_asks_for(unpod
     labels = FIELD_BEHAVIOUR["relabeling"]
 
     assert form["Connection Type"] == "Unpod"
-    assert form["Host"] == unpod_sandbox.url
+    assert f"{form['Host']}:{form[labels['port']]}" == unpod_sandbox.url
     assert form[labels["login"]].startswith(unpod_sandbox.org_handle)
     assert form[labels["password"]] == unpod_sandbox.token
     assert form[labels["port"]] == str(unpod_sandbox.port)

@@ -71,7 +71,8 @@ def connection_form(sandbox: Sandbox) -> str:
     others = ", ".join(handle for handle in sandbox.ledgers if handle != sandbox.org_handle)
     fields = {
         "Connection Type": HOOK_NAME,
-        "Host": sandbox.url,
+        "Host": "http://127.0.0.1",
+        labels["port"]: str(sandbox.port),
         labels["login"]: f"{sandbox.org_handle}   (or {others})",
         labels["password"]: sandbox.token,
         labels["port"]: str(sandbox.port),

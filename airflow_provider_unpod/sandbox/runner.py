@@ -28,7 +28,8 @@ def connection_json(port: int, org_handle: str, token: str) -> str:
     return json.dumps(
         {
             "conn_type": "unpod",
-            "host": f"http://127.0.0.1:{port}",
+            "host": "http://127.0.0.1",
+            "port": port,  # apart from the host, since Airflow 3.3's Test button needs it
             "login": org_handle,
             "password": token,
         }

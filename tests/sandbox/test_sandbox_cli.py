@@ -49,7 +49,7 @@ def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(numb
         assert "SANDBOX" in greeting.splitlines()[0]
         assert "not the Unpod service" in greeting
         connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
-        url = connection["host"]
+        url = f"{connection['host']}:{connection['port']}"
         with requests.Session() as session:
             session.trust_env = False
             headers = {"Authorization": f"Token {connection['password']}", "Org-Handle": connection["login"]}
@@ -65,7 +65,8 @@ def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(numb
 
 def test_the_same_date_gives_the_same_invoices_on_any_day():
     with serving("--invoices", "30", "--today", "2026-07-01") as (_, greeting):
-        url = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))["host"]
+        connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
+        url = f"{connection['host']}:{connection['port']}"
         with requests.Session() as session:
             session.trust_env = False
             last = session.get(f"{url}/sandbox/invoices/130", timeout=10).json()

@@ -137,7 +137,8 @@ def test_the_connection_is_the_same_as_json_and_as_a_uri():
         uri = urlsplit(sandbox.connection_uri())
         assert connection == {
             "conn_type": "unpod",
-            "host": sandbox.url,
+            "host": "http://127.0.0.1",
+            "port": sandbox.port,
             "login": "a/b",
             "password": "t:@/",
         }

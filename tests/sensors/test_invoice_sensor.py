@@ -532,7 +532,7 @@ def test_the_connection_s_proxy_is_used_in_every_mode(
 def test_a_server_without_tls_is_never_sent_a_request_in_plain_text(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = {**json.loads(unpod_sandbox.connection_json()), "host": unpod_sandbox.url.replace("http:", "https:")}
+    connection = {**json.loads(unpod_sandbox.connection_json()), "host": "https://127.0.0.1"}
     monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
 
     with pytest.raises(UnpodUnreachable, match="speaks plain http"):
