@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-#: What Airflow's processes can pass to each other (msgpack).
+#: The integers that Airflow's processes can pass to each other (msgpack).
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 
 

@@ -99,7 +99,7 @@ class Simulation:
 
     def send(self, now: float, number: int) -> None:
         worker = self.all[number]
-        # The reader asks for the first page alone: it tells how many there are.
+        # The reader requests the first page alone, since it contains the count.
         while worker.wanted and worker.in_flight < (CONCURRENCY if worker.done else 1):
             hold = worker.share.hold(now, worker.in_flight)
             if hold is not None:

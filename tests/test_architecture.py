@@ -40,7 +40,7 @@ VALUES = {"billing"}
 REQUESTS = VALUES | {"billing/http", "billing/client"}
 LISTS = REQUESTS | {"billing/reading"}
 API = LISTS | {"billing/watching", "billing/__init__"}
-#: What each wing may import, besides itself.
+#: The wings that each wing may import, besides itself.
 MAY_IMPORT = {
     "billing": set(),
     "billing/http": VALUES,

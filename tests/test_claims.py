@@ -1,4 +1,4 @@
-"""What README, docs and metadata claim is what constraints/ installs and CI runs."""
+"""README, docs and metadata claim exactly what constraints/ installs and CI runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task takes from a DAG is stable and valid; what it gives to Airflow can be stored."""
+"""Arguments that a task takes from a DAG are stable and valid, and Airflow can store everything that it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tools of a clone print is what a newcomer needs."""
+"""The tools of a clone print everything that a newcomer needs."""
 
 from __future__ import annotations
 

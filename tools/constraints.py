@@ -45,7 +45,7 @@ def releases() -> list[Release]:
 
 
 def resolve(fixed: str, *arguments: str) -> str:
-    """What the resolver chooses for this package, given the lines ``fixed``."""
+    """The versions that the resolver chooses for this package, given the lines ``fixed``."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write(fixed)
         constraints.flush()

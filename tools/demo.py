@@ -120,7 +120,7 @@ def finished_runs(airflow: LocalAirflow) -> list[dict[str, Any]]:
 
 
 def started_by(airflow: LocalAirflow, run: dict[str, Any]) -> str:
-    """What started a run, in words."""
+    """The cause of a run, in words."""
     if run["run_type"] == "asset_triggered":
         events = airflow.asset_events(run["dag_id"], run["dag_run_id"])
         sources = {event["source_dag_id"] or "its watcher" for event in events}

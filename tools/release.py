@@ -36,7 +36,7 @@ def problems(tag: str, built: dict[str, bytes]) -> list[str]:
 
 
 def metadata_of(built: dict[str, bytes]) -> str:
-    """What the source distribution tells package indexes."""
+    """The metadata that the source distribution gives to package indexes."""
     (name,) = (name for name in built if name.endswith(".tar.gz"))
     with tempfile.TemporaryFile() as file:
         file.write(built[name])

@@ -101,7 +101,7 @@ def org_handle_of(value: Any) -> str | None:
 def choice_of(value: Any, name: str, choices: Sequence[Any]) -> Any:
     """Check one of several values.
 
-    :raises UnpodConfigError: if it is none of them.
+    :raises UnpodConfigError: for any other value.
     """
     if value in choices:
         return value

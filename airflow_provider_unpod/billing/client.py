@@ -121,7 +121,7 @@ class UnpodClient:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log must show: the API token and the password of the proxy in use, if it has one."""
+        """The strings that no log may contain: the API token, and the password of the proxy in use."""
         return (self._secret, *self._transport.proxy_passwords)
 
     @property
@@ -131,7 +131,7 @@ class UnpodClient:
 
     @property
     def budget(self) -> Budget:
-        """What the API said last about its rate limit: a cheap snapshot."""
+        """The rate limit as the latest response reported it: a cheap snapshot."""
         return self._pacing.budget
 
     def get_page(self, page: int, page_size: int, cancellation: Cancellation | None = None) -> Page:
@@ -214,7 +214,7 @@ class UnpodClient:
         return f"UnpodClient({self.base_url!r}, org_handle={self.org_handle!r})"
 
     def _get(self, path: str, read: Callable[[Response], T], page: int | None, cancellation: Cancellation | None) -> T:
-        """What ``read`` makes of the response, tried as often as the policy allows."""
+        """The result of ``read`` for the response, with as many tries as the policy allows."""
         url = self.base_url + path
         tries = Tries(self.retry)
         now = self._pacing.clock.time

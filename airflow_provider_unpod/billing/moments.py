@@ -15,7 +15,7 @@ _MOMENT = re.compile(
     r"(?:[Tt ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?)?([Zz]|[+-]\d\d(?::?\d\d){0,2})?)?",
     re.ASCII,
 ).fullmatch
-#: What the API sends. Parsed once for every row where dates matter, so by the C parser.
+#: The format that the API sends. Parsed for every row where dates matter, so by the C parser.
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.ASCII).fullmatch
 _COLON_OR_NOT = re.compile(r":?(\d\d)").findall
 

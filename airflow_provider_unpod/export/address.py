@@ -23,7 +23,7 @@ _CREDENTIALS = re.compile(r":[^@]*@").search
 _AZURE = re.compile(
     r"(?:(?P<conn_id>[^@/]+)@)?(?P<container>[^@/]+)@(?P<account>[^@/.]+)\.(?:dfs|blob)\.[^@/]+(?P<path>/.*)?"
 ).fullmatch
-#: What Python, Jinja, pandas and JSON make of nothing, as a whole folder or behind ``key=``.
+#: How Python, Jinja, pandas and JSON write a missing value, as a whole folder or behind ``key=``.
 _NOTHING = frozenset({"", "null", "nan", "NaT", "undefined", "[]", "{}", "()", "set()"})
 _NONE = re.compile(r"(?<![^\W_])None(?![^\W_])").search
 
@@ -103,9 +103,9 @@ def without_connection(address: str) -> str:
 
 
 def _reason_against(text: str, scheme: str, place: str, rest: str) -> str:
-    """What is wrong with an address, as the end of a sentence; empty if nothing is."""
+    """The fault of an address, as the end of a sentence; empty if it has none."""
     if text.startswith("~"):
-        return ": ~ would be the home of whoever runs the worker"
+        return ": ~ would be the home folder of the worker's user"
     if "::" in text or not text.isprintable():
         # Of a::b, fsspec makes a; line breaks it drops. Two paths would be one folder.
         return ": `::`, line breaks and control characters make another path on some stores"

@@ -1,4 +1,4 @@
-"""What is new or different since the last certified export of the same path.
+"""Finds invoices that are new or different since the previous certified export of the same path.
 
 Readers of exports of changes keep a copy of the list up to date: they load each export on top of the one before. The
 state beside an export, a file that its manifest lists, has for every invoice the versions that such a copy may hold,
@@ -9,8 +9,8 @@ Usually there is one version. A run that is retried or cleared *replaces* its ow
 that one, others have not, so both versions count, even if the invoice has been set back to what it was. After a full
 export of the path, that export itself is the state.
 
-An invoice is never skipped for its age and never forgotten. One that vanishes from the API is no change; when it comes
-back, it is compared with what it was.
+An invoice is never skipped for its age and never forgotten. If one vanishes from the API, that is not a change; when it
+comes back, it is compared with its last state.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Comparison:
             yield Invoice({**invoice.raw, OLD_STATUS: first and first[0], NEW_STATUS: invoice.status_key})
 
     def as_dict(self) -> dict[str, Any]:
-        """What a manifest says about the comparison."""
+        """The manifest's section about the comparison."""
         return {
             "since": self._since,
             "replaces": list(self._replaces),

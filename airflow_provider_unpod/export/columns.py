@@ -125,7 +125,7 @@ def survey(records: Iterable[Record], *, changes: bool, parquet: bool) -> tuple[
 
 
 def _usual(digits: Counter[int] | None) -> int:
-    """What occurs most often, of equals the smallest: the same for the same records in any order."""
+    """The most frequent value, of equally frequent ones the smallest, so that the order of records does not matter."""
     return min(digits, key=lambda scale: (-digits[scale], scale)) if digits else 0
 
 

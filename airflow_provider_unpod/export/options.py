@@ -1,4 +1,4 @@
-"""How an export is to be written: what can be chosen, and which choices go together."""
+"""The options of an export, and which of them go together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPRESSIONS = (None, "gzip", "zstd")
 PARTITION_KEYS = ("currency", "status", "month")
 MODES = (FULL, CHANGES)
 
-#: What an invoice is, whatever else is ignored.
+#: These fields make an invoice, so `ignore_fields` must not name them.
 _COMPARED = ("id", "invoice_number", "amount", "currency", "status")
 _FILE_SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
 
@@ -35,7 +35,7 @@ class ExportOptions:
     :param business_timezone: IANA name of the time zone in which ``month`` is reckoned.
     :param export_mode: ``"full"``, or ``"changes"`` for the invoices that are new or different since the last export of
         the same path.
-    :param ignore_fields: fields of the API in which a difference is no change, for example a signed URL.
+    :param ignore_fields: fields of the API in which a difference is not a change, for example a signed URL.
     :raises UnpodConfigError: naming the argument and what it can be.
     """
 
@@ -62,7 +62,7 @@ class ExportOptions:
 
     @property
     def file_suffix(self) -> str:
-        """What data files end with, for example ``.jsonl.gz``; parquet compresses inside the file."""
+        """The suffix of data files, for example ``.jsonl.gz``. Parquet compresses inside the file."""
         return f".{self.file_format}" + ("" if self.file_format == PARQUET else _FILE_SUFFIXES[self.compression])
 
 

@@ -117,6 +117,6 @@ class _Sink(io.RawIOBase):
         return self._size
 
     def take(self) -> bytes:
-        """What was written since the last time."""
+        """The bytes written since the last call."""
         blocks, self._blocks = self._blocks, []
         return b"".join(blocks)

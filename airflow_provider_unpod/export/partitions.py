@@ -1,4 +1,4 @@
-"""Which partition an invoice belongs to, and how its files are named."""
+"""Assigns invoices to partitions, and names their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.options import ExportOptions
     from airflow_provider_unpod.export.spool import Partition
 
-#: What Hive, Spark, DuckDB and pyarrow read as "no value".
+#: Read as a missing value by Hive, Spark, DuckDB and pyarrow.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 #: Bytes of a folder's name, on nearly every file system.

@@ -1,8 +1,8 @@
-"""How an export takes the place of the previous one: whole, or not at all, whatever other tasks do meanwhile.
+"""Replaces the previous export by a new one: completely or not at all, whatever other tasks do meanwhile.
 
 Every file of an export has its id in its name, so exports never overwrite each other's files; only the manifest has
 a fixed name, and writing it is the commit. A file that the current manifest does not list is litter, *unless* a task
-is about to list it. Claims tell the two apart: a claim is a small file ``_exporting-<export id>`` that exists from
+is about to list it. Claims distinguish the two: a claim is a small file ``_exporting-<export id>`` that exists from
 before an export's first file until after its last act:
 
 1. list the folder; remember its claims (``_before``); write one's own; give up if a claim or the manifest belongs to

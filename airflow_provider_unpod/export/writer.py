@@ -40,7 +40,7 @@ class Written:
     manifest: Manifest
 
     def summary(self) -> dict[str, Any]:
-        """What a task passes on about its export: where it is and what it adds up to, no invoices.
+        """The facts about an export that a task passes on: its location and totals, no invoices.
 
         Its size has a limit, since it goes into Airflow's database: ``files`` is ``None`` if there are more than 100,
         and ``totals`` if there are more than 100 pairs of currency and status. The manifest has all of them.

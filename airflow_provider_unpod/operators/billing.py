@@ -69,7 +69,7 @@ class UnpodBillingOperator(BaseOperator):
     :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
     :param export_mode: ``"full"``, or ``"changes"``: only invoices that are new or different since the last export of
         the same path, each record with ``old_status`` and ``new_status`` added.
-    :param ignore_fields: with ``export_mode="changes"``: fields of the API in which a difference is no change.
+    :param ignore_fields: with ``export_mode="changes"``: fields of the API whose differences are not changes.
     :param on_no_change: how the task ends when ``export_mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
         either way no export is written and no asset event emitted.
     :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. A template that renders to an invalid
@@ -332,7 +332,7 @@ def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
 
 
 def _run_of(context: Context) -> dict[str, Any] | None:
-    """Which task instance wrote an export: a retried or cleared one is the same, except for its try."""
+    """The task instance that writes an export. A retried or cleared one differs only in its try number."""
     ti = context.get("ti")
     if ti is None:
         return None

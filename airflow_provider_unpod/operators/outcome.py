@@ -1,4 +1,4 @@
-"""What a finished read or export leaves in the task's log and in the events of its outlets."""
+"""The log line and the outlet events of a finished read or export."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ async def _until_signal(server: Server, listener: socket.socket) -> None:
 
 
 def _greeting(server: Server, port: int) -> str:
-    """What this server is, the connection to paste, and the commands to try."""
+    """The text printed at the start: the connection to paste, and commands to try."""
     from airflow_provider_unpod.sandbox.runner import connection_json
 
     settings = server.settings

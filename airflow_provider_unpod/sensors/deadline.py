@@ -56,7 +56,7 @@ def _first_try(sensor: BaseSensorOperator, ti: Any) -> int:
 
 
 def _began_on_airflow_2(ti: Any, first_try: int) -> datetime | None:
-    """When the first try began, if this is a later one and the worker may query Airflow's database."""
+    """The start of the first try, if this is a later one and the worker may query Airflow's database."""
     try:
         from airflow.models.taskinstancehistory import TaskInstanceHistory
         from airflow.utils.session import create_session

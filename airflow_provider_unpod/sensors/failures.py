@@ -1,4 +1,4 @@
-"""How many polls in a row found the API unreachable, across the reschedules of one try."""
+"""Counts the polls in a row that found the API unreachable, across the reschedules of one try."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return UnpodHook(self.unpod_conn_id, self.org_handle, POLL_RETRY).get_conn()
 
     def _poll(self) -> Decision | None:
-        """What the invoices mean for the wait; ``None`` if a fault that passes kept them from being read."""
+        """The decision for this wait; ``None`` if a transient fault kept the invoices from being read."""
         assert self._poller is not None
         with fail_fast():
             decision = self._poller.poll()

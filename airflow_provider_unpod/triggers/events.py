@@ -68,7 +68,7 @@ def producer(connection: PollKey) -> Any:
 
 
 class Journal:
-    """What one trigger has reported, kept in the state store of each asset that it serves (from Airflow 3.3 on).
+    """The changes that a trigger has reported, in the state store of each asset that it serves (Airflow 3.3 or later).
 
     Written before an event is given to Airflow, with the event in it, and again when Airflow has stored the event.
     After a crash in between the event is emitted again as it was: its transitions may have been undone since, and
@@ -205,7 +205,7 @@ class Watcher:
         return again
 
     async def _take(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        """What to emit for a snapshot."""
+        """The payload to emit for a snapshot."""
         changed = snapshot.changed if self._invoice_ids is None else ()
         found = self._observe(snapshot, {*(self._invoice_ids or ()), *self._missed, *changed})
         transitions = [storable(one.as_dict()) for one in found if self._reports(one)]

@@ -1,4 +1,4 @@
-"""What the tests of exports share: invoices, and a reading that ends with evidence, as the hook gives them."""
+"""Shared by the tests of exports: invoices, and a reading that ends with evidence, like the hook's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the path of an export may be. Others are refused before the first request, with what to do."""
+"""Valid paths of exports. Other paths are refused before the first request, with what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_path_that_is_neither_on_a_store_nor_absolute_is_refused_with_what_to_
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize("address", ["~", "~/x", "~somebody/x"])
 def test_a_home_folder_is_not_guessed(use: Callable[..., Any], address: str) -> None:
-    with pytest.raises(UnpodConfigError, match="~ would be the home of whoever runs the worker"):
+    with pytest.raises(UnpodConfigError, match="~ would be the home folder of the worker's user"):
         use(address)
 
 

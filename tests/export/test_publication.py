@@ -101,7 +101,7 @@ def assert_nothing_else(files: dict[str, bytes], manifest: Manifest) -> None:
 
 
 class Scheduler:
-    """Lets tasks that run in threads take turns, one store operation at a time, in the order it is told."""
+    """Lets tasks in threads take turns, one store operation at a time, in a given order."""
 
     def __init__(self, files: dict[str, bytes], tasks: int, owners: Sequence[dict[str, Any]] = (ACME,)) -> None:
         self._owners = owners

@@ -1,4 +1,4 @@
-"""What ``read_export`` refuses: everything that is not byte by byte what was certified."""
+"""``read_export`` refuses everything that is not certified byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported is what is read back."""
+"""Records are read back exactly as they were exported."""
 
 from __future__ import annotations
 

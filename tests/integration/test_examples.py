@@ -241,7 +241,7 @@ def month_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MonthClose:
 
 
 def export_month(folder: Path, month: str, until: str) -> dict[str, Any]:
-    """What the monthly export returns, which is also its asset event's extra."""
+    """The summary of a monthly export, which is also its asset event's extra."""
     operator = UnpodBillingOperator(
         task_id="export", output_path=str(folder / month), invoice_date_from=f"{month}-01", invoice_date_to=until
     )

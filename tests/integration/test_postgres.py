@@ -1,4 +1,4 @@
-"""What tasks and triggers give to Airflow can be stored by a real PostgreSQL.
+"""A real PostgreSQL can store everything that tasks and triggers give to Airflow.
 
 Needs PostgreSQL's programs and the dependency group ``services``; without them these tests fail.
 """

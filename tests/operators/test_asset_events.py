@@ -44,7 +44,7 @@ def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
 
 @dataclass
 class Dataset:
-    """As OpenLineage's, which is no asset; Airflow lets a task have it as an outlet."""
+    """As OpenLineage's, which is not an asset; Airflow accepts it as an outlet."""
 
     namespace: str
     name: str

@@ -35,7 +35,7 @@ def run(**arguments: Any) -> Any:
 
 @pytest.fixture
 def task_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What the task logs; Airflow's own logger writes past pytest."""
+    """The task's log, which Airflow's logger does not send to pytest."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(UnpodBillingOperator, "log", logging.getLogger("task"))
     return caplog

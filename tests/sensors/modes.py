@@ -123,7 +123,7 @@ class Waiter:
 
 
 async def shared_events(trigger: Any, manager: Any = None, trigger_id: int = 1) -> AsyncIterator[Any]:
-    """What Airflow 3.3's triggerer does with a trigger that shares a stream."""
+    """Runs a trigger that shares a stream as Airflow 3.3's triggerer does."""
     manager = manager or SharedStreamManager()
     key = trigger.shared_stream_key()
     stream = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)

@@ -393,7 +393,7 @@ def test_a_wrong_connection_fails_at_once_and_names_the_field(
         wait(invoice_id=invoice)
 
 
-#: What empty templates and upstream tasks result in, and values that are never an id.
+#: The results of empty templates and upstream tasks, and values that are never an id.
 NO_IDS = [None, "", " ", "None", "null", True, 1.5, float("nan"), {"id": 101}, b"101"]
 
 

@@ -294,12 +294,12 @@ def test_text_that_a_database_cannot_store_is_in_no_event_and_no_state() -> None
 
 
 def test_without_a_state_store_no_unconfirmed_transitions_pile_up() -> None:
-    async def tell() -> list[Any]:
+    async def emit() -> list[Any]:
         journal = events.Journal(None, [])
         await journal.record([{"key": "1:pending:paid:1"}])
         return journal._unconfirmed
 
-    assert asyncio.run(tell()) == []
+    assert asyncio.run(emit()) == []
 
 
 @pytest.mark.parametrize("crash", ["before storing", "confirming"])

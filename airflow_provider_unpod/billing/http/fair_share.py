@@ -37,7 +37,7 @@ _DOCUMENTED_WINDOW = 60.0
 
 
 class FairShare:
-    """When this worker's next request may go out, from what the responses say. Not thread-safe."""
+    """Decides from the responses when this worker's next request may go out. Not thread-safe."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._random = rng or random.Random()  # noqa: S311  # no secret

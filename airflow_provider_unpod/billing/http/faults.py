@@ -1,4 +1,4 @@
-"""What a broken connection means to the person who configured it: exceptions of the network in plain words.
+"""Puts exceptions of the network into words for the person who configured the connection.
 
 ``requests``, ``urllib3``, ``ssl`` and ``socket`` wrap one another's exceptions; the innermost one and the point that
 the request had reached say what is wrong, and which field of the connection to look at.
@@ -187,7 +187,7 @@ def _host(server: str) -> str:
 
 
 def _words(cause: BaseException) -> str:
-    """What happened, without the names of Python classes, files and numbers that exceptions carry."""
+    """The event in words, without the names of Python classes, files and numbers that exceptions contain."""
     if isinstance(cause, ssl.SSLError):
         return (cause.reason or "TLS error").replace("_", " ").lower()
     known = next((words for kind, words in _KNOWN if isinstance(cause, kind)), None)

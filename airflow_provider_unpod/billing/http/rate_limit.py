@@ -1,4 +1,4 @@
-"""When the next request may go out: one gate for all threads of a client, and every wait between two tries.
+"""Decides when the next request may go out: one gate for all threads of a client, and every wait between two tries.
 
 The API says with each response how many requests are left and when the count starts anew (``X-RateLimit-Remaining``,
 ``X-RateLimit-Reset`` in Unix seconds). The limit belongs to the token, so all workers that use it spend it together:
@@ -58,7 +58,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the API said last about its rate limit; ``None`` where it said nothing that can be used."""
+    """The latest rate limit that the API reported; ``None`` where it reported nothing usable."""
 
     limit: int | None
     remaining: int | None
@@ -81,7 +81,7 @@ class Pacing:
         self._share = FairShare()
         self._in_flight = 0
         self._announced_limit: int | None = None
-        self._reset: float | None = None  # as the API named it: to tell one window from the next
+        self._reset: float | None = None  # as the API named it, to distinguish one window from the next
         self._paused_until = 0.0
         self._announced_until = 0.0
         self._advised = False

@@ -1,4 +1,4 @@
-"""What a response means: rows, or the error that it is.
+"""Turns a response into rows or an error.
 
 Shapes and statuses: the published page of the billing endpoint, older pages of it, and the conventions of Unpod's
 open-source backend (the ``data`` envelope, business errors with HTTP 206, "Invalid page." with HTTP 404). A response
@@ -35,7 +35,7 @@ _MAX_DEPTH = 32
 _SHOWN = 300
 _CHECK_HOST = "Check Host (`host`)"
 _ERROR_FIELDS = frozenset({"status_code", "message", "detail", "error", "errors"})
-#: What nginx, Apache and Go say to a client that speaks plain http to their https port.
+#: The responses of nginx, Apache and Go to plain http on their https port.
 _WANTS_TLS = re.compile(rb"(?i)plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server|SSL-enabled")
 
 
@@ -82,7 +82,7 @@ def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
 def parse(body: bytes) -> Any:
     """``body`` as JSON, numbers with a fraction as the ``Decimal`` of their digits.
 
-    :raises Unreadable: if it begins like JSON, or is empty, but is none.
+    :raises Unreadable: if it is empty, or begins like JSON but is not JSON.
     :raises UnpodBadAnswer: if it is something else, or contains a value that no file format could hold.
     """
     try:
@@ -202,7 +202,7 @@ def _beginning(body: bytes) -> str:
 
 
 def _target(response: Response) -> str:
-    """Where a redirect points, without what may be secret in it."""
+    """The target of a redirect, without parts that may be secret."""
     try:
         parts = urlsplit(response.headers.get("Location") or "")
         port = f":{parts.port}" if parts.port else ""

@@ -102,7 +102,7 @@ class Tries:
         return wait
 
     def final_message(self, failure: Failure, now: float) -> str:
-        """What the caller is told when there is no next try.
+        """The message for the caller when there is no next try.
 
         :param now: Unix seconds.
         """

@@ -63,9 +63,9 @@ class Response:
     body: bytes = field(repr=False)
 
 
-#: What can go wrong while a response is on its way.
+#: Errors while a response is on its way.
 _FAULTS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError, zlib.error, OversizedResponse)
-#: What else the libraries raise when a socket is cut under them. Without a cut these are programming errors.
+#: Further errors of the libraries when their socket is cut. Without a cut these are programming errors.
 _FAULTS_OF_A_CUT = (ValueError, AttributeError)
 
 
@@ -261,7 +261,7 @@ def _proxies(
 
 
 class _Flight:
-    """What one request in flight needs to be bounded in time and to be cut: its deadline and its socket."""
+    """One request in flight, with the deadline that bounds it and the socket that is cut to stop it."""
 
     __slots__ = ("_cancellation", "_own", "_socket", "deadline", "is_cut", "stage")
 

@@ -1,4 +1,4 @@
-"""Which invoices of a complete list are wanted. The API has no filters, so this is the client's work."""
+"""Selects invoices of a complete list, because the API has no filters."""
 
 from __future__ import annotations
 

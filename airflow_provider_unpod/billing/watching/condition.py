@@ -37,7 +37,7 @@ _LEADS: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a poll means for a wait; ``result``, once done, is what the wait returns."""
+    """The outcome of a poll for a wait. Once done, ``result`` is the return value of the wait."""
 
     state: State
     result: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -92,7 +92,7 @@ class Condition:
         }
 
     def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
-        """What the invoices of one poll mean for this wait.
+        """Decide this wait by the invoices of one poll.
 
         :param rows: the invoices that were found, by key. With ``on_missing="fail"`` the absence of any other must be
             proved by a complete reading of the list.

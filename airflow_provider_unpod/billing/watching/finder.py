@@ -29,7 +29,7 @@ _MOST_REQUESTS_NEARBY = 3
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an invoice was: its row, and the ``count`` of the response that held it."""
+    """The place of an invoice: its row, and the ``count`` of the response that contained it."""
 
     row: int
     count: int | None
@@ -176,7 +176,7 @@ def _held_by(page: WindowPage, key: InvoiceId) -> Invoice | None:
 
 
 def _names(invoices: Sequence[Invoice], key: InvoiceId) -> list[InvoiceId]:
-    """What ``key`` is to be compared with: the invoices' ids, or their numbers where ``key`` is such a number."""
+    """The values to compare ``key`` with: the ids of the invoices, or their numbers if ``key`` is such a number."""
     if isinstance(key, str) and invoices and isinstance(invoices[0].key, int):
         return [match_key(str(invoice.raw.get("invoice_number"))) for invoice in invoices]
     return [invoice.key for invoice in invoices]

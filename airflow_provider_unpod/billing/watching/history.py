@@ -1,4 +1,4 @@
-"""What changed since the last report, reported once and under a key of its own.
+"""Finds changes since the last report. Each is reported once and has its own key.
 
 A condition ("is paid") stays true and would be reported for ever; a transition ("pending → paid") happens once. Its key
 is made of the invoice, both statuses and the number of times the invoice has changed its status. So a repetition, after

@@ -45,7 +45,7 @@ class InvoicePoller:
         self._failure: UnpodError | None = None
 
     def poll(self) -> Decision | None:
-        """What the invoices mean for the wait; ``None`` if they could not be read and the wait goes on.
+        """The decision for the wait; ``None`` if the invoices could not be read and the wait goes on.
 
         :raises UnpodError: if the wait cannot go on, since the fault does not pass by itself.
         """

@@ -46,7 +46,7 @@ _PARITY = 1 << _STATUS_BITS
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which invoices a poll must read.
+    """The invoices that a poll must read.
 
     :ivar keys: the invoices to find, as :func:`~airflow_provider_unpod.billing.invoice.match_key` gives them.
     :ivar certain: those of them whose absence must be proved, each with the number of the poll after which the proof
@@ -60,7 +60,7 @@ class Wanted:
 
 
 class Subscriptions:
-    """What all subscribers of one poll want, and how many polls have begun. Not thread-safe."""
+    """The invoices that all subscribers of one poll want, and the number of polls begun. Not thread-safe."""
 
     def __init__(self) -> None:
         #: The number of the poll that began last.
@@ -358,7 +358,7 @@ class Tracker:
 
 
 class _Sighting:
-    """What one poll must read, and what it has read so far."""
+    """The pages that one poll must read, and those that it has read so far."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.keys = set(wanted.keys)

@@ -128,7 +128,7 @@ TRAPS = {
     "half a character": b'{"results": [{"id": 1, "amount": "1", "currency": "X", "status": "\\uDC00"}]}',
     "no UTF-8": b'{"results": [{"id": 1, "amount": "1", "currency": "\xff\xfe", "status": "x"}]}',
     "UTF-16": '{"results": []}'.encode("utf-16"),
-    "rows that are none": b'{"results": [' + b"1," * 300_000 + b"1]}",
+    "rows that are not objects": b'{"results": [' + b"1," * 300_000 + b"1]}",
     "a long message": json.dumps({"message": "x" * HUGE}).encode(),
 }
 

@@ -1,4 +1,4 @@
-"""Which invoices are wanted: what users may write, and what belongs to a span."""
+"""Selections: the forms that users may write, and the invoices that belong to a span."""
 
 from __future__ import annotations
 

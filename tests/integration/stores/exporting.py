@@ -25,7 +25,7 @@ OPTIONS = ExportOptions(compression="gzip", partition_by=("currency", "month"))
 
 
 class Terminated(BaseException):
-    """What Airflow raises in the main thread of a task on SIGTERM."""
+    """Raised as Airflow does in the main thread of a task on SIGTERM."""
 
 
 def generation(number: int) -> Iterator[dict[str, Any]]:
@@ -55,7 +55,7 @@ def main() -> None:
         arguments = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os.dup2(2, 1)  # what is logged must not stand between the answers
+            os.dup2(2, 1)  # log lines must not appear between the responses
             signal.signal(signal.SIGTERM, terminate)
             try:
                 export(*arguments)

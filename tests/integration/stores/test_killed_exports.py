@@ -68,7 +68,7 @@ def killer(store: Store) -> Iterator[Killer]:
 
 
 def current_generation(store: Store, folder: str) -> int:
-    """Which export is current; fails if it is not whole, or mixed."""
+    """The id of the current export. Fails if it is incomplete or mixed."""
     generations = [record["generation"] for record in read_export(folder, store.conn_id)]
     assert len(generations) == exporting.ROWS
     assert len(set(generations)) == 1
