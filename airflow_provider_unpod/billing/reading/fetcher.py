@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: An answer that is here within so many seconds is worth no thread: several would take turns at the interpreter, which
+#: A response that comes within so many seconds is not worth a thread: several take turns at the interpreter, which
 #: costs more than it saves. An API on the same machine is as quick as that, one across a network hardly ever.
 SWIFT = 0.003
-#: So many answers tell how quick the API is: the quickest of them, as anything else may have slowed down the others.
+#: Speed is judged by the fastest of the last so many responses; the others may have been delayed by something else.
 _LATEST = 8
 #: Seconds between two lines of progress; reads shorter than this say nothing.
 PROGRESS_INTERVAL = 5.0
@@ -41,9 +41,9 @@ class PageSource(Protocol):
 class Fetcher:
     """Fetches windows for one read. Not thread-safe: one consumer, many requests.
 
-    What is asked for ahead is fetched by up to ``concurrency`` threads, which start with the first such request; where
-    the API answers at once, it is fetched when it is taken. The first failure cuts all requests in flight, and is what
-    the consumer gets to see.
+    Windows asked for ahead are fetched by up to ``concurrency`` threads, which start with the first such request; where
+    the API responds at once, a window is fetched when it is taken. The first failure cuts all requests in flight, and
+    is raised to the consumer.
     """
 
     def __init__(self, source: PageSource, concurrency: int) -> None:
@@ -53,15 +53,15 @@ class Fetcher:
         self._slots = threading.Semaphore(concurrency)  # shared by requests ahead and requests right now
         self._threads: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[WindowPage] | Window] = deque()
-        self._latest: tuple[float, ...] = ()  # seconds that answers took
+        self._latest: tuple[float, ...] = ()  # seconds that responses took
         self._failure: BaseException | None = None
-        self._drops = 0  # what was asked for before the last one is wanted by nobody
+        self._drops = 0  # generation counter: windows asked for before the latest drop() are not needed
         self.requests = 0
         self.limit = 0  # the reader raises it as it learns how long the list is
 
     @property
     def room(self) -> int:
-        """How many more windows may be asked for ahead; twice the threads, so that none idles behind a slow answer."""
+        """How many more windows may be asked for ahead: twice the threads, so that none waits for a slow response."""
         return max(0, (1 if self._swift else 2 * self._concurrency) - len(self._ahead))
 
     @property
@@ -106,8 +106,8 @@ class Fetcher:
     def _count(self) -> None:
         if self.requests >= self.limit:
             raise UnpodListUnstable(
-                f"Gave up after {self.requests} requests for one list: it moved faster than it could be read. "
-                "Nothing partial is given out; try again at a quieter time."
+                f"Try again at a quieter time: gave up after {self.requests} requests for one list, which moved faster "
+                "than it could be read."
             )
         self.requests += 1
 
@@ -125,7 +125,7 @@ class Fetcher:
                 raise self._failure from None
             raise
         except BaseException as failure:
-            if drops == self._drops:  # else nobody needs it any more, and its failure is none
+            if drops == self._drops:  # else it is not needed any more, and its failure does not matter
                 if self._failure is None:
                     self._failure = failure
                 self._cancellation.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.reading.evidence import SHORT
@@ -39,6 +40,35 @@ _MOST_IDLE = 30
 _STEP_BACK = 9
 
 
+@dataclass(slots=True)
+class _End:
+    """What short responses have shown of the end of the list."""
+
+    reached: bool = False
+    #: Those that did not show it.
+    doubts: int = 0
+    #: Whether one of them ended elsewhere than its own ``count`` says.
+    contradicted: bool = False
+    #: Those in a row that ended where their own ``count`` says.
+    agreeing: int = 0
+
+    def contradict(self) -> None:
+        """A response disagreed with its own ``count``: from now on two must agree in a row."""
+        self.contradicted, self.agreeing = True, 0
+        self.doubts += 1
+
+    def judge(self, page: WindowPage, link: Link) -> None:
+        """The list ends here, unless the server has cut the page just where the last row would be.
+
+        Then other rows came than were asked for, and they are not where they were before. In a list that moves they
+        never are: there it takes a window that no server cuts.
+        """
+        self.agreeing += 1
+        small = page.window.size <= SMALLEST_LIMIT
+        self.reached = link.in_place or (small and self.agreeing > self.contradicted)
+        self.doubts += not self.reached
+
+
 class LinkedRead:
     """One read. :meth:`pages` yields every invoice once, in list order as far as nothing moves.
 
@@ -54,11 +84,8 @@ class LinkedRead:
         self._plan = _Plan(fetcher)
         self._cap = page_size  # rows that a page may have
         self._expected = 0  # rows in the list, by the newest `count`
-        self._doubts = 0  # short responses that did not show the end
-        self._dropped = False  # whether one of them contradicted its own `count`
-        self._agreeing = 0  # short responses in a row that end where their own `count` says
         self._idle = 0  # responses since the last new invoice
-        self._ended = False
+        self._end = _End()
 
     def pages(self) -> Iterator[list[Invoice]]:
         """The invoices that each response adds.
@@ -68,7 +95,7 @@ class LinkedRead:
         """
         self._fetcher.limit = 1
         yield self._begin_with(self._fetcher.now(Window(0, self._cap)))
-        while not self._ended:
+        while not self._end.reached:
             self._give_up_if_hopeless()
             page = self._receive(self._plan.next(self.links.reach, self._widest, self._expected))
             fresh = self._take_in(page)
@@ -76,7 +103,6 @@ class LinkedRead:
                 yield from self._bridge(page)
             else:
                 yield fresh
-        self._plan.forget()
         yield from self._compare_with_count()
         self._evidence.end, self._evidence.order = SHORT, self.links.order.order
 
@@ -91,20 +117,20 @@ class LinkedRead:
         if limited:
             return []  # read again in windows of that size, which must come in full
         fresh = self._take_in(first)
-        self._ended = first.is_whole_list
+        self._end.reached = first.is_whole_list
         return fresh or []
 
     @property
     def _widest(self) -> int:
         """Rows of the largest window to ask for. An end in doubt is read by windows so small that none is cut."""
         near_the_end = self._expected < self.links.reach + self._cap
-        return min(self._cap, SMALLEST_LIMIT) if self._doubts and near_the_end else self._cap
+        return min(self._cap, SMALLEST_LIMIT) if self._end.doubts and near_the_end else self._cap
 
     def _bridge(self, beyond: WindowPage) -> Iterator[list[Invoice]]:
         """Read windows around the gap before ``beyond`` until that links, or what it holds has been read."""
         self._evidence.relinked += 1
         back = _STEP_BACK
-        while not self._ended and beyond.window.end > (reach := self.links.reach):
+        while not self._end.reached and beyond.window.end > (reach := self.links.reach):
             self._give_up_if_hopeless()
             # From the first row a read can always start afresh; a size that differs from the first request's shows
             # a server that ignores `page_size`, the likeliest reason to come here.
@@ -116,7 +142,7 @@ class LinkedRead:
             yield fresh
             # With small pages a step so wide may end where reading had got: then go on from its very last row.
             back = _STEP_BACK if self.links.reach != reach else 1
-            if not self._ended and (fresh := self._take_in(beyond)) is not None:
+            if not self._end.reached and (fresh := self._take_in(beyond)) is not None:
                 yield fresh
                 return
 
@@ -140,9 +166,10 @@ class LinkedRead:
         link = self.links.add(page)
         self._idle = 0 if link and link.fresh else self._idle + 1
         if link and page.short:
-            self._judge_end(page, link)
+            self._end.judge(page, link)
+            self._plan.forget()
         elif link:
-            self._agreeing = 0
+            self._end.agreeing = 0
         return link.fresh if link else None
 
     def _drop(self, page: WindowPage) -> None:
@@ -152,31 +179,15 @@ class LinkedRead:
                 f"page {page.window.page} of {page.window.size} came with {len(page.invoices)} invoices, "
                 f"where `count` is {page.count}"
             )
-        self._dropped, self._agreeing = True, 0
-        self._doubt()
-
-    def _judge_end(self, page: WindowPage, link: Link) -> None:
-        """The list ends here, unless the server has cut the page just where the last row would be.
-
-        Then other rows came than were asked for, and they are not where they were before. In a list that moves they
-        never are: there it takes a window that no server cuts.
-        """
-        self._agreeing += 1
-        small = page.window.size <= SMALLEST_LIMIT
-        self._ended = link.in_place or (small and self._agreeing > self._dropped)
-        if not self._ended:
-            self._doubt()
-
-    def _doubt(self) -> None:
-        self._doubts += 1
+        self._end.contradict()
         self._plan.forget()
 
     def _give_up_if_hopeless(self) -> None:
         if self.links.order.ties and len(self.links) > 1:
-            raise Unlinkable("invoices of equal date stand in no order that windows could rely on")
-        if self._doubts > _MOST_DOUBTS:
+            raise Unlinkable("invoices of equal date are in no order that windows could rely on")
+        if self._end.doubts > _MOST_DOUBTS:
             raise Unlinkable(
-                f"the end of the list could not be established in {self._doubts} attempts: `count` is "
+                f"the end of the list could not be established in {self._end.doubts} attempts: `count` is "
                 f"{self._expected}, the rows end at {self.links.reach}"
             )
         idle = self._idle - _MOST_IDLE
@@ -200,7 +211,9 @@ class LinkedRead:
             front = self.links.add(self._receive(self._fetcher.now(Window(0, self._cap))))
             yield front.fresh if front else []
         if self.links.invoices < count or order != self.links.order.order:
-            raise Unlinkable(f"`count` was {count} throughout, but only {self.links.invoices} invoices stood in place")
+            raise Unlinkable(
+                f"`count` was {count} throughout, but only {self.links.invoices} invoices were in their place"
+            )
 
 
 class _Plan:

@@ -1,6 +1,6 @@
 """What the rows themselves say about the order of the list.
 
-The API documents no order. Linked windows need only that the order is *fixed*; rows that stand in the order of their
+The API documents no order. Linked windows need only that the order is *fixed*; rows that are in the order of their
 ids, or of their dates, are the best evidence of that which a reader can have.
 """
 
@@ -27,7 +27,7 @@ BY_ID, BY_DATE, ASSUMED = "by id", "by date", "assumed"
 
 
 def rank(key: InvoiceId) -> tuple[str, int, str]:
-    """A sort key for ids: numbers by value, texts by what stands before their trailing number, then by that number."""
+    """A sort key for ids: numbers by value, texts by what precedes their trailing number, then by that number."""
     if isinstance(key, int):
         return ("", key, "")
     match = _TRAILING_NUMBER(key)
@@ -45,7 +45,7 @@ def _all_integers(keys: Sequence[InvoiceId]) -> bool:
 
 
 def _readable_date(invoice: Invoice) -> datetime | None:
-    """The date, ``None`` too where it is invalid: that matters to whoever needs it, and only the order is asked for."""
+    """The date; ``None`` also where it is invalid, which is no error here: only the order is asked for."""
     try:
         return invoice.invoice_date
     except UnpodBadAnswer:
@@ -53,9 +53,9 @@ def _readable_date(invoice: Invoice) -> datetime | None:
 
 
 class OrderWitness:
-    """Looks at every answer and says what all of them have in common.
+    """Observes every response and says what order all of them have in common.
 
-    ``ties`` is set where the list goes by date but equal dates stand in no order of ids: databases break such ties
+    ``ties`` is set where the list goes by date but equal dates are in no order of ids: databases break such ties
     differently for different ``LIMIT``/``OFFSET``, so windows of varying size may then not be compared.
     """
 
@@ -68,7 +68,7 @@ class OrderWitness:
         self._skipped_dates = False
 
     def observe(self, invoices: Sequence[Invoice]) -> None:
-        """Take one answer's rows, in their order, into account."""
+        """Take the rows of one response, in their order, into account."""
         if len(invoices) < 2:
             return
         if self._by_id:

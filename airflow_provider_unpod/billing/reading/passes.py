@@ -129,7 +129,7 @@ class Pass:
         return self._fetcher.take()
 
     def _more_expected(self) -> bool:
-        if self._count is None:  # nobody knows where the end is: look ahead no farther than was read already
+        if self._count is None:  # the end is unknown: ask ahead no farther than was read already
             return self._fetcher.waiting < self._asked // 2
         return self._asked <= -(-self._count // self._full)  # up to the page behind the last row
 

@@ -2,7 +2,7 @@
 
 A response is *linked* when it begins at the list's first row, or shares a row with a response that is linked already.
 From the first row to a linked response that shows the list's end there is then a path of responses in which neighbors
-share a row. Take any invoice that existed throughout the read, while the rows that stay kept their order: it stands
+share a row. Take any invoice that existed throughout the read, while the rows that stay kept their order: it is
 before the first shared row of the path, or between two of them, or after the last; in each case it lies inside one
 response, which is a whole, contiguous piece of the list. So it was read, whatever was inserted or deleted meanwhile,
 and in whatever order the windows were fetched. `docs/completeness.md` has the argument at length.
@@ -28,7 +28,7 @@ class Link(NamedTuple):
     """How a response was linked."""
 
     fresh: list[Invoice]  # the invoices not read before
-    #: Its shared rows stand where they stood before, in responses to *other* windows with the same ``count``: nothing
+    #: Its shared rows are where they were before, in responses to *other* windows with the same ``count``: nothing
     #: has shifted in between, and the server gave the window that was asked for.
     in_place: bool
 

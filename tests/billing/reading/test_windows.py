@@ -34,7 +34,7 @@ def test_no_window_that_holds_a_row_gets_farther_than_the_farthest(row: int, cap
 
 
 @given(st.integers(20, 200), rows)
-def test_neighbours_in_a_chain_share_a_row_and_the_last_window_of_a_list_comes_short(cap: int, count: int) -> None:
+def test_neighbors_in_a_chain_share_a_row_and_the_last_window_of_a_list_comes_short(cap: int, count: int) -> None:
     windows = list(takewhile(lambda window: window.start < count or window.start == 0, chain(0, cap)))
     planned = windows[: chain_length(count, cap)]
     assert all(after_it.start < before.end for before, after_it in pairwise(planned))
@@ -42,19 +42,19 @@ def test_neighbours_in_a_chain_share_a_row_and_the_last_window_of_a_list_comes_s
     assert all(window.end <= count for window in planned[:-1])
 
 
-def test_tiny_pages_that_cannot_overlap_are_seen_to_be_so() -> None:
+def test_pages_too_small_to_overlap_are_recognized() -> None:
     assert chain_length(2_000, 4) is None
     assert chain_length(2_000, 20) is not None
 
 
-def test_the_price_of_proof_in_requests() -> None:
+def test_the_proof_costs_a_sixth_more_requests_at_most_beyond_5000_invoices() -> None:
     for count in [*range(0, 6_000, 7), *range(6_000, 300_000, 4_999)]:
         plain = max(1, ceil(count / 100))
         limit = 1 if count <= 99 else plain + 1 if count <= 500 else plain * (1.2 if count <= 5_000 else 1.16)
         assert (chain_length(count, 100) or 0) <= limit
 
 
-def test_how_many_requests_a_list_takes_is_known_at_once_for_any_count() -> None:
+def test_the_requests_of_a_list_are_computed_at_once_for_any_count() -> None:
     assert planned_requests(20_000, 100) == chain_length(20_000, 100)
     assert 1.14 <= planned_requests(10**15, 100) / 10**13 <= 1.16
     assert planned_requests(1_000, 3) >= 333
