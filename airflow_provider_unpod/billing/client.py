@@ -235,7 +235,7 @@ class UnpodClient:
 
     def _wait(self, seconds: float, failure: Failure, tries: Tries, cancellation: Cancellation | None) -> None:
         if failure.kind is UnpodRateLimited and failure.asked_wait is not None:
-            self._pacing.refuse(seconds)  # waited when the next try asks to go out
+            self._pacing.refuse(seconds, tries.patience)  # waited when the next try asks to go out
             return
         if failure.asked_wait is not None:
             self._pacing.pause(seconds)

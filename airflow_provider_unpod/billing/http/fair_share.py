@@ -22,7 +22,7 @@ import random
 #: The share of the limit that a worker which has just begun may use before it looks at the line.
 _CREDIT = 0.1
 #: A window is taken to have lasted at least this share of its length: earlier, a few requests look like a crowd.
-_EARLIEST = 0.2
+_EARLIEST = 0.25
 #: Slots waited for each other worker. Less than 1: the line stops those who come too early.
 _SLOTS_PER_WORKER = 0.75
 #: A crowd is at most this many times the limit.
@@ -55,7 +55,7 @@ class FairShare:
     @property
     def remaining(self) -> int | None:
         """Requests left in the current window, as the last response said."""
-        return None if self.limit is None else self.limit - self._used
+        return None if self.limit is None else max(0, self.limit - self._used)
 
     def learn(self, now: float, limit: int, remaining: int, ends: float, *, new_window: bool) -> None:
         """A response says that ``remaining`` of ``limit`` requests are left until ``ends``."""
@@ -81,8 +81,12 @@ class FairShare:
         else:
             self._not_before(self.ends + max(_ROUNDING, self._random.random() * (workers - 1) * slot))
 
-    def refused(self, now: float, wait: float) -> None:
-        """The request was refused, with ``wait`` seconds to stay away at least."""
+    def refused(self, now: float, wait: float, patience: float = float("inf")) -> None:
+        """The request was refused.
+
+        :param wait: seconds to stay away at least.
+        :param patience: seconds that the caller waits at most, not less than ``wait``; nothing later is drawn.
+        """
         if now < self._next and self._refused_in == self.ends:
             return  # another request in flight was refused, too
         self._refused_in = self.ends
@@ -90,12 +94,13 @@ class FairShare:
         growth = _REFUSED_AGAIN ** min(self._refusals - 1, 9)
         if self.limit is None or self.ends is None or now >= self.ends:
             # Nothing is known of the others, but there are some.
-            self._not_before(now + wait * (1.0 + self._random.random() * min(_LONGEST_RETREAT, 0.5 * growth)))
+            apart = wait * self._random.random() * min(_LONGEST_RETREAT, 0.5 * growth)
+            self._not_before(now + min(wait + apart, patience))
             return
         crowd = self._workers(now) * (1.0 + _REFUSED_EARLY * (1.0 - self._passed(now))) * growth
         windows = min(_LONGEST_RETREAT, (crowd - 1) / self.limit)
         apart = max(_ROUNDING, self._random.random() * windows * self._length)
-        self._not_before(max(self.ends, now + wait) + apart)
+        self._not_before(min(max(self.ends, now + wait) + apart, now + patience))
 
     def hold(self, now: float, in_flight: int) -> float | None:
         """Seconds until the next request may go out, ``inf``: when a response comes; ``None``: now."""

@@ -131,10 +131,13 @@ class Pacing:
                 self._share.served(self.clock.monotonic())
             self._condition.notify_all()
 
-    def refuse(self, seconds: float) -> None:
-        """A 429 asks to wait for ``seconds``: no request of any thread goes out before, nor all of them right after."""
+    def refuse(self, seconds: float, patience: float) -> None:
+        """A 429 asks to wait for ``seconds``: no request of any thread goes out before, nor all of them right after.
+
+        :param patience: the longest wait in seconds that the caller accepts.
+        """
         with self._condition:
-            self._share.refused(self.clock.monotonic(), seconds)
+            self._share.refused(self.clock.monotonic(), seconds, patience)
 
     def pause(self, seconds: float) -> None:
         """No request of any thread goes out for this long."""

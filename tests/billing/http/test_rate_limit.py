@@ -390,3 +390,13 @@ def test_a_thread_that_waits_for_a_response_in_flight_continues_after_it(clock: 
     pacing.leave(None)
     waiting.join(2)
     assert not waiting.is_alive()
+
+
+def test_a_refused_worker_never_draws_a_moment_beyond_what_its_caller_waits(
+    server: FaultyServer, connect: Connect, clock: FastClock
+) -> None:
+    for _ in range(10):
+        headers = limits(100, 0, clock.time() + 40)
+        server.scripts = [answer("", 429, headers | {"Retry-After": "40"}), page()]
+        client = connect(server, retry=RetryPolicy(max_rate_limit_wait=45))
+        assert client.get_page(1, 100).count == 1
