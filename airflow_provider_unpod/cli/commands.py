@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from airflow_provider_unpod.export.reader import Export
+    from airflow_provider_unpod.export.reconciliation import Reconciliation, Summary
     from airflow_provider_unpod.hooks.unpod import UnpodHook
 
 _COLUMNS = ("id", "invoice_number", "amount", "currency", "status", "invoice_date", "due_date")
@@ -130,7 +132,15 @@ def report(given: argparse.Namespace) -> int:
     from airflow_provider_unpod.web.report import render_report
 
     found = read_export(given.path, given.storage_conn_id)
-    content = render_report(found.manifest, found, fingerprint=found.manifest_sha256)
+    earlier = read_export(given.since, given.storage_conn_id) if given.since else None
+    content = render_report(
+        found.manifest,
+        found,
+        fingerprint=found.manifest_sha256,
+        since=None if earlier is None else earlier.manifest,
+        since_summary=None if earlier is None else _summary(earlier, found),
+        reconciliation=_reconciliation(given.reconciliation, found) if given.reconciliation else None,
+    )
     if given.file == "-":
         sys.stdout.buffer.write(content)
     else:
@@ -139,17 +149,41 @@ def report(given: argparse.Namespace) -> int:
     return 0
 
 
-def diff(given: argparse.Namespace) -> int:
-    """Compare two exports; the exit status is 1 if they differ."""
-    from airflow_provider_unpod.export import read_export, reconcile
-    from airflow_provider_unpod.export.difference_files import as_dict
+def _reconciliation(file: str, export: Export) -> dict[str, Any]:
+    """What a ``reconciliation.json`` says, if it is about this export."""
+    from airflow_provider_unpod.billing.errors import UnpodConfigError
+
+    try:
+        content: dict[str, Any] = json.loads(Path(file).read_bytes())
+        about = content["export_id"], content["there"], content["summary"]["bridges"], content["summary"]["counts"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UnpodConfigError(f"`--reconciliation` {file} is not a reconciliation.json: {error!r}.") from None
+    if about[0] != export.export_id:
+        raise UnpodConfigError(f"`--reconciliation` {file} is about export {about[0]}, not {export.export_id}.")
+    return content
+
+
+def _summary(here: Export, there: Export) -> Summary:
+    reconciliation = _compared(here, there)
+    for _ in reconciliation:
+        pass
+    return reconciliation.summary
+
+
+def _compared(here: Export, there: Export) -> Reconciliation:
+    from airflow_provider_unpod.export import reconcile
     from airflow_provider_unpod.export.entries import entries_of_export
 
-    here, there = (
-        entries_of_export(read_export(path, given.storage_conn_id), by="id", zone=timezone.utc, selection=None)
-        for path in (given.here, given.there)
-    )
-    reconciliation = reconcile(here, there)
+    sides = [entries_of_export(export, by="id", zone=timezone.utc, selection=None) for export in (here, there)]
+    return reconcile(*sides)
+
+
+def diff(given: argparse.Namespace) -> int:
+    """Compare two exports; the exit status is 1 if they differ."""
+    from airflow_provider_unpod.export import read_export
+    from airflow_provider_unpod.export.difference_files import as_dict
+
+    reconciliation = _compared(*(read_export(path, given.storage_conn_id) for path in (given.here, given.there)))
     rows = [_difference_row(as_dict(one)) for one in reconciliation]
     columns = ("id", "outcomes", "amount here", "amount there", "currency", "status here", "status there")
     write_rows(rows, columns, given.output)

@@ -78,7 +78,13 @@ COMMANDS = (
     Command(
         "report",
         "write an export as one HTML file",
-        (_PATH, _STORAGE, _option("--file", default="-", help="where to (default: standard output)")),
+        (
+            _PATH,
+            _STORAGE,
+            _option("--file", default="-", help="where to (default: standard output)"),
+            _option("--since", metavar="PATH", help="add how the export differs from an earlier one"),
+            _option("--reconciliation", metavar="FILE", help="add a section from a reconciliation.json of this export"),
+        ),
     ),
     Command(
         "diff",

@@ -6,7 +6,7 @@ values are always parameters.
 
 from __future__ import annotations
 
-import json
+import re
 from abc import ABC, abstractmethod
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -24,7 +24,6 @@ _LONGEST_NAME = 63
 _ROWS_PER_BLOCK = 1000
 #: Stands for a parameter in SQL until it is run: the one character that no identifier can have.
 MARK = "\x00"
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def quoted(name: str) -> str:
@@ -140,18 +139,13 @@ class Sqlite(Dialect):
         key = quoted(columns[0].name)
         cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}, PRIMARY KEY ({key}))")
         marks = ", ".join("?" * len(columns))
-        values = (tuple(map(_sqlite_value, row)) for row in rows)
-        cursor.executemany(f"INSERT INTO {target.staging} VALUES ({marks})", values)  # noqa: S608  # quoted
+        cursor.executemany(f"INSERT INTO {target.staging} VALUES ({marks})", rows)  # noqa: S608  # quoted
 
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
         cursor.execute(sql.replace(MARK, "?"), tuple(map(_sqlite_value, values)))
 
 
 def _sqlite_value(cell: Any) -> Any:
-    if isinstance(cell, Decimal):
-        return format(cell, "f")
-    if isinstance(cell, dict):
-        return _encode(cell)
     return cell.astimezone(timezone.utc).isoformat() if isinstance(cell, datetime) else cell
 
 
@@ -172,28 +166,24 @@ class _Total:
 
 
 #: COPY's text format: a tab between cells, a line break between rows, ``\N`` for NULL.
+_NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]").search
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _copy_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
     lines: list[str] = []
     for row in rows:
-        lines.append("\t".join(map(_copy_cell, row)))
+        lines.append(_copy_line(row))
         if len(lines) == _ROWS_PER_BLOCK:
-            yield "".join(f"{line}\n" for line in lines).encode()
+            yield "".join(lines).encode()
             lines.clear()
-    if lines:
-        yield "".join(f"{line}\n" for line in lines).encode()
+    yield "".join(lines).encode()
 
 
-def _copy_cell(cell: Any) -> str:
-    if cell is None:
-        return "\\N"
-    if isinstance(cell, dict):
-        cell = _encode(cell)
-    if isinstance(cell, str):
-        return cell.translate(_ESCAPES)
-    return format(cell, "f") if isinstance(cell, Decimal) else str(cell.isoformat())
+def _copy_line(row: Row) -> str:
+    if _NEEDS_ESCAPE("".join(filter(None, row))):
+        row = tuple(cell and cell.translate(_ESCAPES) for cell in row)
+    return "\t".join(["\\N" if cell is None else cell for cell in row]) + "\n"
 
 
 class _Reader:

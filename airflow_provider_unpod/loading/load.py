@@ -18,21 +18,10 @@ from airflow_provider_unpod.export.changes import NEW_STATUS, OLD_STATUS
 from airflow_provider_unpod.export.errors import LoadError
 from airflow_provider_unpod.export.options import CHANGES
 from airflow_provider_unpod.loading.dialects import MARK, quoted
-from airflow_provider_unpod.loading.rows import (
-    COLUMNS,
-    CONTENT,
-    INTEGER,
-    KEY,
-    MOMENT,
-    STAGED,
-    TEXT,
-    Column,
-    Row,
-    rows_of,
-)
+from airflow_provider_unpod.loading.rows import COLUMNS, CONTENT, INTEGER, KEY, MOMENT, STAGED, TEXT, Column, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from airflow_provider_unpod.export.reader import Export
     from airflow_provider_unpod.loading.dialects import Dialect, Target
@@ -85,7 +74,6 @@ class Load:
         self._dialect = dialect
         self._target = target
         self._cleaned = cleaned
-        self._altered = 0
         manifest = export.manifest
         self._organization = str(manifest["organization"])
         self._read_at = parse_moment(manifest["read_at"])
@@ -116,20 +104,13 @@ class Load:
         current = self._verdict(cursor)
         if current is not None:
             return current
-        self._dialect.stage(cursor, self._target, STAGED, self._rows())
+        rows = Rows(self._export, (OLD_STATUS, NEW_STATUS) if self._changes else (), self._cleaned)
+        self._dialect.stage(cursor, self._target, STAGED, rows)
         self._upsert(cursor)
         vanished = self._mark_vanished(cursor)
         self._record(cursor)
         self._check_sums(cursor)
-        return Outcome(LOADED, self._export.count, vanished, self._altered, self._export.export_id)
-
-    def _rows(self) -> Iterable[Row]:
-        left_out = frozenset((OLD_STATUS, NEW_STATUS) if self._changes else ())
-        for row in rows_of(self._export, left_out):
-            replaced: list[object] = []
-            cells = tuple(self._cleaned(cell, replaced) if isinstance(cell, (str, dict)) else cell for cell in row)
-            self._altered += bool(replaced)
-            yield cells
+        return Outcome(LOADED, self._export.count, vanished, rows.altered, self._export.export_id)
 
     # --- tables
 

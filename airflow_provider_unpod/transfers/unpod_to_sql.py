@@ -131,9 +131,10 @@ class UnpodToSqlOperator(BaseOperator):
         }
 
     def _open(self) -> Export:
-        from airflow_provider_unpod.export import read_export
+        from airflow_provider_unpod.export.reader import stream_export
 
-        return read_export(
+        # The transaction adds the rows up, so that they need not be added up before.
+        return stream_export(
             self.export_path, self.storage_conn_id, export_id=self.export_id, manifest_sha256=self.manifest_sha256
         )
 

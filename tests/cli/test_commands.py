@@ -12,6 +12,7 @@ import pytest
 from airflow_provider_unpod.cli.definition import COMMANDS
 from airflow_provider_unpod.cli.main import main
 from airflow_provider_unpod.export import read_export
+from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
 from tests.export.support import row
 from tests.loading.support import full
 
@@ -78,6 +79,31 @@ def test_an_export_is_written_verified_and_reported(
 
     assert main(["report", path, "--file", str(tmp_path / "report.html")]) == 0
     assert "30 invoices" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_shows_what_changed_since_an_earlier_export_and_how_a_ledger_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full([row(1, amount="10.00")], tmp_path / "monday")
+    full([row(1, amount="12.50"), row(4)], tmp_path / "tuesday")
+    (tmp_path / "ledger.csv").write_text("id,amount,currency\n1,12.51,INR\n4,4.04,INR\n")
+    UnpodReconcileOperator(
+        task_id="compare",
+        export_path=str(tmp_path / "tuesday"),
+        ledger_path=str(tmp_path / "ledger.csv"),
+        on_difference="warn",
+        output_path=str(tmp_path / "differences"),
+    ).execute({})
+    compared = str(tmp_path / "differences" / "reconciliation.json")
+    options = ["--since", str(tmp_path / "monday"), "--reconciliation", compared]
+
+    assert main(["report", str(tmp_path / "tuesday"), *options]) == 0
+
+    html = capsys.readouterr().out
+    assert "Changes since the export before" in html
+    assert "2.50" in html
+    assert "Reconciliation with" in html
+    assert main(["report", str(tmp_path / "monday"), "--reconciliation", compared]) == 2
 
 
 def test_a_damaged_export_does_not_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
