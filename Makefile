@@ -27,11 +27,14 @@ PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
 PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
 UNIT := -m pytest --ignore=tests/integration -n 2
-INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed
+# Each of these two takes as long as all the others.
+INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
+DISTRIBUTED := -m pytest tests/integration/distributed
 SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
-  test-integration-airflow2 test-smoke sandbox airflow release lint bench constraints
+  test-integration-airflow2 test-smoke test-distributed sandbox airflow distributed \
+  release lint bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -44,6 +47,8 @@ help:
 	@echo "make test-smoke                 the built wheel beside each Airflow of constraints/, in new environments"
 	@echo "make sandbox [ARGS=...]         a local Unpod API to try DAGs against (ARGS=--help)"
 	@echo "make airflow                    Airflow with the example DAGs and the sandbox; prints the address"
+	@echo "make distributed                Airflow as in production: Celery, PostgreSQL, Redis, S3; prints the address"
+	@echo "make test-distributed           the same, while its parts are killed"
 	@echo "make lint                       ruff, mypy"
 	@echo "make bench                      against the alternatives; prints ratios"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
@@ -54,6 +59,9 @@ demo: $(VENV3)/.ready
 
 airflow: $(VENV3)/.ready
 	$(PY3) -m tools.airflow
+
+distributed: $(VENV3)/.ready-stores
+	$(PY3) -m tools.distributed $(ARGS)
 
 sandbox: $(VENV3)/.ready
 	$(PY3) -m airflow_provider_unpod.sandbox $(ARGS)
@@ -81,6 +89,9 @@ test-integration: $(VENV3)/.ready-stores
 
 test-integration-airflow2: $(VENV2)/.ready-stores
 	$(PY2) $(INTEGRATION) $(ARGS)
+
+test-distributed: $(VENV3)/.ready-stores
+	$(PY3) $(DISTRIBUTED) $(ARGS)
 
 test-smoke: $(VENV3)/.ready
 	$(PY3) $(SMOKE) $(ARGS)

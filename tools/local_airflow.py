@@ -21,7 +21,7 @@ import urllib.request
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -53,11 +53,13 @@ class LocalAirflow:
         ends with its log.
     """
 
+    components: ClassVar[Mapping[str, list[str]]] = COMPONENTS
+
     def __init__(
         self, home: Path, dags: Path, *, connections: Mapping[str, str] | None = None, **environment: str
     ) -> None:
         self.home = home
-        self._connections = dict(connections or {})
+        self.connections = dict(connections or {})
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**_inherited(), **_configuration(home, dags, self.url), **environment}
@@ -70,7 +72,7 @@ class LocalAirflow:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             self._airflow("db", "migrate")
-            for name, command in COMPONENTS.items():
+            for name, command in self.components.items():
                 if name == "triggerer":
                     self.wait_for(self._health, "Airflow's API server", STARTUP_TIMEOUT)
                     self._add_connections()
@@ -90,19 +92,23 @@ class LocalAirflow:
             raise RuntimeError(f"airflow {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        with self.log_file(name).open("wb") as log:
+        with self.log_file(name).open("ab") as log:
             # A process group of its own: Ctrl-C is for the tool, which then stops the components in order.
             return subprocess.Popen(
                 _command(command), env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def _add_connections(self) -> None:
-        for conn_id, connection in self._connections.items():
+        for conn_id, connection in self.connections.items():
             self.api("POST", "/connections", {"connection_id": conn_id, **json.loads(connection)})
 
     def log_file(self, component: str) -> Path:
         """The file that holds the output of a component."""
         return self.home / f"{component}.log"
+
+    def pid_of(self, component: str) -> int:
+        """The process id of a component, e.g. to measure its memory."""
+        return self._components[component].pid
 
     def stop(self) -> None:
         """Stop all components and every process that they started; kill those that do not stop within 10 s."""
@@ -144,15 +150,18 @@ class LocalAirflow:
 
     def _health(self) -> dict[str, Any]:
         """The health of all components as the API server reports it; empty until it responds."""
-        for name, process in self._components.items():
+        for name, process in list(self._components.items()):
             if process.poll() is not None:
-                last = self.log_file(name).read_text(errors="replace")[-3000:]
-                raise RuntimeError(f"Airflow's {name} ended with status {process.returncode}:\n{last}")
+                self._component_ended(name, process)
         try:
             health: dict[str, Any] = self._request("GET", "/api/v2/monitor/health", token=None)
         except OSError:
             return {}
         return health
+
+    def _component_ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        last = self.log_file(name).read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"Airflow's {name} ended with status {process.returncode}:\n{last}")
 
     def wait_for(self, condition: Any, what: str, timeout: float = 90.0, interval: float = 0.5) -> Any:
         """The first true value of ``condition()``, which is called every ``interval`` seconds.

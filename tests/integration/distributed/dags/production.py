@@ -1,0 +1,58 @@
+"""What a finance team runs every day: exports of all organizations, many waits, a booking for each payment."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Asset, AssetWatcher, dag, task
+
+from airflow_provider_unpod.hooks.unpod import UnpodHook
+from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
+from airflow_provider_unpod.transitions import transitions_of
+from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
+
+RETRIES = {"retries": 3, "retry_delay": timedelta(seconds=5)}
+
+
+@dag(schedule=None, default_args=RETRIES)
+def export_everything() -> None:
+    @task
+    def organizations() -> list[dict[str, str]]:
+        handles = [organization["domain_handle"] for organization in UnpodHook().get_organizations()]
+        return [{"org_handle": each, "output_path": f"{os.environ['UNPOD_EXPORTS']}/{each}"} for each in handles]
+
+    UnpodBillingOperator.partial(task_id="export").expand_kwargs(organizations())
+
+
+@dag(schedule=None, default_args=RETRIES)
+def wait_for_everything() -> None:
+    @task
+    def invoices(dag_run: Any = None) -> list[int]:
+        return list(dag_run.conf["invoices"])
+
+    UnpodInvoiceSensor.partial(task_id="wait", deferrable=True, poke_interval=5, timeout=1800).expand(
+        invoice_id=invoices()
+    )
+
+
+PAID = Asset(
+    "paid",
+    watchers=[AssetWatcher(name="paid", trigger=UnpodInvoiceEventTrigger(to_statuses="paid", poke_interval=5))],
+)
+
+
+@dag(schedule=[PAID], default_args=RETRIES)
+def book_payments() -> None:
+    @task
+    def book(triggering_asset_events: Any = None) -> list[list[Any]]:
+        return [[change["key"], change["invoice"]["id"]] for change in transitions_of(triggering_asset_events)]
+
+    book()
+
+
+export_everything()
+wait_for_everything()
+book_payments()

@@ -1,0 +1,263 @@
+"""``make distributed``: Airflow as it runs in production, on this machine, until Ctrl-C.
+
+CeleryExecutor with two workers, PostgreSQL, Redis, an object store that speaks S3, API server, scheduler, triggerer,
+DAG processor, and the sandbox of the API with a rate limit. Everything listens on 127.0.0.1, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_unpod.sandbox import Sandbox
+from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, free_port
+from tools.local_postgres import LocalPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+WORKERS = ("worker-1", "worker-2")
+#: Where ``.ci/install-stores`` puts the server that stands in for S3.
+STORES = REPOSITORY / ".venv-stores" / "bin"
+BUCKET = "unpod"
+STORE_CONNECTION = "unpod_store"
+
+GREETING = """
+Airflow   {airflow}   (no login; only this machine reaches it)
+Sandbox   {sandbox}   in place of Unpod, as connection unpod_default, {limit} requests a minute
+Exports   s3://{store}@{bucket}/exports
+Logs      {home}
+
+Workers {workers}, scheduler, triggerer and DAG processor are started again when they end. Ctrl-C stops everything."""
+
+
+class DistributedAirflow(LocalAirflow):
+    """Airflow's components and two Celery workers on PostgreSQL and Redis; those that end are started again.
+
+    :param home: an empty folder: configuration and logs.
+    :param dags: the folder of DAG files.
+    :param postgres: a running server; the database ``airflow`` is made there.
+    :param broker: the address of Redis.
+    """
+
+    components: ClassVar[Mapping[str, list[str]]] = {
+        **COMPONENTS,
+        **{
+            worker: ["celery", "worker", "--skip-serve-logs", "--concurrency", "4", "--celery-hostname", worker]
+            for worker in WORKERS
+        },
+    }
+
+    def __init__(self, home: Path, dags: Path, postgres: LocalPostgres, broker: str, **options: Any) -> None:
+        postgres.create_database("airflow")
+        database = postgres.url("airflow", "postgresql+psycopg2")
+        super().__init__(
+            home,
+            dags,
+            **{
+                "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+                "AIRFLOW__CORE__PARALLELISM": "16",
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+                "AIRFLOW__CELERY__BROKER_URL": broker,
+                "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
+                # A killed worker is noticed within a minute; the default is five.
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
+                "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",
+                **options,
+            },
+        )
+        self._stopping = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> DistributedAirflow:
+        super().__enter__()
+        self._supervisor.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop the supervisor, then all components and every process that they started."""
+        self._stopping.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        super().stop()
+
+    def kill(self, component: str) -> None:
+        """End a component and all its processes by SIGKILL, as a machine that loses power does."""
+        with self._lock:
+            group = self._components[component].pid
+            # Tasks of a worker are in groups of their own; its descendants are found before they lose their parent.
+            for pid in [*_descendants(group), group]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._components[component].wait()
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        if name in WORKERS:
+            pid_file = self.home / f"{name}.pid"
+            pid_file.unlink(missing_ok=True)  # left by one that was killed, it stops the next
+            command = [*command, "--pid", str(pid_file)]
+        return super()._start(name, command)
+
+    def _supervise(self) -> None:
+        while not self._stopping.wait(1):
+            with self._lock:
+                for name, process in list(self._components.items()):
+                    if process.poll() is not None:
+                        # What it left behind would do its work beside the next one.
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process.pid, signal.SIGKILL)
+                        self._components[name] = self._start(name, self.components[name])
+
+    def _component_ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        if not self._supervisor.is_alive():
+            super()._component_ended(name, process)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children of a process, and theirs. Needs Linux's ``/proc``."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int) -> Iterator[None]:
+    """A server that listens on ``port`` of 127.0.0.1.
+
+    :raises RuntimeError: if it ends, or does not listen within 30 seconds.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        until = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{command[0]} does not listen on port {port}.")
+            time.sleep(0.1)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[str]:
+    """A Redis that keeps nothing on disk; yields its address."""
+    port = free_port()
+    with running(
+        ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"], port
+    ):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def s3(folder: Path) -> Iterator[str]:
+    """An object store that speaks S3, with an empty bucket; yields an Airflow connection to it as JSON."""
+    port = free_port()
+    key, secret = secrets.token_hex(10), secrets.token_hex(20)
+    (folder / BUCKET).mkdir(parents=True)
+    serve = [_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
+    with running([*serve, "--config", "/dev/null", str(folder)], port):
+        extra = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
+        yield json.dumps({"conn_type": "aws", "login": key, "password": secret, "extra": json.dumps(extra)})
+
+
+def _rclone() -> str:
+    return shutil.which("rclone", path=f"{STORES}:{os.environ['PATH']}") or ""
+
+
+def missing() -> list[str]:
+    """What has to be installed first, each with how."""
+    found = []
+    try:
+        LocalPostgres().__exit__()
+    except RuntimeError as error:
+        found.append(str(error))
+    if not shutil.which("redis-server"):
+        found.append("Redis is not installed. On Debian: apt-get install --no-install-recommends redis-server")
+    if not _rclone():
+        found.append("rclone is not installed. Run: .ci/install-stores")
+    for module, package in (("airflow.providers.celery", "Airflow's Celery provider"), ("psycopg2", "psycopg2")):
+        if importlib.util.find_spec(module) is None:
+            found.append(f"{package} is not installed. Run: make .venv/.ready-stores")
+    return found
+
+
+@contextlib.contextmanager
+def distributed(
+    home: Path, dags: Path, sandbox: Sandbox, **environment: str
+) -> Iterator[tuple[DistributedAirflow, LocalPostgres]]:
+    """A whole deployment; yields its Airflow, and its database to restart."""
+    with LocalPostgres() as postgres, redis() as broker, s3(home / "store") as store:
+        exports = f"s3://{STORE_CONNECTION}@{BUCKET}"
+        airflow = DistributedAirflow(
+            home / "airflow",
+            dags,
+            postgres,
+            broker,
+            connections={"unpod_default": sandbox.connection_json(), STORE_CONNECTION: store},
+            **{"UNPOD_EXPORTS": f"{exports}/exports", "UNPOD_BOOKS": f"{exports}/books", **environment},
+        )
+        with airflow:
+            yield airflow, postgres
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make distributed", description=__doc__)
+    parser.add_argument("--rate-limit", type=int, default=100, help="requests a minute, for all workers together")
+    limit = parser.parse_args().rate_limit
+    if found := missing():
+        print("\n".join(found), file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with Sandbox(rate_limit=limit) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-distributed-") as home:
+            print("Starting; this takes about a minute ...", flush=True)
+            with distributed(Path(home), REPOSITORY / "example_dags", sandbox) as (airflow, _):
+                print(
+                    GREETING.format(
+                        airflow=airflow.url,
+                        sandbox=sandbox.url,
+                        limit=limit,
+                        store=STORE_CONNECTION,
+                        bucket=BUCKET,
+                        home=airflow.home,
+                        workers=" and ".join(WORKERS),
+                    ),
+                    flush=True,
+                )
+                signal.pause()
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 0
+    except (OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
