@@ -8,7 +8,6 @@ a task would wait for an invoice of that name for ever. Messages have one form:
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, tzinfo
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 #: What templates render to where there is nothing, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
+#: Some 30 years; ``datetime`` and event loops fail on times that are much longer.
+_MAX_SECONDS = 1e9
 GAVE_NOTHING = "Did a template or an upstream task return nothing?"
 #: Characters that no status or id contains, but the ``str()`` of a wrongly rendered object does: a nested list, a set,
 #: a generator (``{{ rows | map(...) }}``), a connection, JSON.
@@ -142,9 +143,9 @@ def seconds_of(value: Any, name: str) -> float:
     :raises UnpodConfigError: if it is neither, negative or not finite.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if type(seconds) in (int, float) and 0 <= seconds < math.inf:
+    if type(seconds) in (int, float) and 0 <= seconds <= _MAX_SECONDS:
         return float(seconds)
-    raise UnpodConfigError(f"`{name}` must be seconds, 0 or more, or a timedelta, got {short_repr(value)}.")
+    raise UnpodConfigError(f"`{name}` must be seconds, 0 to 1,000,000,000, or a timedelta, got {short_repr(value)}.")
 
 
 def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:

@@ -94,16 +94,18 @@ class UnpodHook(BaseHook):
             # Somebody waits for the result, and wants to know how it is now. Without the connection's id: Airflow's
             # form tests under a random one.
             with _client_of(connection, self.org_handle, RetryPolicy(attempts=1)) as client:
-                handles = [str(each.get("domain_handle")) for each in client.get_organizations()]
+                found = [each.get("domain_handle") for each in client.get_organizations()]
+                handles = sorted(handle for handle in found if isinstance(handle, str))
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         if client.org_handle in handles:
             note = _about_unknown_fields(extra_of(connection))
             return True, f"Connected to {client.base_url} as organization {client.org_handle!r}. {note}".rstrip()
-        known = ", ".join(sorted(handles)) or "none"
+        if not handles:
+            return False, "Check API token (`password`): it is accepted, but gives access to no organization."
         return False, (
-            f"Organization handle (`login`) must be one of: {known}. The API token (`password`) is accepted, but gives "
-            f"no access to an organization {client.org_handle!r}."
+            f"Organization handle (`login`) must be one of: {', '.join(handles)}. The API token (`password`) is "
+            f"accepted, but gives no access to an organization {client.org_handle!r}."
         )
 
     def iter_invoices(
@@ -272,7 +274,7 @@ def extra_of(connection: Connection) -> dict[str, Any]:
         return {}
     try:
         extra = json.loads(connection.extra)
-    except ValueError:
+    except (ValueError, RecursionError):
         extra = None
     if not isinstance(extra, dict):
         raise UnpodConfigError('`extra` must be a JSON object, for example {"timeout": 30}.')

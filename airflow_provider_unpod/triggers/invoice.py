@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, statuses_of, whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
+from airflow_provider_unpod.billing.arguments import choice_of, invoice_ids_of, moment_of, statuses_of, whole_number_of
 from airflow_provider_unpod.billing.invoice import PAID, InvoiceId
 from airflow_provider_unpod.billing.watching.condition import (
     DEFAULT_FAILURE_STATUSES,
@@ -40,7 +39,8 @@ class UnpodInvoiceTrigger(PollingTrigger):
     The event is ``{"state": "done", "result": …}``, ``{"state": "failed" | "timeout", "message": …}`` or
     ``{"state": "error", "error": <class in billing.errors>, "message": …, "status": <HTTP status>}``.
 
-    :param deadline: ISO 8601 text; the first poll that ends after it is the last one. ``None`` (default): never.
+    :param deadline: ISO 8601 text, in UTC without an offset; the first poll that ends after it is the last one.
+        ``None`` (default): never.
     :param max_failures: the wait ends with an error after this many polls in a row that failed for a reason which
         does not pass by itself, such as invalid credentials; at least 1, by default 5. The polls counted are those
         of the poll that waits share. Time-outs, 429 and 5xx never end it.
@@ -69,7 +69,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         self.condition = Condition.from_arguments(invoice_id, target_status, failure_statuses, wait_for, on_missing)
-        self.deadline = None if deadline is None else _moment(deadline)
+        self.deadline = None if deadline is None else moment_of(deadline, "deadline", timezone.utc)
         self.max_failures = whole_number_of(max_failures, "max_failures")
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -141,19 +141,6 @@ def _waits_on(connection: PollKey) -> Hashable:
 
 def _sorted_keys(invoice_ids: InvoiceId | Iterable[InvoiceId]) -> tuple[InvoiceId, ...]:
     return tuple(sorted(invoice_ids_of(invoice_ids, "invoice_ids"), key=lambda key: (type(key).__name__, key)))
-
-
-def _moment(deadline: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(deadline)
-    except (TypeError, ValueError):
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise UnpodConfigError(
-            f"`deadline` must be ISO 8601 text with an offset such as '2026-12-31T00:00:00+00:00', "
-            f"got {short_repr(deadline)}."
-        )
-    return moment
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

@@ -356,3 +356,59 @@ class TestOneInvoice:
         before = hook.get_conn().requests_made
         hook.get_invoice(invoice_id)
         assert hook.get_conn().requests_made == before + 1
+
+
+class TestMessages:
+    """What somebody reads who tests a connection: it begins with the field and what to enter."""
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"password": ""}, "Enter the API token (`password`): it is empty."),
+            ({"password": f"Token {TOKEN}"}, "Enter the API token (`password`) alone, without `Token` or `Bearer`"),
+            ({"login": ""}, "Enter the organization handle (`login`), for example unpod.tv"),
+            ({"login": "a\nb"}, "The organization handle (`login`, or `org_handle`) must be printable ASCII"),
+            ({"host": "https://unpod.dev/api"}, "Host (`host`) must be the address alone, without a path"),
+            ({"host": "https://unpod.dev?x=1"}, "Host (`host`) must be the address alone, without a query"),
+            ({"host": "https://me:pw@unpod.dev"}, "Host (`host`) must be the address alone, without credentials"),
+            ({"host": "ftp://unpod.dev"}, "Host (`host`) must begin with https:// or http://"),
+            ({"host": "un pod"}, "Host (`host`) must be a host name such as"),
+            ({"host": "http://[::1"}, "Host (`host`) must be an address such as"),
+            ({"host": "http://unpod.dev"}, "Host (`host`) must be an https address: over plain http"),
+            ({"host": "unpod.dev", "port": 70000}, "Port (`port`) must be empty or a number from 1 to 65535."),
+            ({"host": "unpod.dev:80", "port": 81}, "Port (`port`) must be 80, as in `host`, or empty; got 81."),
+            ({"schema": "gopher"}, "Schema (`schema`) must be https, http or empty."),
+            (
+                {"host": "https://unpod.dev", "schema": "http"},
+                "Schema (`schema`) must be https, as in `host`, or empty",
+            ),
+            ({"extra": {"timeout": "soon"}}, "`timeout` must be seconds above 0, at most 86400"),
+            ({"extra": {"page_size": 0}}, "`page_size` must be a whole number, from 1 to 100000, got 0."),
+            ({"extra": {"max_concurrency": "65"}}, "`max_concurrency` must be a whole number, from 1 to 64, got 65."),
+            ({"extra": {"verify": "/no/ca.pem"}}, "`verify` must be true, false or an existing CA file"),
+            ({"extra": {"proxies": "proxy:1"}}, "`proxies` must be a JSON object such as"),
+            ({"extra": {"proxies": {"https": "socks5://p:1"}}}, "`proxies` must be a JSON object such as"),
+            ({"extra": {"auth_scheme": "Basic"}}, "`auth_scheme` must be Token, jwt or Bearer."),
+            ({"extra": {"allow_insecure_http": "maybe"}}, "`allow_insecure_http` must be true or false, got 'maybe'."),
+            ({"extra": {"product_id": "\u00fc"}}, "`product_id` must be printable ASCII characters"),
+            ({"password": 123456}, "Put all values in AIRFLOW_CONN_UNPOD_DEFAULT in quotes"),
+        ],
+    )
+    def test_a_broken_connection_says_what_to_change(
+        self, define: Callable[..., UnpodHook], fields: dict[str, Any], message: str
+    ) -> None:
+        ok, said = define(**fields).test_connection()
+        assert not ok
+        assert said.startswith(message)
+        assert TOKEN not in said
+
+    def test_a_token_without_any_organization_is_said(
+        self, define: Callable[..., UnpodHook], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "airflow_provider_unpod.billing.client.UnpodClient.get_organizations",
+            lambda self: [{"id": 1, "domain_handle": None}],
+        )
+        ok, said = define().test_connection()
+        assert not ok
+        assert said == "Check API token (`password`): it is accepted, but gives access to no organization."

@@ -102,7 +102,7 @@ def _port(parts: SplitResult, port: int | str | None) -> int | None:
     except (TypeError, ValueError):
         in_host, separate = None, -1
     if in_host is not None and separate is not None and in_host != separate:
-        raise UnpodConfigError("Leave Port (`port`) empty: with the one in `host` there are two different ports.")
+        raise UnpodConfigError(f"Port (`port`) must be {in_host}, as in `host`, or empty; got {separate}.")
     number = in_host if in_host is not None else separate
     if number is not None and not 1 <= number <= 65535:
         raise UnpodConfigError("Port (`port`) must be empty or a number from 1 to 65535.")
@@ -115,5 +115,5 @@ def _scheme(in_host: str, schema: str, name: str) -> str:
     if schema not in ("", "http", "https"):
         raise UnpodConfigError("Schema (`schema`) must be https, http or empty.")
     if in_host and schema and in_host != schema:
-        raise UnpodConfigError("Leave Schema (`schema`) empty: with the one in `host` there are two different schemes.")
+        raise UnpodConfigError(f"Schema (`schema`) must be {in_host}, as in `host`, or empty; got {schema}.")
     return in_host or schema or ("http" if is_loopback(name) else "https")

@@ -158,6 +158,8 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
             f"Check Organization handle (`login` or `org_handle`): Unpod has no organization {org_handle!r}, or Host "
             f"(`host`) is not an Unpod API: {said}"
         )
+    if status == 404:
+        return UnpodBadRequest(f"{_CHECK_HOST}: it has no list of organizations, as Unpod's API has: {said}")
     return UnpodBadRequest(f"Unpod refuses the request: {said}")
 
 

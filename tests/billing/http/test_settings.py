@@ -84,9 +84,9 @@ def test_host_port_and_schema_make_one_address(host: str | None, port: Any, sche
         ("unpod.dev", "http", None, "port", "65535"),
         ("unpod.dev:0", None, None, "port", "65535"),
         ("unpod.dev:99999", None, None, "port", "65535"),
-        ("unpod.dev:80", 81, None, "port", "two"),
+        ("unpod.dev:80", 81, None, "port", "must be 80, as in `host`, or empty; got 81"),
         ("unpod.dev", None, "gopher", "schema", "https"),
-        ("http://localhost", None, "https", "schema", "two"),
+        ("http://localhost", None, "https", "schema", "must be http, as in `host`, or empty; got https"),
     ],
 )
 def test_an_invalid_address_is_refused_by_its_field(
