@@ -75,7 +75,9 @@ def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
     """
     by_key: dict[InvoiceId, InvoiceId] = {}
     for one in _ids(value, name):
-        by_key.setdefault(match_key(one), one)
+        key = match_key(one)
+        # An integer beyond 64 bits becomes its digits, which messages and Airflow's storage can hold.
+        by_key.setdefault(key, one if isinstance(one, str) else key)
     return by_key
 
 

@@ -24,7 +24,7 @@ InvoiceId: TypeAlias = int | str
 #: What the API documents (first three) and what Unpod's backend knows besides.
 PAID, PENDING, FAILED, CANCELLED, REFUNDED = "paid", "pending", "failed", "cancelled", "refunded"
 KNOWN_STATUSES = frozenset({PAID, PENDING, FAILED, CANCELLED, REFUNDED})
-#: Statuses that seldom change again. Only the *cost* of looking depends on it, never a result.
+#: Statuses that seldom change again. Only the *cost* of polling depends on it, never a result.
 SETTLED_STATUSES = KNOWN_STATUSES - {PENDING}
 
 #: Unpod's invoices fall due this long after their date (backend); used where a row has no ``due_date``.
@@ -33,9 +33,8 @@ PAYMENT_TERM = timedelta(days=7)
 #: ``Decimal("1e999999999")`` is a valid Decimal whose digits would fill the memory when written out.
 _MAX_DIGITS = 60
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?").fullmatch
-_NESTING = {Decimal, dict, list}  # types that may hold what JSON can't take as it is
 _MONEY_FIELDS = ("amount", "tax_amount")
-#: Values that JSON holds as they are. Lists and objects are not among them: a ``Decimal`` may stand inside.
+#: Types that JSON holds as they are. Lists and objects are not among them: they may contain a ``Decimal``.
 _FLAT_TYPES = frozenset({str, int, bool, type(None)})
 
 
@@ -140,11 +139,10 @@ class Invoice:
 
         :raises UnpodBadAnswer: also if that is after the year 9999.
         """
-        due, made = self.due_date, self.invoice_date
-        if due is not None or made is None:
+        if (due := self.due_date) is not None:
             return due
         try:
-            return made + PAYMENT_TERM
+            return None if (made := self.invoice_date) is None else made + PAYMENT_TERM
         except OverflowError:
             raise _bad_value(self, "invoice_date", "at least seven days before the year 10000") from None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound, short_repr
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class UnpodHook(BaseHook):
     :param unpod_conn_id: id of a connection of type ``unpod``.
     :param org_handle: organization handle (``Org-Handle`` header) in place of the connection's ``login``; ``None``
         means the connection's, and nothing else does.
-    :param retry: how often and how long transient failures are retried; by default 8 attempts within 5 minutes.
+    :param retry: how often and how long transient failures are retried; ``None``: ``RetryPolicy()``.
     """
 
     conn_name_attr = "unpod_conn_id"
@@ -161,7 +161,7 @@ class UnpodHook(BaseHook):
         invoice = self._finder.find(invoice_id)
         if invoice is None:
             raise UnpodInvoiceNotFound(
-                f"Organization {client.org_handle!r} has no invoice {invoice_id!r}.", url=client.base_url
+                f"Organization {client.org_handle!r} has no invoice {short_repr(invoice_id)}.", url=client.base_url
             )
         return invoice
 

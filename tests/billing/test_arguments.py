@@ -34,6 +34,12 @@ def test_a_text_that_looks_like_a_list_but_is_not_one_is_refused_by_the_name_of_
         unrendered(text, "some_name")
 
 
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_an_integer_beyond_64_bits_is_its_digits_so_that_it_can_be_stored_and_printed(digits: int) -> None:
+    text = "1" + "0" * (digits - 1)
+    assert invoice_ids_of(10 ** (digits - 1), "x") == invoice_ids_of(text, "x") == {text: text}
+
+
 def test_elements_of_a_list_are_not_divided() -> None:
     assert list(invoice_ids_of(["A,1", "(2)"], "x").values()) == ["A,1", "(2)"]
     assert list(invoice_ids_of("A, 1", "x").values()) == ["A", "1"]

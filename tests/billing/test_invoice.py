@@ -176,6 +176,7 @@ def test_a_payment_term_that_ends_after_the_year_9999_is_an_error_of_that_invoic
     with pytest.raises(UnpodBadAnswer, match="Invoice 101: `invoice_date` must be at least seven days before"):
         last.expected_payment_by  # noqa: B018  # the property is what is looked at
     assert with_fields(invoice_date="9999-12-31", due_date="9999-12-31").expected_payment_by == last.invoice_date
+    assert with_fields(invoice_date="soon", due_date="9999-12-31").expected_payment_by == last.invoice_date
 
 
 @pytest.mark.parametrize(
