@@ -71,7 +71,7 @@ def product_id(value: Any) -> str:
     """Check the ``Product-Id`` header."""
     text = _text(value)
     if text is None or not _is_header_value(text):
-        raise UnpodConfigError("`product_id` must be printable ASCII characters, for example unpod.ai.")
+        raise UnpodConfigError("Product ID (`product_id`) must be printable ASCII characters, for example unpod.ai.")
     return text
 
 
@@ -81,7 +81,7 @@ def auth_scheme(value: Any) -> str:
         if isinstance(value, str) and value.strip().lower() == scheme.lower():
             return scheme
     # Not shown: people paste the token into the wrong field.
-    raise UnpodConfigError("`auth_scheme` must be Token, jwt or Bearer.")
+    raise UnpodConfigError("Authorization scheme (`auth_scheme`) must be Token, jwt or Bearer.")
 
 
 def timeout(value: Any) -> float:
@@ -92,7 +92,7 @@ def timeout(value: Any) -> float:
         seconds = math.nan
     if not 0 < seconds <= _MAX_TIMEOUT:
         raise UnpodConfigError(
-            f"`timeout` must be seconds above 0, at most {_MAX_TIMEOUT:g}, for example 30; got {short_repr(value)}."
+            f"Timeout (`timeout`) must be seconds above 0, at most {_MAX_TIMEOUT:g}; got {short_repr(value)}."
         )
     return seconds
 
@@ -122,8 +122,8 @@ def verify(value: Any) -> bool | str:
         if path.exists():
             return str(path)
     raise UnpodConfigError(
-        f"`verify` must be true, false or an existing CA file, got {short_repr(value)}. The file must be on every "
-        "worker and triggerer."
+        f"Verify TLS (`verify`) must be true, false or an existing CA file, got {short_repr(value)}. The file must be "
+        "on every worker and triggerer."
     )
 
 
@@ -131,7 +131,9 @@ def allow_insecure_http(value: Any) -> bool:
     """Check whether the token may be sent over plain http to another machine."""
     flag = _flag(value)
     if flag is None:
-        raise UnpodConfigError(f"`allow_insecure_http` must be true or false, got {short_repr(value)}.")
+        raise UnpodConfigError(
+            f"Allow insecure HTTP (`allow_insecure_http`) must be true or false, got {short_repr(value)}."
+        )
     return flag
 
 
@@ -172,8 +174,8 @@ def _proxy_parts(url: str) -> Any:
 
 def _bad_proxies() -> UnpodConfigError:
     return UnpodConfigError(
-        '`proxies` must be a JSON object such as {"https": "http://proxy.example:3128"}, with http proxies only '
-        "(SOCKS is not supported); so must be the proxies of the environment, which are used without it."
+        'Proxies (`proxies`) must be a JSON object such as {"https": "http://proxy.example:3128"}, with http proxies '
+        "only (SOCKS is not supported); so must be the proxies of the environment, which are used without it."
     )
 
 
