@@ -123,10 +123,15 @@ class Pass:
         self._evidence.end, self._evidence.order = SHORT if page.is_whole_list else PAST, self._order.order
 
     def _next(self, side_by_side: bool) -> WindowPage:
-        while not self._fetcher.waiting or (side_by_side and self._fetcher.room and self._more_expected()):
-            self._fetcher.ask(Window(self._asked * self._page_size, self._page_size))
-            self._asked += 1
+        if not side_by_side:
+            return self._fetcher.now(self._next_window())
+        while not self._fetcher.waiting or (self._fetcher.room and self._more_expected()):
+            self._fetcher.ask(self._next_window())
         return self._fetcher.take()
+
+    def _next_window(self) -> Window:
+        self._asked += 1
+        return Window((self._asked - 1) * self._page_size, self._page_size)
 
     def _more_expected(self) -> bool:
         if self._count is None:  # the end is unknown: ask ahead no farther than was read already
