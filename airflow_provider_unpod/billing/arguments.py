@@ -124,7 +124,7 @@ def whole_number_of(value: Any, name: str, *, least: int = 1, most: int | None =
 
 
 def decimals_of(value: Any, name: str) -> dict[str, Decimal]:
-    """Check amounts by currency, such as ``{"USD": "0.01"}``; ``None`` is none of them.
+    """Check amounts by currency, such as ``{"USD": "0.01"}``; ``None`` means no amounts.
 
     :raises UnpodConfigError: if it is anything else; a float has been rounded already.
     """

@@ -52,7 +52,7 @@ def run(name: str, given: argparse.Namespace) -> int:
     except UnpodError as error:
         return _failed(error, NO if error.permanent else TRANSIENT)
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as `head` does.
+        # The reader of the output has closed it, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:

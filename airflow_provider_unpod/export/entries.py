@@ -1,6 +1,6 @@
-"""What reconciliation compares, made of what users have: certified exports, rows of a SQL query, files of a ledger.
+"""The entries that a reconciliation compares, from certified exports, rows of a SQL query, or files of a ledger.
 
-A row that cannot be read is never left out: what is missing from a comparison looks like a difference, or hides one.
+A row that cannot be read is an error: left out of the comparison, it would look like a difference, or hide one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_provider_unpod.export.reconciliation import Entry
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.reading.selection import Selection
 
-#: Fields of an entry, as columns of a query are called unless told otherwise.
+#: Fields of an entry, and the default names of a query's columns.
 COLUMNS = ("id", "amount", "currency", "date", "status")
 #: Rows that cannot be read are named up to this many, so that one run shows all there is to mend.
 _MOST_NAMED = 20

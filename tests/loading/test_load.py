@@ -273,7 +273,7 @@ def check_sequence(database: Database, path: Path, steps: list[tuple[str, Any, A
         except LoadError:
             continue
         found = dict(database.query("SELECT invoice_id, status FROM invoices WHERE vanished_at IS NULL"))
-        # Vanishing is no change: a full export marks it.
+        # A vanished invoice is not a change; a full export marks it.
         assert {key: found.get(key) for key in exported} == exported
         if read_export(str(path)).manifest["mode"] == "full":
             assert found == exported

@@ -169,7 +169,7 @@ class Pacing:
                 seconds = 0.0
         if 0 < seconds < float("inf"):
             return seconds
-        # "Now" and the past are no help: the backoff decides, or a server that says 0 would be hammered.
+        # "Now" and the past are of no use: the backoff decides, or a server that says 0 would be flooded.
         reset = _number(headers.get("X-RateLimit-Reset"))
         if not refused or reset is None:
             return None
