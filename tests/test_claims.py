@@ -35,7 +35,7 @@ def span(pythons: tuple[tuple[int, int], ...]) -> str:
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
-def test_each_release_is_pinned_in_its_constraints_and_stands_in_the_table(release: Release) -> None:
+def test_each_release_is_pinned_in_its_constraints_and_listed_in_the_table(release: Release) -> None:
     assert pinned(CONSTRAINTS / f"airflow-{release.version}.txt")["apache-airflow"] == {release.version}
     row = f"| {release.minor} | {release.version} | {release.day} | {span(release.pythons)} |"
     assert row in text_of("docs/compatibility.md")

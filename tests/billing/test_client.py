@@ -149,7 +149,7 @@ def test_404_of_a_proxy_is_not_the_end_of_the_list(server: FaultyServer, connect
         (200, "<!DOCTYPE html><title>Login</title>", UnpodBadAnswer, "not JSON"),
     ],
 )
-def test_an_error_that_no_retry_mends_is_raised_at_once_as_its_own_type(
+def test_a_permanent_error_is_raised_at_once_as_its_own_type(
     server: FaultyServer, connect: Connect, status: int, body: object, error: type[UnpodError], said: str
 ) -> None:
     server.otherwise = answer(body, status)

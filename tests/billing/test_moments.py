@@ -78,7 +78,7 @@ def test_of_a_midnight_that_comes_twice_the_first_is_meant(written: datetime) ->
     assert type(to_utc(written, HAVANA)) is datetime
 
 
-def test_an_aware_moment_stays_what_it_is() -> None:
+def test_an_aware_moment_is_not_changed() -> None:
     second = pendulum.instance(FIRST_MIDNIGHT).add(hours=1).in_timezone("America/Havana")
     assert second.hour == 0
     assert to_utc(second, HAVANA) == FIRST_MIDNIGHT + timedelta(hours=1)

@@ -133,7 +133,7 @@ def test_two_exports_that_differ_end_with_status_1_and_name_the_invoices(
     assert found == {"1": "status", "2": "only_here", "3": "only_there"}
 
 
-def test_what_cannot_work_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_permanent_error_is_one_line_and_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["organizations", "--conn-id", "not_there"]) == 2
 
     out, err = capsys.readouterr()
@@ -143,7 +143,7 @@ def test_what_cannot_work_is_one_line_and_status_2(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.unpod_sandbox(faults=["503"])
-def test_what_may_pass_is_status_3(
+def test_a_transient_error_is_exit_status_3(
     unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow_provider_unpod.billing.http.retry import RetryPolicy

@@ -107,7 +107,7 @@ def test_the_latest_run_exports_the_same_changes_again_when_it_is_cleared(tmp_pa
     assert export([row(1, status="paid"), row(2)], tmp_path, run=run("wednesday")) is None
 
 
-def test_an_older_run_exports_what_has_changed_since_the_last_export_when_it_is_cleared(tmp_path: Path) -> None:
+def test_a_cleared_older_run_exports_changes_since_the_last_export(tmp_path: Path) -> None:
     export([row(1), row(2)], tmp_path, run=run("monday"))
     export([row(1, status="paid"), row(2)], tmp_path, run=run("tuesday"))
 
@@ -117,7 +117,7 @@ def test_an_older_run_exports_what_has_changed_since_the_last_export_when_it_is_
     assert export([row(1, status="paid"), row(2, status="paid")], tmp_path, run=run("tuesday", attempt=2)) is None
 
 
-def test_a_cleared_run_exports_what_was_undone_and_names_the_exports_that_it_replaces(tmp_path: Path) -> None:
+def test_a_cleared_run_exports_undone_changes_and_names_the_exports_that_it_replaces(tmp_path: Path) -> None:
     monday = export([row(1), row(2)], tmp_path, run=run("monday")).manifest
     tuesday = export([row(1, status="failed"), row(2, status="paid")], tmp_path, run=run("tuesday")).manifest
     again = export([row(1), row(2, status="paid")], tmp_path, run=run("tuesday", attempt=2)).manifest
@@ -188,7 +188,7 @@ def test_an_export_of_changes_does_not_follow_one_before_the_last(tmp_path: Path
     ],
     ids=repr,
 )
-def test_what_is_equal_by_value_is_no_change(tmp_path: Path, same: dict[str, Any]) -> None:
+def test_values_that_are_equal_are_not_a_change(tmp_path: Path, same: dict[str, Any]) -> None:
     before = row(1, tax_amount="0") | ({"amount": "1"} if same.get("amount") == "1.0" else {})
     export([before], tmp_path)
 
@@ -198,7 +198,7 @@ def test_what_is_equal_by_value_is_no_change(tmp_path: Path, same: dict[str, Any
 @pytest.mark.parametrize(
     "other", [{"amount": "-1.01"}, {"amount": "1.011"}, {"tax_amount": None}, {"note": ""}], ids=repr
 )
-def test_what_differs_in_value_is_a_change(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_values_that_differ_are_a_change(tmp_path: Path, other: dict[str, Any]) -> None:
     before = row(1, tax_amount="0", note=None)
     export([before], tmp_path)
 

@@ -11,7 +11,7 @@ from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 
 
 @pytest.mark.parametrize(("kind", "permanent"), [(ExportError, False), (ExportRefused, True)])
-def test_an_export_error_is_an_unpod_error_that_says_whether_a_retry_can_mend_it(
+def test_an_export_error_is_an_unpod_error_that_says_whether_a_retry_can_help(
     kind: type[ExportError], permanent: bool
 ) -> None:
     error = pickle.loads(pickle.dumps(kind("file:///data/invoices could not be written.")))

@@ -60,7 +60,7 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=some_rows, data=st.data())
-def test_whatever_the_api_sends_comes_back(
+def test_every_value_of_the_api_is_read_back_unchanged(
     tmp_path: Path, file_format: str, compression: str | None, found: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     if file_format == "parquet":
@@ -133,7 +133,7 @@ def test_the_csv_field_size_limit_of_the_process_neither_matters_nor_changes(tmp
     ],
     ids=repr,
 )
-def test_what_does_not_fit_parquet_is_refused_with_the_invoice_and_the_format_that_takes_it(
+def test_a_value_that_does_not_fit_parquet_is_refused_with_the_invoice_and_the_formats_that_can_hold_it(
     tmp_path: Path, unfit: dict[str, Any]
 ) -> None:
     found = [row(1), row(2) | unfit]

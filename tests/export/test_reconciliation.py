@@ -110,7 +110,7 @@ def test_dates_may_differ_by_the_window_and_no_more() -> None:
     assert differences == {"2": ("date",)}
 
 
-def test_what_one_side_does_not_know_is_not_compared() -> None:
+def test_a_field_that_one_side_lacks_is_not_compared() -> None:
     differences, _ = compare([entry("1", day=date(2026, 1, 1), status="paid")], [entry("1")])
 
     assert differences == {}

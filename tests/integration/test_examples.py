@@ -192,7 +192,7 @@ def postgres() -> Iterator[LocalPostgres]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_changes_are_loaded_every_night_and_what_the_ledger_has_otherwise_is_reported(
+def test_changes_are_loaded_every_night_and_differences_to_the_ledger_are_reported(
     sandbox: Sandbox, airflow_command: AirflowCommand, postgres: LocalPostgres, tmp_path: Path, kind: str
 ) -> None:
     books = books_database(tmp_path / "books.db", sandbox)

@@ -88,7 +88,7 @@ def test_a_load_that_is_killed_at_any_moment_leaves_nothing_and_the_next_one_loa
     assert database.query("SELECT export_id FROM invoices_exports") == [(export.export_id,)]
 
 
-def test_of_two_loads_that_meet_the_newer_export_stands(database: Database, tmp_path: Path) -> None:
+def test_of_two_concurrent_loads_the_newer_export_wins(database: Database, tmp_path: Path) -> None:
     full([row(number, status="pending") for number in range(1, 2_001)], tmp_path / "older")
     full([row(number, status="paid") for number in range(1, 2_001)], tmp_path / "newer")
     for _ in range(5):

@@ -60,7 +60,7 @@ def test_money_is_the_same_in_the_table_to_the_last_digit(database: Database, tm
     assert database.invoices("amount") == [(Decimal(amount),)]
 
 
-def test_what_has_no_column_is_kept_as_json(database: Database, tmp_path: Path) -> None:
+def test_a_field_without_a_column_is_kept_as_json(database: Database, tmp_path: Path) -> None:
     odd = row(
         1, currency=" usd", status="Paid", invoice_date="soon", customer={"name": "O'Hara \\ \t\n Ω"}, invoice_number=7
     )
@@ -119,7 +119,7 @@ def test_an_older_export_is_not_loaded_over_a_newer_one(database: Database, tmp_
     assert database.invoices("status") == [("paid",)]
 
 
-def test_an_older_export_with_another_selection_fills_in_what_is_missing_and_overwrites_nothing(
+def test_an_older_export_with_another_selection_adds_missing_rows_and_overwrites_none(
     database: Database, tmp_path: Path
 ) -> None:
     full([row(1, status="pending"), row(2)], tmp_path / "january", selection={"invoice_date_from": "2026-01-01"})

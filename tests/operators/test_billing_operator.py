@@ -98,7 +98,7 @@ def test_the_log_says_how_many_of_all_invoices_were_selected_so_that_a_misspelt_
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_the_log_says_how_much_money_was_exported_at_what_cost_and_how_surely_it_is_all(
+def test_the_log_reports_amounts_cost_and_completeness_of_an_export(
     unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
 ) -> None:
     sums: dict[str, Decimal] = {}

@@ -406,9 +406,7 @@ def test_a_broken_connection_says_what_to_check(room: Room, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1] is UnpodUnreachable])
-def test_what_only_another_setting_mends_is_not_tried_again_unless_dns_or_a_proxy_may_recover(
-    room: Room, name: str
-) -> None:
+def test_a_wrong_setting_is_not_retried_unless_dns_or_a_proxy_may_recover(room: Room, name: str) -> None:
     room.retry = RetryPolicy(attempts=3)
     client = CASES[name][0](room)
     with pytest.raises(UnpodUnreachable) as caught:

@@ -50,7 +50,7 @@ def test_wrong_credentials_are_reported_without_showing_them(
     assert secret not in str(caught.value)
 
 
-def test_a_full_disk_leaves_nothing_that_looks_like_an_export(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_export(tmp_path: Path) -> None:
     """A file size limit stands in for a full disk: writing fails in the middle of the data file."""
     import resource
     import signal
