@@ -8,6 +8,7 @@ says.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+#: The same in JSON, and integers that may have more than 64 bits.
+_SUSPICIOUS = re.compile(r"\\u0000|\\ud[89a-f]|[0-9]{19}").search
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 #: The integers that Airflow's processes can pass to each other (msgpack).
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
@@ -52,13 +55,15 @@ def fail_fast() -> Iterator[None]:
 
 
 def storable(value: T) -> T:
-    """A copy of a JSON-ready value that Airflow can store: for XCom, the events of triggers and assets, and state.
+    """A JSON-ready value in a form that Airflow can store: for XCom, the events of triggers and assets, and state.
 
     One U+0000 in a trigger's event ends the triggerer of the whole deployment on PostgreSQL, whose ``jsonb`` refuses
     it. So every U+0000, and every unpaired surrogate, which UTF-8 cannot encode, becomes U+FFFD; an integer of more
     than 64 bits, which Airflow's processes cannot pass to each other, becomes the text of its digits. This holds for
     keys and values at any depth, and each call that replaces something logs one warning. All else is unchanged.
     """
+    if _is_storable(value):
+        return value
     replaced: list[object] = []
     result: T = cleaned(value, replaced)
     if replaced:
@@ -69,6 +74,17 @@ def storable(value: T) -> T:
             short_repr(replaced[0]),
         )
     return result
+
+
+def _is_storable(value: object) -> bool:
+    """Whether nothing needs to be replaced. In doubt false: a pair of surrogates looks like one in JSON.
+
+    Ten thousand waits may end with one poll, and this is several times as fast as the copy.
+    """
+    try:
+        return not _SUSPICIOUS(json.dumps(value))
+    except (TypeError, ValueError):  # not JSON, or an integer of more than 4,300 digits
+        return False
 
 
 def cleaned(item: Any, replaced: list[object]) -> Any:

@@ -17,7 +17,6 @@ from airflow_provider_unpod.billing.watching.condition import (
     Condition,
 )
 from airflow_provider_unpod.billing.watching.tracker import Subscriptions
-from airflow_provider_unpod.task_boundary import storable
 from airflow_provider_unpod.triggers.events import Journal, PolledEvent, Watcher, events_on, polled_events, producer
 from airflow_provider_unpod.triggers.polling import PollingTrigger, PollKey, poll, poll_key_of
 from airflow_provider_unpod.triggers.waits import Wait, Waits, waits_for
@@ -144,7 +143,7 @@ def _sorted_keys(invoice_ids: InvoiceId | Iterable[InvoiceId]) -> tuple[InvoiceI
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:
-    return TriggerEvent(storable(payload))  # type: ignore[no-untyped-call]  # Airflow's constructor has no types
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's constructor has no types
 
 
 class UnpodInvoiceEventTrigger(PollingTrigger):

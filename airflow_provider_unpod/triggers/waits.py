@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodError
 from airflow_provider_unpod.billing.watching.condition import Condition, ended_by
 from airflow_provider_unpod.billing.watching.tracker import Subscriptions
+from airflow_provider_unpod.task_boundary import storable
 from airflow_provider_unpod.triggers.polling import PollFailure
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.watching.tracker import Snapshot
 
 #: How many waits are called before the event loop gets a turn: a few milliseconds.
-_AT_A_TIME = 500
+_AT_A_TIME = 200
 #: How many waits may end at the same time: Airflow needs a fraction of a millisecond for each event.
 _ENDING = 20
 
@@ -55,7 +56,7 @@ class Wait:
         self._last: Snapshot | None = None
 
     def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None:
-        """The payload of the event, if this poll ends the wait."""
+        """The storable payload of the event, if this poll ends the wait."""
         if seen.number <= self._joined:
             return None
         self._polls += 1
@@ -63,8 +64,9 @@ class Wait:
         payload = self._of_failure(seen, over) if isinstance(seen, PollFailure) else self._of_snapshot(seen)
         if payload is None and over:
             failure = seen.error if isinstance(seen, PollFailure) else None
-            return {"state": "timeout", "message": self._report(failure)}
-        return payload
+            payload = {"state": "timeout", "message": self._report(failure)}
+        # Made storable here, and not when the event is passed on: here the event loop gets its turns.
+        return None if payload is None else storable(payload)
 
     def _of_snapshot(self, snapshot: Snapshot) -> dict[str, Any] | None:
         self._last = snapshot
