@@ -150,7 +150,9 @@ class TestUnknownFields:
     ) -> None:
         fields = dict.fromkeys(CONNECTION_FIELDS)
         define(extra={**fields, **{f"extra__unpod__{name}": "" for name in fields}}).get_conn()
-        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+        # Airflow warns once a process that its own key is empty.
+        ours = [record for record in caplog.records if record.name.startswith("airflow_provider_unpod")]
+        assert ours == []
 
     def test_the_connection_test_names_it_too(self, unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         _redefine(monkeypatch, unpod_sandbox, extra={"time_out": self.SECRET})
