@@ -138,7 +138,7 @@ class TestUnknownFields:
         self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
     ) -> None:
         define(extra={"time_out": self.SECRET, "timeout": 5, "Verify": self.SECRET}).get_conn()
-        (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        (warning,) = [record for record in caplog.records if record.name.startswith("airflow_provider_unpod")]
         said = warning.getMessage()
         assert "'unpod_default'" in said
         assert "'Verify', 'time_out'" in said
