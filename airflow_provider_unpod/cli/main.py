@@ -72,3 +72,5 @@ def _prepare_process() -> None:
     root = logging.getLogger()
     root.handlers[:] = [logging.StreamHandler(sys.stderr)]
     root.setLevel(logging.WARNING)
+    # What goes wrong there is raised as well, and becomes one line.
+    logging.getLogger("airflow").setLevel(logging.CRITICAL)

@@ -174,7 +174,7 @@ class UnpodReconcileOperator(BaseOperator):
             )
             differences = stack.enter_context(closing(Differences(reconciliation, _SHOWN)))
             result = {**differences.summary, "export_id": export.export_id, "files": self._write(differences, export)}
-            self._log(differences)
+            self._report(differences)
             if not result["agrees"] and self.on_difference == "fail":
                 raise LedgerDiffers(
                     f"Export {export.export_id} and {self._name_of_other()} differ: {_counts_in_words(result)}. "
@@ -268,7 +268,7 @@ class UnpodReconcileOperator(BaseOperator):
     def _name_of_other(self) -> str:
         return self.against_path or self.ledger_path or f"the query on {self.sql_conn_id}"
 
-    def _log(self, differences: Differences) -> None:
+    def _report(self, differences: Differences) -> None:
         words = _counts_in_words(differences.summary)
         if differences.summary["agrees"]:
             self.log.info("The export and %s agree: %s.", self._name_of_other(), words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,15 +18,22 @@ from tests.export.support import row
 from tests.loading.support import full
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_provider_unpod.sandbox import Sandbox
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets up logging for its own process."""
-    monkeypatch.setattr("airflow_provider_unpod.cli.main._prepare_process", lambda: None)
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command sets up logging and its environment for a process of its own."""
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+    root, airflow = logging.getLogger(), logging.getLogger("airflow")
+    before = root.handlers[:], root.level, airflow.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    airflow.setLevel(before[2])
 
 
 @pytest.mark.unpod_sandbox(invoices=120)
