@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_every_field_of_the_connection_is_documented(page: str) -> None:
 
 def test_the_parameters_of_sensor_and_event_trigger_are_documented_and_which_of_them_are_templates() -> None:
     page = (REPOSITORY / "docs" / "waiting.md").read_text()
-    tables = {"## The sensor": UnpodInvoiceSensor, "## The event trigger": UnpodInvoiceEventTrigger}
+    tables: dict[str, Any] = {"## The sensor": UnpodInvoiceSensor, "## The event trigger": UnpodInvoiceEventTrigger}
     for title, documented in tables.items():
         table = page.partition(title)[2].partition("\n## ")[0].partition("\n### ")[0]
         cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)

@@ -127,7 +127,8 @@ def test_operator_and_sensor_hold_nothing_whose_repr_contains_the_token(unpod_sa
 def test_a_connection_passed_as_its_id_is_refused_without_showing_its_password(
     name: str, unpod_sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path), **{name: "{{ conn.c }}"})
+    argument: dict[str, Any] = {name: "{{ conn.c }}"}
+    operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path), **argument)
     # As text like this, or as it is where templates are native.
     text = f"Connection(conn_id='c', conn_type='unpod', description=None, host=None, schema=None, password='{TOKEN}')"
     for rendered in (text, Connection(conn_id="c", conn_type="unpod", password=TOKEN)):

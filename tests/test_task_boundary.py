@@ -21,7 +21,9 @@ from airflow_provider_unpod.task_boundary import fail_fast, is_final, storable
 try:
     from airflow.serialization.serialized_objects import DagSerialization as SerializedDAG
 except ImportError:  # before Airflow 3.2
-    from airflow.serialization.serialized_objects import SerializedDAG
+    from airflow.serialization.serialized_objects import (  # type: ignore[attr-defined, assignment]  # its old name
+        SerializedDAG,
+    )
 
 #: JSON texts as an API may send them: Python's parser accepts U+0000 and unpaired surrogates.
 TEXTS = st.text(st.one_of(st.sampled_from("ab\x00\ud800\udfff\ufffd"), st.characters()), max_size=6)

@@ -27,6 +27,8 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from typing_extensions import Self
+
     from airflow_provider_unpod.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -68,7 +70,7 @@ class LocalAirflow:
 
     # --- life
 
-    def __enter__(self) -> LocalAirflow:
+    def __enter__(self) -> Self:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             self._airflow("db", "migrate")

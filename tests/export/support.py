@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.export import write_export
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from airflow_provider_unpod.export.writer import Written
 
 EVIDENCE = {"consistency": "linked", "requests": 1, "windows": 1, "order": "by id", "end": "short"}
 
@@ -62,6 +65,13 @@ def rows(count: int) -> Iterator[dict[str, Any]]:
 
 def records(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [Invoice(each).as_record() for each in found]
+
+
+def new_export(invoices: Any, address: str, **arguments: Any) -> Written:
+    """An export that is written because there is something new, as is always so of a full one."""
+    written = write_export(invoices, address, **arguments)
+    assert written is not None
+    return written
 
 
 def names_in(folder: Path) -> list[str]:

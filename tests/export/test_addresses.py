@@ -214,7 +214,7 @@ def test_any_other_store_that_airflow_has_a_filesystem_for_can_be_used(monkeypat
     try:
         from airflow.sdk.io import fs
     except ImportError:  # Airflow 2.11
-        import airflow.io as fs
+        import airflow.io as fs  # type: ignore[no-redef]  # the same module, under its old name
     filesystems = {**fs._register_filesystems(), "memory": lambda conn_id: MemoryFileSystem()}
     monkeypatch.setattr(fs, "_register_filesystems", lambda: filesystems)
 

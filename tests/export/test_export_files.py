@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_unpod.export import ExportError, export_files, read_export, write_export
+from airflow_provider_unpod.export import ExportError, export_files, read_export
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.reader import _addresses
-from tests.export.support import FakeReading, rows
+from tests.export.support import FakeReading, new_export, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "exports.md"
 
 
 @pytest.mark.parametrize("partition_by", [(), ("currency", "status")])
 def test_they_are_those_of_the_manifest_as_local_paths(tmp_path: Path, partition_by: tuple[str, ...]) -> None:
-    written = write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions(partition_by=partition_by))
+    written = new_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions(partition_by=partition_by))
 
     listed = [str(tmp_path / file.path) for file in written.manifest.files]
     assert export_files(tmp_path) == export_files(f"file://{tmp_path}/{MANIFEST_NAME}") == listed
@@ -32,22 +32,22 @@ class Bucket:
 
 
 def test_addresses_on_a_store_have_no_connection(tmp_path: Path) -> None:
-    manifest = write_export(FakeReading(rows(1)), str(tmp_path)).manifest
+    manifest = new_export(FakeReading(rows(1)), str(tmp_path)).manifest
     folder: Any = Bucket()
 
     assert _addresses(folder, manifest) == [f"s3://bucket/invoices/{manifest.files[0].path}"]
 
 
 def test_files_left_by_another_task_are_not_among_them(tmp_path: Path) -> None:
-    written = write_export(FakeReading(rows(3)), str(tmp_path)).manifest
+    written = new_export(FakeReading(rows(3)), str(tmp_path)).manifest
     (tmp_path / "invoices-20260101T000000Z-00000000.jsonl").write_text("{}\n")
 
     assert export_files(tmp_path) == [str(tmp_path / written.files[0].path)]
 
 
 def test_another_export_or_manifest_than_asked_for_is_refused(tmp_path: Path) -> None:
-    first = write_export(FakeReading(rows(1)), str(tmp_path)).manifest
-    second = write_export(FakeReading(rows(2)), str(tmp_path)).manifest
+    first = new_export(FakeReading(rows(1)), str(tmp_path)).manifest
+    second = new_export(FakeReading(rows(2)), str(tmp_path)).manifest
 
     with pytest.raises(ExportError, match="superseded"):
         export_files(tmp_path, export_id=first.export_id)
@@ -66,7 +66,7 @@ def test_the_sql_of_the_page_adds_up_to_the_control_totals(
     import duckdb
 
     options = ExportOptions("parquet", "zstd", partition_by)
-    manifest = write_export(FakeReading(rows(300)), str(tmp_path / "invoices"), options=options).manifest
+    manifest = new_export(FakeReading(rows(300)), str(tmp_path / "invoices"), options=options).manifest
     litter = tmp_path / "invoices" / "invoices-20260101T000000Z-00000000.parquet"
     litter.write_bytes(Path(export_files(tmp_path / "invoices")[0]).read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def test_the_sql_of_the_page_adds_up_to_the_control_totals(
 
 
 def test_the_python_of_the_page_reads_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = write_export(FakeReading(rows(300)), str(tmp_path), options=ExportOptions("parquet")).manifest
+    manifest = new_export(FakeReading(rows(300)), str(tmp_path), options=ExportOptions("parquet")).manifest
     (code,) = re.findall(r"```python\n([^`]*export_files[^`]*)```", PAGE.read_text())
 
     names: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.options import ExportOptions
-from tests.export.support import FakeReading, names_in, records, row, rows
+from tests.export.support import FakeReading, names_in, new_export, records, row, rows
 
 FORMATS = [("jsonl", None), ("jsonl", "gzip"), ("csv", None), ("csv", "zstd"), ("parquet", None), ("parquet", "zstd")]
 
@@ -168,20 +168,24 @@ def test_the_parquet_schema_does_not_depend_on_the_rows(tmp_path: Path) -> None:
 
     schemas = []
     for day, found in DAYS.items():
-        written = write_export(FakeReading(found), str(tmp_path / day), options=ExportOptions("parquet"))
+        written = new_export(FakeReading(found), str(tmp_path / day), options=ExportOptions("parquet"))
         schemas.append(parquet.read_schema(tmp_path / day / written.manifest.files[0].path))
 
     assert all(schema.equals(schemas[0]) for schema in schemas)
     assert str(schemas[0].field("amount").type) == "decimal128(38, 9)"
     query = f"select currency, sum(amount) from read_parquet('{tmp_path}/*/*.parquet') group by all order by all"
-    assert duckdb.sql(query).fetchall() == [("JPY", Decimal(500)), ("KWD", Decimal("1.234")), ("USD", Decimal("27.48"))]
+    assert duckdb.execute(query).fetchall() == [
+        ("JPY", Decimal(500)),
+        ("KWD", Decimal("1.234")),
+        ("USD", Decimal("27.48")),
+    ]
 
 
 def test_parquet_keeps_the_usual_digits_without_repeating_them(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     found = [row(number) for number in range(98)] + [row(98, amount="500"), row(99, amount="1.234")]
-    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
 
     extra = parquet.read_table(tmp_path / written.manifest.files[0].path)["extra"].to_pylist()
     assert extra == [None] * 98 + ['{"amount":"500"}', '{"amount":"1.234"}']
@@ -227,7 +231,7 @@ def test_pyarrow_pandas_and_duckdb_agree_with_the_control_totals_of_parquet(
     assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
     files = f"{tmp_path}/**/*.parquet"
     query = f"select {', '.join(COLUMNS)} from read_parquet('{files}', hive_partitioning=true)"
-    assert totals_of(duckdb.sql(query).fetchall()) == truth
+    assert totals_of(duckdb.execute(query).fetchall()) == truth
 
 
 def test_csv_readers_pandas_and_duckdb_agree_with_the_control_totals_of_csv(tmp_path: Path) -> None:
@@ -235,7 +239,7 @@ def test_csv_readers_pandas_and_duckdb_agree_with_the_control_totals_of_csv(tmp_
     import pandas
 
     found = [*rows(600), *({**each, "id": 1000 + each["id"]} for each in MONEY)]
-    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
     truth = control_totals(tmp_path)
     path = Path(written["files"][0].removeprefix("file://"))
 
@@ -244,7 +248,7 @@ def test_csv_readers_pandas_and_duckdb_agree_with_the_control_totals_of_csv(tmp_
     frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
     assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
     query = f"select {', '.join(COLUMNS)} from read_csv('{path}', all_varchar=true)"
-    assert totals_of(duckdb.sql(query).fetchall()) == truth
+    assert totals_of(duckdb.execute(query).fetchall()) == truth
 
 
 def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path: Path) -> None:
@@ -252,7 +256,7 @@ def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path:
     import pandas
 
     found = [*rows(600), *({**each, "id": 1000 + each["id"]} for each in MONEY)]
-    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions(compression="gzip")).summary()
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions(compression="gzip")).summary()
     truth = control_totals(tmp_path)
     path = written["files"][0].removeprefix("file://")
 
@@ -260,13 +264,13 @@ def test_pandas_and_duckdb_agree_with_the_control_totals_of_json_lines(tmp_path:
     assert totals_of(zip(*(frame[name] for name in COLUMNS), strict=True)) == truth
     types = dict.fromkeys(COLUMNS, "VARCHAR")
     query = f"select {', '.join(COLUMNS)} from read_json('{path}', columns={types})"
-    assert totals_of(duckdb.sql(query).fetchall()) == truth
+    assert totals_of(duckdb.execute(query).fetchall()) == truth
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\r=1", "\uff1d1", "'=1"])
 def test_no_csv_cell_begins_a_formula(tmp_path: Path, text: str) -> None:
     found = [row(1, charge_type=text, status=text, currency=text)]
-    written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
 
     with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
         cells = next(csv.DictReader(file))
@@ -274,7 +278,7 @@ def test_no_csv_cell_begins_a_formula(tmp_path: Path, text: str) -> None:
 
 
 def test_negative_amounts_stay_numbers_for_a_spreadsheet(tmp_path: Path) -> None:
-    written = write_export(FakeReading(MONEY), str(tmp_path), options=ExportOptions("csv")).summary()
+    written = new_export(FakeReading(MONEY), str(tmp_path), options=ExportOptions("csv")).summary()
 
     with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
         assert [cells["amount"] for cells in csv.DictReader(file)] == [each["amount"] for each in MONEY]
@@ -283,7 +287,7 @@ def test_negative_amounts_stay_numbers_for_a_spreadsheet(tmp_path: Path) -> None
 def test_csv_columns_are_always_the_same_and_extra_has_unknown_fields(tmp_path: Path) -> None:
     headers = []
     for found in ([], [row(1)], [row(1, customer={"name": "Ω"}, tax_amount="1.00")]):
-        written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
+        written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv")).summary()
         with Path(written["files"][0].removeprefix("file://")).open(newline="", encoding="utf-8") as file:
             cells = list(csv.reader(file))
         headers.append(cells[0])
@@ -295,7 +299,7 @@ def test_months_are_those_of_the_business_time_zone(tmp_path: Path) -> None:
     found = [row(1, invoice_date="2026-01-31T18:30:00Z"), row(2, invoice_date="2026-01-31T18:29:59Z"), row(3)]
     del found[2]["invoice_date"]
     options = ExportOptions(partition_by=("month",), business_timezone="Asia/Kolkata")
-    files = write_export(FakeReading(found), str(tmp_path), options=options).manifest.files
+    files = new_export(FakeReading(found), str(tmp_path), options=options).manifest.files
 
     assert [file.partition["month"] for file in files] == ["2026-01", "2026-02", "__HIVE_DEFAULT_PARTITION__"]
 
@@ -308,7 +312,7 @@ def test_spellings_of_one_currency_and_status_share_totals_and_partition_and_sta
     for each in found:
         each["amount"] = "1.50"
     options = ExportOptions(partition_by=("currency", "status"))
-    written = write_export(FakeReading(found), str(tmp_path), options=options)
+    written = new_export(FakeReading(found), str(tmp_path), options=options)
 
     assert written.manifest.totals == {"USD": {"paid": {"count": 3, "amount": "4.50"}}}
     assert [file.partition for file in written.manifest.files] == [{"currency": "USD", "status": "paid"}]
@@ -322,7 +326,7 @@ def test_many_partitions_need_no_more_open_files_than_one(tmp_path: Path) -> Non
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(128, limits[1]), limits[1]))
     try:
-        written = write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("currency",)))
+        written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("currency",)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 

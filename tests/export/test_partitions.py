@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.options import ExportOptions
-from tests.export.support import FakeReading, names_in, records, row
+from tests.export.support import FakeReading, names_in, new_export, records, row
 
 
 def test_folders_have_currencies_in_capitals_and_statuses_in_small_letters_and_records_stay_as_they_came(
@@ -19,7 +19,7 @@ def test_folders_have_currencies_in_capitals_and_statuses_in_small_letters_and_r
 ) -> None:
     found = [row(n, currency=c, status=s) for n, (c, s) in enumerate([("USD", "paid"), ("usd ", " Paid")], start=1)]
     options = ExportOptions(partition_by=("currency", "status"))
-    written = write_export(FakeReading(found), str(tmp_path), options=options)
+    written = new_export(FakeReading(found), str(tmp_path), options=options)
 
     assert [str(Path(file.path).parent) for file in written.manifest.files] == ["currency=USD/status=paid"]
     assert list(read_export(str(tmp_path))) == records(found)

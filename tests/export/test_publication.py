@@ -251,12 +251,12 @@ def killed_at(moment: int) -> tuple[dict[str, bytes], bool]:
     return files, done
 
 
-def end_without_change(folder: MemoryFolder) -> None:
+def end_without_change(folder: Any) -> None:
     with Publication(folder, ACME) as publication:
         publication.withdraw()
 
 
-def end_by_an_error(folder: MemoryFolder) -> None:
+def end_by_an_error(folder: Any) -> None:
     with pytest.raises(TimeoutError), Publication(folder, ACME):
         raise TimeoutError
 
@@ -308,7 +308,7 @@ def test_files_of_a_task_that_began_while_the_folder_was_listed_are_not_litter()
         while sum("/invoices-" in name for name in files) < 4:
             other.step(0)
 
-    folder = SlowlyListed(files)
+    folder: Any = SlowlyListed(files)
     with Publication(folder, ACME) as publication:
         folder.meanwhile = other_writes_its_data
         publication.withdraw()

@@ -21,7 +21,7 @@ from airflow_provider_unpod.export import ExportError, formats, read_export, wri
 from airflow_provider_unpod.export.formats import compressed
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
-from tests.export.support import FakeReading, names_in, row, rows
+from tests.export.support import FakeReading, names_in, new_export, row, rows
 
 
 @pytest.fixture(scope="module", params=["jsonl", "csv", "parquet"])
@@ -100,7 +100,7 @@ def test_a_manifest_that_contradicts_itself_or_its_files_is_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("damage", [b'"', b"\n", b"1,2\r\n", b'"' + b"x" * 200_000])
 def test_a_file_that_is_not_csv_is_refused_whoever_certified_it(tmp_path: Path, damage: bytes) -> None:
-    written = write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
+    written = new_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
     file = written.manifest.files[0]
     content = (tmp_path / file.path).read_bytes() + damage
     (tmp_path / file.path).write_bytes(content)
@@ -123,7 +123,7 @@ def forge_amounts(folder: Path) -> None:
 
 
 def test_a_forged_and_resealed_export_is_refused_by_its_manifest_sha256(tmp_path: Path) -> None:
-    summary = write_export(FakeReading([row(1)]), str(tmp_path)).summary()
+    summary = new_export(FakeReading([row(1)]), str(tmp_path)).summary()
     asked_for = {"export_id": summary["export_id"], "manifest_sha256": summary["manifest_sha256"]}
     assert list(read_export(str(tmp_path), **asked_for)) == [row(1)]
 
@@ -135,7 +135,7 @@ def test_a_forged_and_resealed_export_is_refused_by_its_manifest_sha256(tmp_path
 
 
 def test_manifest_sha256_is_that_of_the_manifest_file(tmp_path: Path) -> None:
-    summary = write_export(FakeReading(rows(3)), str(tmp_path)).summary()
+    summary = new_export(FakeReading(rows(3)), str(tmp_path)).summary()
 
     of_file = hashlib.sha256((tmp_path / MANIFEST_NAME).read_bytes()).hexdigest()
     assert summary["manifest_sha256"] == of_file == read_export(str(tmp_path)).manifest_sha256
@@ -154,7 +154,7 @@ def test_totals_that_move_money_between_statuses_are_refused(tmp_path: Path) -> 
 
 
 def test_no_record_of_a_file_that_changed_after_the_check_is_yielded(tmp_path: Path) -> None:
-    summary = write_export(FakeReading(rows(30)), str(tmp_path)).summary()
+    summary = new_export(FakeReading(rows(30)), str(tmp_path)).summary()
     export = read_export(str(tmp_path))
     path = Path(summary["files"][0].removeprefix("file://"))
     path.write_bytes(path.read_bytes().replace(b'"1.01"', b'"9.01"'))
@@ -178,7 +178,8 @@ KINDS = [("jsonl", None), ("jsonl", "gzip"), ("jsonl", "zstd"), ("csv", "gzip"),
 @pytest.fixture(scope="module", params=KINDS, ids=str)
 def forgeable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forgeable")
-    options = ExportOptions(*request.param, export_mode="changes")
+    file_format, compression = request.param
+    options = ExportOptions(file_format, compression, export_mode="changes")
     write_export(FakeReading(rows(30)), str(folder), options=options)
     return folder
 
@@ -260,7 +261,7 @@ def test_a_file_that_decompresses_to_gigabytes_is_refused_before_it_fills_the_me
 
 
 def test_more_rows_than_listed_are_not_read(tmp_path: Path) -> None:
-    written = write_export(
+    written = new_export(
         FakeReading([row(1)]), str(tmp_path / "one"), options=ExportOptions("jsonl", "gzip", export_mode="changes")
     )
     name = written.manifest.files[0].path
@@ -284,7 +285,7 @@ class Endless(io.RawIOBase):
 
 
 def test_copying_stops_a_byte_after_the_listed_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = write_export(FakeReading(rows(30)), str(tmp_path))
+    written = new_export(FakeReading(rows(30)), str(tmp_path))
     endless = Endless()
     export = read_export(str(tmp_path))
     opened = export._folder._fs.open

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
-from tests.export.support import FakeReading, names_in, records, row, rows
+from tests.export.support import FakeReading, names_in, new_export, records, row, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def test_iterating_twice_yields_the_records_twice(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_found_by_folder_and_by_its_own_address(tmp_path: Path) -> None:
-    summary = write_export(FakeReading(rows(3)), f"file://{tmp_path}/").summary()
+    summary = new_export(FakeReading(rows(3)), f"file://{tmp_path}/").summary()
 
     assert summary["manifest"] == f"file://{tmp_path}/_manifest.json"
     assert list(read_export(summary["manifest"])) == list(read_export(str(tmp_path))) == records(rows(3))
@@ -44,7 +44,7 @@ def test_totals_are_exact_and_never_mix_currencies(tmp_path: Path) -> None:
         row(5, amount="9" * 30 + ".99", currency="USD", status="failed"),
         row(6, amount="0.01", currency="USD", status="failed"),
     ]
-    totals = write_export(FakeReading(found), str(tmp_path)).summary()["totals"]
+    totals = new_export(FakeReading(found), str(tmp_path)).summary()["totals"]
 
     assert totals == {
         "JPY": {"paid": {"count": 1, "amount": "500"}},
@@ -57,7 +57,7 @@ def test_totals_are_exact_and_never_mix_currencies(tmp_path: Path) -> None:
 
 
 def test_an_export_without_invoices_is_certified_too(tmp_path: Path) -> None:
-    summary = write_export(FakeReading([]), str(tmp_path)).summary()
+    summary = new_export(FakeReading([]), str(tmp_path)).summary()
 
     assert (summary["count"], summary["totals"], len(summary["files"])) == (0, {}, 1)
     assert list(read_export(str(tmp_path))) == []
@@ -69,8 +69,8 @@ def test_a_folder_without_a_manifest_is_not_an_export(tmp_path: Path) -> None:
 
 
 def test_a_new_export_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    first = write_export(FakeReading(rows(10)), str(tmp_path)).summary()
-    second = write_export(FakeReading(rows(4)), str(tmp_path)).summary()
+    first = new_export(FakeReading(rows(10)), str(tmp_path)).summary()
+    second = new_export(FakeReading(rows(4)), str(tmp_path)).summary()
 
     assert names_in(tmp_path) == sorted(["_manifest.json", second["files"][0].rpartition("/")[2]])
     assert list(read_export(str(tmp_path))) == records(rows(4))
@@ -81,7 +81,7 @@ def test_a_new_export_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
 def test_files_that_no_export_has_written_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "month=2026-01").mkdir()
-    other = write_export(FakeReading(rows(2)), str(tmp_path / "month=2026-01")).summary()
+    other = new_export(FakeReading(rows(2)), str(tmp_path / "month=2026-01")).summary()
     write_export(FakeReading(rows(3)), str(tmp_path))
     write_export(FakeReading(rows(3)), str(tmp_path))
 

@@ -118,7 +118,7 @@ class TestConfigurationErrors:
     @pytest.mark.parametrize("extra", ["{broken", "[1, 2]", '"text"'])
     def test_an_extra_that_is_not_a_json_object_is_refused_and_not_ignored(self, extra: str) -> None:
         # As an old row of the database may give it; Airflow lets none of them in any more.
-        row = SimpleNamespace(
+        row: Any = SimpleNamespace(
             conn_id="old", host=None, port=None, schema=None, login="acme", password=TOKEN, extra=extra
         )
         with pytest.raises(errors.UnpodConfigError, match=r"`extra`.*'old'"):
@@ -302,8 +302,11 @@ class TestReading:
         hook = UnpodHook()
         everything = list(hook.iter_invoices())
         moment = everything[100].invoice_date
-        wanted = [each for each in everything if each.status == "paid" and each.invoice_date >= moment]
-        rest = [each for each in everything if each.status == "paid" and each.invoice_date < moment]
+        assert moment is not None
+        paid = [(each, each.invoice_date) for each in everything if each.status == "paid"]
+        wanted = [each for each, date in paid if date is not None and date >= moment]
+        rest = [each for each, date in paid if date is not None and date < moment]
+        assert len(wanted) + len(rest) == len(paid)
         assert wanted
         assert rest
         ids = [each.invoice_id for each in hook.iter_invoices(statuses="paid", invoice_date_from=moment)]

@@ -41,6 +41,7 @@ class LiveAirflow(LocalAirflow):
         super().__init__(
             home,
             dags,
+            connections=None,
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
             AIRFLOW__CORE__TEST_CONNECTION="Enabled",
             AIRFLOW__LOGGING__LOGGING_LEVEL="DEBUG",  # secrets must not be logged at any level

@@ -55,9 +55,10 @@ def example_dags() -> Any:
         from airflow.dag_processing.dagbag import DagBag
 
         return DagBag(REPOSITORY / "example_dags")
-    from airflow.models.dagbag import DagBag
+    from airflow.models import dagbag
 
-    return DagBag(REPOSITORY / "example_dags", include_examples=False)
+    bag: Any = dagbag.DagBag  # as it was in Airflow 2.11
+    return bag(REPOSITORY / "example_dags", include_examples=False)
 
 
 def money_by_currency(records: list[Any]) -> dict[str, Decimal]:
@@ -200,7 +201,7 @@ def test_changes_are_loaded_every_night_and_differences_to_the_ledger_are_report
         books = postgres.url(driver="postgres")
         copy_ledger(tmp_path / "books.db", postgres)
     shutil.rmtree(airflow_command.exports / "nightly", ignore_errors=True)
-    connections = {
+    connections: dict[str, Any] = {
         "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
         "AIRFLOW_CONN_UNPOD_BOOKS_DB": books,
     }
@@ -245,7 +246,8 @@ def export_month(folder: Path, month: str, until: str) -> dict[str, Any]:
     operator = UnpodBillingOperator(
         task_id="export", output_path=str(folder / month), invoice_date_from=f"{month}-01", invoice_date_to=until
     )
-    summary: dict[str, Any] = operator.execute({})
+    summary = operator.execute({})
+    assert isinstance(summary, dict)
     return summary
 
 
@@ -291,9 +293,11 @@ def test_the_month_close_refuses_an_export_that_was_not_proved_complete(
     unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
 ) -> None:
     operator = UnpodBillingOperator(task_id="export", output_path=str(tmp_path / "x"), consistency="single-pass")
+    summary = operator.execute({})
+    assert isinstance(summary, dict)
 
     with pytest.raises(ValueError, match="has no proof"):
-        month_close.close(operator.execute({})["manifest"])
+        month_close.close(summary["manifest"])
 
 
 # --- on one real Airflow 3, with its scheduler and triggerer

@@ -41,7 +41,7 @@ def url(server: LocalPostgres, request: pytest.FixtureRequest) -> str:
     return server.url(name)
 
 
-@pytest.fixture
+@pytest.fixture  # type: ignore[no-redef]  # takes the place of the imported one
 def database(url: str) -> Database:
     return Database("postgres", lambda: psycopg2.connect(url))
 

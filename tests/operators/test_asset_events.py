@@ -110,7 +110,11 @@ def test_without_a_change_the_task_is_skipped_or_succeeds_without_an_event(
     unpod_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     def operator(on_no_change: str) -> UnpodBillingOperator:
-        arguments = {"output_path": str(tmp_path), "export_mode": "changes", "on_no_change": on_no_change}
+        arguments: dict[str, Any] = {
+            "output_path": str(tmp_path),
+            "export_mode": "changes",
+            "on_no_change": on_no_change,
+        }
         return UnpodBillingOperator(task_id="export", outlets=[BILLING], **arguments)
 
     summary, _ = run(operator("skip"))

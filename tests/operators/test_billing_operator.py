@@ -21,7 +21,7 @@ from tests.export.support import FakeReading, rows
 try:
     from airflow.sdk.lineage import HookLineageCollector
 except ImportError:  # Airflow 2.11
-    from airflow.lineage.hook import HookLineageCollector
+    from airflow.lineage.hook import HookLineageCollector  # type: ignore[no-redef]  # the same class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +169,7 @@ def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
 
 @pytest.mark.unpod_sandbox(invoices=50)
 def test_changes_of_one_status_say_that_an_invoice_has_left_it(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
-    def changes() -> list[tuple[int, str, str]]:
+    def changes() -> list[tuple[int, str | None, str]]:
         arguments: dict[str, Any] = {"export_mode": "changes", "ignore_fields": "note", "on_no_change": "succeed"}
         manifest = run(output_path=str(tmp_path), statuses="pending", **arguments)["manifest"]
         return [(r["id"], r["old_status"], r["new_status"]) for r in read_export(manifest)] if manifest else []
@@ -258,7 +258,8 @@ def test_invalid_arguments_are_refused_when_the_dag_is_parsed(arguments: dict[st
 def test_a_template_that_rendered_to_an_invalid_value_fails_before_the_first_request(
     unpod_sandbox: Sandbox, arguments: dict[str, Any], hint: str
 ) -> None:
-    operator = UnpodBillingOperator(task_id="export", **dict.fromkeys(arguments, "{{ it }}"))
+    templates: dict[str, Any] = dict.fromkeys(arguments, "{{ it }}")
+    operator = UnpodBillingOperator(task_id="export", **templates)
     for name, rendered in arguments.items():
         setattr(operator, name, rendered)
     with pytest.raises(AirflowFailException, match=hint):
@@ -289,7 +290,7 @@ def test_a_path_that_holds_another_organizations_export_fails_the_task_without_r
 @pytest.mark.unpod_sandbox(invoices=100)
 def test_mapped_tasks_with_one_path_do_not_replace_each_others_export(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     def mapped(map_index: int, status: str) -> Any:
-        ti = SimpleNamespace(dag_id="close", task_id="export", run_id="r", map_index=map_index, try_number=1)
+        ti: Any = SimpleNamespace(dag_id="close", task_id="export", run_id="r", map_index=map_index, try_number=1)
         return UnpodBillingOperator(task_id="export", output_path=str(tmp_path), statuses=status).execute({"ti": ti})
 
     summary = mapped(0, "paid")
@@ -323,16 +324,17 @@ def test_a_last_folder_that_rendered_to_nothing_is_not_the_folder_above(
             operator.execute({})
         assert unpod_sandbox.stats["requests"] == 0
     else:
-        assert operator.execute({})["count"] == 10
+        summary = operator.execute({})
+        assert isinstance(summary, dict)
+        assert summary["count"] == 10
 
 
 @pytest.mark.unpod_sandbox(invoices=10)
 @pytest.mark.parametrize("name", ["org_handle", "statuses", "invoice_date_from", "output_path"])
 def test_a_native_template_of_nothing_is_not_the_default(unpod_sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    arguments: dict[str, Any] = {"output_path": str(tmp_path), name: "{{ params.nothing }}"}
     with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
-        operator = UnpodBillingOperator(
-            task_id="export", **{"output_path": str(tmp_path), name: "{{ params.nothing }}"}
-        )
+        operator = UnpodBillingOperator(task_id="export", **arguments)
     operator.render_template_fields({"params": {"nothing": None}}, dag.get_template_env())
 
     with pytest.raises(AirflowFailException, match=f"`{name}` rendered to None"):

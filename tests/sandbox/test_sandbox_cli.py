@@ -25,6 +25,13 @@ from airflow_provider_unpod.sandbox.ledger import Ledger
 MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
 
 
+def shown(pattern: str, greeting: str) -> str:
+    """What the first group of a pattern matches in the greeting."""
+    match = re.search(pattern, greeting)
+    assert match is not None
+    return str(match.group(1))
+
+
 @contextmanager
 def serving(*arguments):
     """A sandbox in a process of its own; yields the process and what it printed at the start."""
@@ -32,6 +39,7 @@ def serving(*arguments):
         [*MODULE, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
+        assert process.stdout is not None
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -48,14 +56,14 @@ def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(numb
     with serving("--org", "acme", "--invoices", "30") as (process, greeting):
         assert "SANDBOX" in greeting.splitlines()[0]
         assert "not the Unpod service" in greeting
-        connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
+        connection = json.loads(shown(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting))
         url = f"{connection['host']}:{connection['port']}"
         with requests.Session() as session:
             session.trust_env = False
             headers = {"Authorization": f"Token {connection['password']}", "Org-Handle": connection["login"]}
             body = session.get(f"{url}/api/v2/platform/organisation/billing/", headers=headers, timeout=10).json()
             assert body["count"] == 30
-            pay = re.search(r"(pay \d+ --port \d+)", greeting).group(1).split()
+            pay = shown(r"(pay \d+ --port \d+)", greeting).split()
             assert main(pay) == 0
             # The connection is still open: stopping does not wait for it.
             process.send_signal(number)
@@ -65,7 +73,7 @@ def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(numb
 
 def test_the_same_date_gives_the_same_invoices_on_any_day():
     with serving("--invoices", "30", "--today", "2026-07-01") as (_, greeting):
-        connection = json.loads(re.search(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting).group(1))
+        connection = json.loads(shown(r"AIRFLOW_CONN_UNPOD_DEFAULT='(.*)'", greeting))
         url = f"{connection['host']}:{connection['port']}"
         with requests.Session() as session:
             session.trust_env = False

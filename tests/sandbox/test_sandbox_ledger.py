@@ -61,7 +61,7 @@ def test_money_has_the_decimal_places_of_its_currency():
     for invoice in invoices:
         for money in (invoice.amount, invoice.tax_amount):
             assert Decimal(money) >= 0
-            assert -Decimal(money).as_tuple().exponent == places[invoice.currency]
+            assert Decimal(money).as_tuple().exponent == -places[invoice.currency]
 
 
 def test_about_fifteen_percent_are_pending_and_all_known_statuses_occur():

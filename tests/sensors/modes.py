@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator, TaskDeferred
@@ -24,13 +25,13 @@ try:
 except ImportError:  # Airflow 2
     from airflow.exceptions import AirflowRescheduleException
 
-try:
-    from airflow.triggers.shared_stream import SharedStreamManager
-except ImportError:  # before Airflow 3.3 every trigger polls by itself
-    SharedStreamManager = None
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
+#: Before Airflow 3.3 every trigger polls by itself.
+SHARED_STREAMS = find_spec("airflow.triggers.shared_stream") is not None
 BASE = sys.modules[BaseSensorOperator.__module__]
-MODES = ["poke", "reschedule", "deferrable", *(["shared"] if SharedStreamManager else [])]
+MODES = ["poke", "reschedule", "deferrable", *(["shared"] if SHARED_STREAMS else [])]
 Step = Callable[[], object]
 
 
@@ -50,6 +51,11 @@ class TaskInstance(SimpleNamespace):
         return self.first_reschedule
 
 
+def context(**given: Any) -> Context:
+    """A task's context that has only what is given; the ``TaskInstance`` above stands for Airflow's."""
+    return cast("Context", given)
+
+
 class Waiter:
     """Runs a sensor in one mode; counts the ``pauses`` between polls, and keeps the deferral in ``deferred``."""
 
@@ -57,7 +63,8 @@ class Waiter:
         self.mode = mode
         self.monkeypatch = monkeypatch
         self.deferred: TaskDeferred | None = None
-        self.context: dict[str, Any] = {"ti": TaskInstance()}
+        self.ti = TaskInstance()
+        self.context = context(ti=self.ti)
         self.pauses = 0
 
     def __call__(self, *steps: Step, **arguments: Any) -> Any:
@@ -84,7 +91,7 @@ class Waiter:
         return sensor.execute(self.context)
 
     def _reschedule(self, sensor: UnpodInvoiceSensor) -> Any:
-        ti = self.context["ti"]
+        ti = self.ti
         self.monkeypatch.setattr(BASE, "_orig_start_date", lambda **_: ti.first_reschedule, raising=False)
         while True:
             try:
@@ -124,6 +131,8 @@ class Waiter:
 
 async def shared_events(trigger: Any, manager: Any = None, trigger_id: int = 1) -> AsyncIterator[Any]:
     """Runs a trigger that shares a stream as Airflow 3.3's triggerer does."""
+    from airflow.triggers.shared_stream import SharedStreamManager
+
     manager = manager or SharedStreamManager()
     key = trigger.shared_stream_key()
     stream = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)

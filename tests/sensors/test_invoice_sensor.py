@@ -33,7 +33,7 @@ from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
 from tests.billing.faulty_server import TOKEN, FaultyServer, page, row
-from tests.sensors.modes import BASE, MODES, TaskInstance, TooManyPolls, Waiter, impatient_client
+from tests.sensors.modes import BASE, MODES, TaskInstance, TooManyPolls, Waiter, context, impatient_client
 
 
 @pytest.fixture(params=MODES)
@@ -126,7 +126,7 @@ def test_a_default_failure_status_can_be_the_target(
 def test_a_default_failure_status_can_be_the_target_of_a_template(unpod_sandbox: Sandbox) -> None:
     invoice = unpod_sandbox.create(status="refunded").id
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, target_status="{{ params.status }}")
-    sensor.render_template_fields({"params": {"status": "refunded"}})  # type: ignore[arg-type]  # all that is needed
+    sensor.render_template_fields({"params": {"status": "refunded"}})
 
     assert sensor.execute({})["status"] == "refunded"
 
@@ -357,7 +357,7 @@ def test_a_poll_gives_up_after_three_tries_since_the_next_one_comes_soon(
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=deferrable, timeout=0)
 
     with pytest.raises(AirflowSensorTimeout, match="given up after 3 tries"):
-        sensor.execute({"ti": TaskInstance()})
+        sensor.execute(context(ti=TaskInstance()))
 
 
 @pytest.mark.parametrize("fault", ["401", "403", "400", "404"])
@@ -469,7 +469,7 @@ def test_an_org_handle_that_renders_to_empty_text_is_refused_and_not_the_connect
     sensor.org_handle = ""
 
     with pytest.raises(AirflowFailException, match="`org_handle`"):
-        sensor.execute({"ti": TaskInstance()})
+        sensor.execute(context(ti=TaskInstance()))
     assert unpod_sandbox.stats["requests"] == 0
 
 
@@ -629,7 +629,7 @@ def test_reschedule_mode_counts_unreachable_polls_in_the_state_store_of_the_task
     )
     with impatient_client(monkeypatch):
         wait = Waiter("reschedule", monkeypatch)
-        wait.context["task_state_store"] = KeptBesideTheTask()
+        wait.context = context(ti=wait.ti, task_state_store=KeptBesideTheTask())
         with pytest.raises(UnpodUnreachable, match="3 polls in a row"):
             wait(*[nothing] * 6, invoice_id=invoice, max_failures=3)
         assert wait.pauses == 2
@@ -648,7 +648,7 @@ def test_a_permanent_error_shows_its_text_once_and_at_most_three_frames_of_ours(
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=1, deferrable=mode == "deferrable")
 
     with pytest.raises(AirflowFailException) as failure:
-        sensor.execute({"ti": TaskInstance()})
+        sensor.execute(context(ti=TaskInstance()))
     shown = "".join(traceback.format_exception(failure.value))
     assert shown.count(str(failure.value)) == 1
     assert shown.count(f"{os.sep}airflow_provider_unpod{os.sep}") <= 3
@@ -661,7 +661,7 @@ def test_a_deferral_logs_its_interval_and_whether_the_poll_is_shared(
     lines = logged(sensor, "info", monkeypatch)
 
     with pytest.raises(TaskDeferred):
-        sensor.execute({"ti": TaskInstance()})
+        sensor.execute(context(ti=TaskInstance()))
     assert re.search(r"polls every 90 s, .*" + ("share" if "shared" in MODES else "by itself"), lines[-1])
 
 
@@ -683,7 +683,7 @@ def test_a_reschedule_interval_below_15_s_is_one_warning_at_the_first_poll(
     )
     lines = logged(sensor, "warning", monkeypatch)
 
-    sensor.execute({"ti": TaskInstance(), "task_reschedule_count": reschedules})
+    sensor.execute(context(ti=TaskInstance(), task_reschedule_count=reschedules))
     assert len([line for line in lines if "`poke_interval`" in line]) == warnings
 
 
@@ -692,11 +692,13 @@ def test_the_condition_is_made_once_a_run_and_leaves_the_task_as_it_is(
 ) -> None:
     made: list[Any] = []
     from_arguments = Condition.from_arguments.__func__  # type: ignore[attr-defined]  # the function behind it
-    monkeypatch.setattr(
-        Condition,
-        "from_arguments",
-        classmethod(lambda cls, *args, **kwargs: made.append(args) or from_arguments(cls, *args, **kwargs)),
-    )
+
+    def noted(cls: type[Condition], *args: Any, **kwargs: Any) -> Condition:
+        made.append(args)
+        condition: Condition = from_arguments(cls, *args, **kwargs)
+        return condition
+
+    monkeypatch.setattr(Condition, "from_arguments", classmethod(noted))
     ids = (invoice, str(invoice))
     wait = Waiter("poke", monkeypatch)
     wait(nothing, nothing, lambda: unpod_sandbox.pay(invoice), invoice_id=ids)
@@ -723,7 +725,7 @@ def test_a_retry_keeps_the_deadline_and_a_cleared_task_gets_a_new_one(
         sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=True, timeout=3600, retries=2)
         ti = TaskInstance(try_number=try_number, max_tries=max_tries)
         with pytest.raises(TaskDeferred) as deferred:
-            sensor.execute({"ti": ti, "task_state_store": store})
+            sensor.execute(context(ti=ti, task_state_store=store))
         assert deferred.value.timeout is not None
         assert deferred.value.timeout > timedelta(seconds=3600)  # Airflow's own comes after the trigger's
         return datetime.fromisoformat(deferred.value.trigger.serialize()[1]["deadline"])

@@ -35,7 +35,7 @@ def task_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
 
 
 def load(folder: Path, **arguments: Any) -> dict[str, Any]:
-    given = {"sql_conn_id": "books", "table": "invoices", "create_table": True} | arguments
+    given: dict[str, Any] = {"sql_conn_id": "books", "table": "invoices", "create_table": True} | arguments
     result: dict[str, Any] = UnpodToSqlOperator(task_id="load", export_path=str(folder), **given).execute({})
     return result
 

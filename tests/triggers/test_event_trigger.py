@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.invoice import InvoiceId
 from airflow_provider_unpod.billing.watching.history import History
-from airflow_provider_unpod.billing.watching.tracker import Tracker
+from airflow_provider_unpod.billing.watching.tracker import Subscriptions, Tracker
 from airflow_provider_unpod.transitions import transitions_of
-from airflow_provider_unpod.triggers import events, polling
+from airflow_provider_unpod.triggers import events
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 from tests.billing.reading.moving_list import MovingList, row
 
@@ -73,7 +75,7 @@ class World:
             self.statuses[number] = status
             self.truth[number].append(status)
 
-    def run(self, polls: list[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
+    def run(self, polls: Sequence[Callable[[], object]], crash: str = "") -> list[dict[str, Any]]:
         """Run a triggerer for some polls, with a step before each; the transitions that were emitted.
 
         :param crash: when the triggerer is killed: ``"before storing"`` the last event, before ``"confirming"`` that
@@ -82,9 +84,13 @@ class World:
         trigger = UnpodInvoiceEventTrigger(**self.arguments)
         trigger = UnpodInvoiceEventTrigger(**trigger.serialize()[1])
         trigger.asset_state_store = self.database.accessors("a", "b")
-        subscriptions = polling.Subscriptions()
+        subscriptions = Subscriptions()
         tracker = Tracker(self.ledger)
         before = len(self.database.emitted)
+        fed: Any = None
+        idle: Any = None
+        stream: Any = None
+        pending: Any = None
 
         async def live() -> None:
             for number, step in enumerate(polls, 1):
@@ -137,10 +143,6 @@ class World:
                 if pending is not None:
                     pending.cancel()
 
-        fed: Any = None
-        idle: Any = None
-        stream: Any = None
-        pending: Any = None
         asyncio.run(main())
         return self.database.emitted[before:]
 
@@ -186,10 +188,12 @@ def test_only_changes_to_the_given_statuses_of_the_given_invoices_are_reported(
 ) -> None:
     world = World(to_statuses=to_statuses, invoice_ids=invoice_ids)
 
-    def change(status: str) -> Callable[[], None]:
-        return lambda: [world.set(number, status) for number in range(5)] and None
+    def change(status: str) -> None:
+        for number in range(5):
+            world.set(number, status)
 
-    reported = world.run([nothing, change("failed"), change("paid"), change("refunded"), nothing])
+    changes: list[Callable[[], None]] = [partial(change, status) for status in ("failed", "paid", "refunded")]
+    reported = world.run([nothing, *changes, nothing])
     assert brief(reported) == [(1, "failed", "paid"), (2, "failed", "paid")]
 
 
@@ -201,16 +205,17 @@ def test_a_status_in_capitals_matches_to_statuses() -> None:
 
 def test_a_status_written_another_way_is_not_a_change() -> None:
     world = World(2)
-    story = [nothing, *[lambda s=s: world.set(0, s) for s in ["paid", "Paid", "PAID ", "paid"]]]
+    changes = [partial(world.set, 0, status) for status in ["paid", "Paid", "PAID ", "paid"]]
 
-    assert brief(world.run(story)) == [(0, "pending", "paid")]
+    assert brief(world.run([nothing, *changes])) == [(0, "pending", "paid")]
     world.set(0, "PAID")
     assert world.run([nothing, nothing]) == []
 
 
 def test_a_second_change_from_failed_to_paid_has_another_key() -> None:
     world = World(1)
-    reported = world.run([nothing] + [lambda s=s: world.set(0, s) for s in ["failed", "paid", "failed", "paid"]])
+    changes = [partial(world.set, 0, status) for status in ["failed", "paid", "failed", "paid"]]
+    reported = world.run([nothing, *changes])
 
     assert brief(reported)[1] == brief(reported)[3] == (0, "failed", "paid")
     assert reported[1]["key"] != reported[3]["key"]
@@ -259,7 +264,12 @@ def test_all_statuses_are_copied_at_most_once_a_poll_however_many_invoices_vanis
         world.set(number, "paid")
     copies: list[int] = []
     copied = Tracker.statuses
-    monkeypatch.setattr(Tracker, "statuses", lambda self: copies.append(1) or copied(self))
+
+    def statuses(tracker: Tracker) -> Any:
+        copies.append(1)
+        return copied(tracker)
+
+    monkeypatch.setattr(Tracker, "statuses", statuses)
 
     def purge() -> None:
         for number in range(100, 200):
@@ -273,7 +283,12 @@ def test_a_row_that_cannot_become_a_record_is_reported_as_it_came() -> None:
     world = World()
     make = world.ledger.make_row
     world.ledger.make_row = lambda number: make(number) | ({"tax_amount": "soon"} if number == 3 else {})
-    reported = world.run([nothing, lambda: (world.set(1, "paid"), world.set(3, "paid"))])
+
+    def change() -> None:
+        world.set(1, "paid")
+        world.set(3, "paid")
+
+    reported = world.run([nothing, change])
     assert [one["invoice_id"] for one in reported] == [1, 3]
     assert reported[1]["invoice"]["tax_amount"] == "soon"
 
@@ -459,7 +474,7 @@ def test_a_stored_and_loaded_history_finds_the_same_changes(statuses: dict[Any, 
 
 
 def test_a_stored_history_is_small_however_many_invoices_there_are() -> None:
-    many = {
+    many: dict[InvoiceId, str] = {
         number: "pending" if number % 100 == 0 else STATUSES[number * 7919 % 13 % 3 + 1] for number in range(100_000)
     }
     dumped = History(many).dump()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +20,9 @@ from airflow_provider_unpod.triggers import polling
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger, UnpodInvoiceTrigger
 from airflow_provider_unpod.triggers.waits import Waits
 from tests.billing.reading.moving_list import MovingList, row
-from tests.sensors.modes import SharedStreamManager, impatient_client, shared_events
+from tests.sensors.modes import SHARED_STREAMS, impatient_client, shared_events
 
-needs_shared_streams = [pytest.param(True, id="shared")] if SharedStreamManager else []
+needs_shared_streams = [pytest.param(True, id="shared")] if SHARED_STREAMS else []
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +98,12 @@ def test_an_interval_as_timedelta_shares_the_poll_of_the_same_interval_in_second
     assert kwargs["poke_interval"] == 60.0
 
 
-if SharedStreamManager:
+if SHARED_STREAMS:
 
     @pytest.mark.unpod_sandbox(invoices=500)
     def test_a_hundred_waits_cost_the_requests_of_one(unpod_sandbox: Sandbox) -> None:
+        from airflow.triggers.shared_stream import SharedStreamManager
+
         invoices = [unpod_sandbox.create().id for _ in range(100)]
 
         async def waits(number: int) -> float:
@@ -176,6 +178,7 @@ def test_an_outage_logs_one_warning_and_its_end_one_line(
     unpod_sandbox: Sandbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
+    invoice = unpod_sandbox.create().id
     steps = {2: lambda: unpod_sandbox.faults("503"), 8: unpod_sandbox.faults, 9: lambda: unpod_sandbox.pay(invoice)}
 
     async def pause(seconds: float) -> None:
@@ -183,7 +186,6 @@ def test_an_outage_logs_one_warning_and_its_end_one_line(
         steps.get(len(pauses), lambda: None)()
 
     monkeypatch.setattr(polling, "_pause", pause)
-    invoice = unpod_sandbox.create().id
     with caplog.at_level(logging.INFO, "airflow_provider_unpod.triggers"):
         event = asyncio.run(first(trigger(invoice, poke_interval=10).run()))
 
@@ -284,7 +286,7 @@ def test_a_row_that_cannot_become_a_record_fails_its_own_wait_and_no_other() -> 
     async def main() -> list[Any]:
         waits, tracker = Waits(), Tracker(listed)
 
-        async def polls() -> AsyncIterator[Snapshot]:
+        async def polls() -> AsyncGenerator[Snapshot, None]:
             while True:
                 yield tracker.poll(waits.begin(), number=waits.polls)
                 await asyncio.sleep(0)
@@ -312,7 +314,7 @@ def test_a_broken_wait_does_not_end_the_others() -> None:
         joined = [asyncio.ensure_future(waits.join(judge)) for judge in (breaks, lambda seen: {"state": "done"})]
         await asyncio.sleep(0)
 
-        async def polls() -> AsyncIterator[Any]:
+        async def polls() -> AsyncGenerator[Any, None]:
             yield "a snapshot"
 
         await waits.deliver(polls())

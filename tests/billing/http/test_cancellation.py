@@ -190,12 +190,16 @@ def test_other_readings_of_the_same_client_go_on(server: FaultyServer, connect: 
 
 def test_the_client_works_on_after_a_cancelled_reading(server: FaultyServer, connect: Connect) -> None:
     client = connect(server)
-    for _ in range(3):
+
+    def cancel_one() -> None:
         server.scripts = [[HEAD, Hang]]
         seen = len(server.requests)
         reader = Reader(client, Cancellation())
-        wait_until(lambda seen=seen: len(server.requests) > seen)
+        wait_until(lambda: len(server.requests) > seen)
         reader.ends_cancelled_at_once()
+
+    for _ in range(3):
+        cancel_one()
         assert client.get_page(1, 100).count == 1
     assert client._pacing._in_flight == 0
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import http.client
 import inspect
+from importlib.metadata import version
 
-import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -24,14 +24,14 @@ def test_connections_are_still_opened_by_the_method_that_is_overridden() -> None
     for connect in (HTTPConnection.connect, HTTPSConnection.connect):
         assert "self._new_conn()" in inspect.getsource(connect)
         assert "self._tunnel()" in inspect.getsource(connect)
-    assert "_dns_host" in inspect.getsource(HTTPConnection.host.fset)
+    assert "_dns_host" in inspect.getsource(inspect.getattr_static(HTTPConnection, "host").fset)
     assert "socket_options" in inspect.signature(HTTPConnection.__init__).parameters
 
 
 def test_responses_are_still_read_through_the_attribute_that_is_replaced() -> None:
     assert "self.fp = sock.makefile" in inspect.getsource(http.client.HTTPResponse.__init__)
     assert "self.response_class(" in inspect.getsource(http.client.HTTPConnection.getresponse)
-    assert HTTPConnection.getresponse is not http.client.HTTPConnection.getresponse  # it calls super()
+    assert "getresponse" in vars(HTTPConnection)  # it calls super()
     for method in ("read", "close", "release_conn"):
         assert callable(getattr(HTTPResponse, method))
 
@@ -44,7 +44,7 @@ def test_pools_and_adapters_still_have_the_hooks_that_are_used() -> None:
     assert "self.get_connection_with_tls_context(" in sends or "self.get_connection(" in sends
     for method in ("init_poolmanager", "proxy_manager_for", "close"):
         assert callable(getattr(HTTPAdapter, method))
-    assert "Tunnel connection failed: {" in inspect.getsource(http.client.HTTPConnection._tunnel)
+    assert "Tunnel connection failed: {" in inspect.getsource(vars(http.client.HTTPConnection)["_tunnel"])
 
 
 def test_every_override_is_reached_by_a_request(server: FaultyServer) -> None:
@@ -69,4 +69,4 @@ def test_every_override_is_reached_by_a_request(server: FaultyServer) -> None:
 
 
 def test_urllib3_is_of_the_major_version_that_was_read() -> None:
-    assert urllib3.__version__.startswith("2.")
+    assert version("urllib3").startswith("2.")

@@ -226,7 +226,7 @@ def test_waiting_for_the_rate_limit_is_progress_and_not_one_of_the_tries(
     server: FaultyServer, connect: Connect, clock: FastClock
 ) -> None:
     slow_down: Script = answer("", 429, {"Retry-After": "5"})
-    server.scripts = [slow_down] * 12 + [answer("", 500), page()]
+    server.scripts = [*[slow_down] * 12, answer("", 500), page()]
     assert connect(server, retry=RetryPolicy(attempts=2)).get_page(1, 100).count == 1
     assert clock.skipped >= 60
 
@@ -337,7 +337,7 @@ def test_threads_that_wait_for_the_same_window_announce_it_once(
 
 
 def test_a_list_of_200_pages_with_nine_percent_of_faults_comes_through(server: FaultyServer, connect: Connect) -> None:
-    faults: list[Script] = [answer("", 500)] * 5 + [[Reset]] * 2 + [answer("", 429)] * 2
+    faults: list[Script] = [*[answer("", 500)] * 5, *[[Reset]] * 2, *[answer("", 429)] * 2]
     for number in range(200):
         server.scripts += [page([number]), *([faults[number // 11 % 9]] if number % 11 == 0 else [])]
     client = connect(server)

@@ -189,7 +189,7 @@ def test_no_secret_of_a_wrong_field_is_shown() -> None:
         {"proxies": json.dumps({"https": "http://carl:pr0xy-pw@proxy:99999"})},
     ):
         with pytest.raises(UnpodConfigError) as caught:
-            UnpodClient("https://unpod.dev", "token", "acme", **extra)  # type: ignore[arg-type]  # the point
+            UnpodClient("https://unpod.dev", "token", "acme", **extra)
         assert "secret" not in str(caught.value)
         assert "pr0xy-pw" not in str(caught.value)
 

@@ -306,6 +306,7 @@ def test_no_object_reachable_from_an_error_contains_the_request(connect: Connect
     with pytest.raises(UnpodUnavailable) as caught:
         connect(server, retry=RetryPolicy(attempts=2)).get_page(1, 100)
     cause = caught.value.__cause__
+    assert cause is not None
     assert type(cause).__module__ == "builtins"
     assert cause.__traceback__ is None
     assert cause.__cause__ is None

@@ -76,12 +76,13 @@ def test_the_error_keeps_its_rows_on_its_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UnpodBadRows.of(["One.", "Two."])))
 
     assert isinstance(error, UnpodBadAnswer)
+    assert isinstance(error, UnpodBadRows)
     assert error.rows == ("One.", "Two.")
 
 
 def test_the_reading_goes_on_behind_an_invoice_that_cannot_be_used() -> None:
     rows = [row(n, tax_amount="none" if n % 3 == 0 else "1.00") for n in range(1, 11)]
-    found = []
+    found: list[Invoice] = []
 
     with pytest.raises(UnpodBadRows, match="3 billing rows") as caught:
         found.extend(valid(map(Invoice, rows), Invoice.as_record))

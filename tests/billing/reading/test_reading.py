@@ -282,11 +282,21 @@ def test_without_a_count_a_page_whose_rows_are_all_hidden_is_not_the_end(past_en
 
 
 def every_seventh(*steps: Callable[[MovingList], None]) -> Callable[[MovingList], None]:
-    return lambda moving: [step(moving) for step in steps if len(moving.requests) % 7 == 0].clear()
+    def world(moving: MovingList) -> None:
+        if len(moving.requests) % 7 == 0:
+            for step in steps:
+                step(moving)
+
+    return world
 
 
 def at_once(step: Callable[[MovingList], None]) -> Callable[[MovingList], None]:
-    return lambda moving: [step(moving) for _ in range(500 if len(moving.requests) == 50 else 0)].clear()
+    def world(moving: MovingList) -> None:
+        if len(moving.requests) == 50:
+            for _ in range(500):
+                step(moving)
+
+    return world
 
 
 drift: dict[str, Callable[[MovingList], None]] = {

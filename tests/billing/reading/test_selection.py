@@ -79,6 +79,8 @@ def test_a_day_with_23_hours_ends_where_the_next_begins() -> None:
     day = Selection.from_arguments(
         invoice_date_from="2026-03-29", invoice_date_to="2026-03-30", timezone="Europe/Berlin"
     )
+    assert day.invoice_date_from is not None
+    assert day.invoice_date_to is not None
     assert day.invoice_date_to - day.invoice_date_from == timedelta(hours=23)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.client import Page
 from airflow_provider_unpod.billing.errors import UnpodListUnstable, UnpodUnavailable
-from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
 from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions, Tracker, Wanted
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
 
@@ -21,7 +21,7 @@ class Ledger(MovingList):
     """A moving list whose invoices change their statuses; all are pending at first, except ``settled``."""
 
     def __init__(self, rows: int, order: str = NEWEST, *, settled: Any = lambda number: False, **options: Any) -> None:
-        self.status = {number: "paid" for number in range(rows) if settled(number)}
+        self.status: dict[InvoiceId, str] = {number: "paid" for number in range(rows) if settled(number)}
         super().__init__(
             rows, order, make_row=lambda number: row(number, self.status.get(number, "pending")), **options
         )
@@ -254,7 +254,7 @@ def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
     """Changes happen between polls and, one before each request, during them."""
     ledger = Ledger(rows, order, seed=seed, cap=12, page_size=12, counts=counts, past_end=past_end, max_concurrency=1)
     during: list[str] = []
-    past: dict[int, set[str | None]] = {}  # the statuses of each invoice during the poll
+    past: dict[InvoiceId, set[str | None]] = {}  # the statuses of each invoice during the poll
 
     def note() -> None:
         for number in range(ledger.next_id):
@@ -278,7 +278,7 @@ def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
     tracker = Tracker(ledger)
     keys = frozenset(range(0, rows + 20, 3))
     wanted = Wanted(keys, {key: 0 for key in keys if key % 2}, everything)
-    known: dict[int, str] = {}
+    known: dict[InvoiceId, str] = {}
 
     for between, meanwhile in [([], []), *rounds, ([], []), ([], []), ([], [])]:
         for operation in between:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from airflow.providers.common.compat.sdk import dag, task
 
@@ -34,7 +35,7 @@ def token_everywhere() -> None:
     organizations()
 
     for odd in KINDS:
-        arguments = {"unpod_conn_id": "unpod_odd", "org_handle": odd}
+        arguments: dict[str, Any] = {"unpod_conn_id": "unpod_odd", "org_handle": odd}
         UnpodBillingOperator(task_id=f"records-{odd}", **arguments)
         UnpodBillingOperator(task_id=f"files-{odd}", output_path=f"{EXPORTS}/{odd}", **arguments)
         UnpodInvoiceSensor(task_id=f"poke-{odd}", invoice_id=1, timeout=1, poke_interval=1, **arguments)

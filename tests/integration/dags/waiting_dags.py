@@ -22,11 +22,12 @@ def wait_for_many() -> None:
 
 @dag(schedule=None)
 def wait_in_every_mode() -> None:
-    for name, options in {
+    modes: dict[str, dict[str, Any]] = {
         "poke": {"mode": "poke"},
         "reschedule": {"mode": "reschedule"},
         "deferrable": {"deferrable": True},
-    }.items():
+    }
+    for name, options in modes.items():
         UnpodInvoiceSensor(
             task_id=name,
             invoice_id="{{ dag_run.conf['invoice'] }}",

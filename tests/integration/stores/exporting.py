@@ -37,9 +37,14 @@ def export(
     address: str, conn_id: str | None, number: int, mode: str = "full", killed_after_commit: bool = False
 ) -> Any:
     if killed_after_commit:
-        Publication._tidy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign] # dies there
+        Publication._tidy = die  # type: ignore[assignment, method-assign]  # the step after the commit
     options = replace(OPTIONS, export_mode=mode)
     return write_export(FakeReading(generation(number)), address, conn_id=conn_id, options=options)
+
+
+def die(*_: object) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL ends the process")
 
 
 def terminate(signum: int, frame: object) -> NoReturn:

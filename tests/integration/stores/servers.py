@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 INSTALLED = Path(__file__).parents[3] / ".venv-stores"
 # The account that Azurite has built in; published by its makers.
@@ -99,7 +99,7 @@ def gcs_store(folder: Path) -> Iterator[Store]:
 STORES = {"file": file_store, "s3": s3_store, "azure": azure_store, "gcs": gcs_store}
 
 
-def _environment(conn_id: str, connection: dict[str, object]) -> dict[str, str]:
+def _environment(conn_id: str, connection: Mapping[str, object]) -> dict[str, str]:
     return {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)}
 
 

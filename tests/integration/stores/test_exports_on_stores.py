@@ -10,7 +10,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.storage import Folder
-from tests.export.support import FakeReading, records, row, rows
+from tests.export.support import FakeReading, new_export, records, row, rows
 from tests.integration.stores.servers import AZURITE_ACCOUNT
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def names(folder: str, store: Store) -> list[str]:
 def test_an_export_is_read_back_and_replaced_by_the_next(store: Store, folder: str, file_format: str) -> None:
     options = ExportOptions(file_format, "gzip")
     write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options)
-    written = write_export(FakeReading(rows(3000)), folder, conn_id=store.conn_id, options=options)
+    written = new_export(FakeReading(rows(3000)), folder, conn_id=store.conn_id, options=options)
 
     assert list(read_export(folder, store.conn_id)) == records(rows(3000))
     assert names(folder, store) == sorted(["_manifest.json", written.manifest.files[0].path])
@@ -34,7 +34,7 @@ def test_an_export_is_read_back_and_replaced_by_the_next(store: Store, folder: s
 def test_partitions_with_awkward_names_are_written_and_read_back(store: Store, folder: str) -> None:
     found = [row(n, currency=c, status=s) for n, (c, s) in enumerate([("U/S%D", "a b"), ("€", "..")] * 3, start=1)]
     for _ in range(2):
-        written = write_export(
+        written = new_export(
             FakeReading(found),
             folder,
             conn_id=store.conn_id,
@@ -82,9 +82,10 @@ def test_an_unknown_storage_connection_is_refused_before_anything_is_read(store:
 
 
 def test_a_damaged_file_is_refused(store: Store, folder: str) -> None:
-    written = write_export(FakeReading(rows(10)), folder, conn_id=store.conn_id)
+    written = new_export(FakeReading(rows(10)), folder, conn_id=store.conn_id)
     place = Folder(folder, store.conn_id)
     content = place.read(written.manifest.files[0].path)
+    assert content is not None
     place.put(written.manifest.files[0].path, content.replace(b"1", b"2", 1))
 
     with pytest.raises(ExportError, match="not the file that was written"):
@@ -94,7 +95,7 @@ def test_a_damaged_file_is_refused(store: Store, folder: str) -> None:
 @pytest.mark.parametrize("any_store", ["azure"], indirect=True)
 def test_azures_own_form_of_an_address_is_the_same_folder(store: Store, folder: str) -> None:
     own_form = folder.replace("abfs://container/", f"abfs://container@{AZURITE_ACCOUNT}.dfs.core.windows.net/")
-    written = write_export(FakeReading(rows(10)), own_form, conn_id=store.conn_id)
+    written = new_export(FakeReading(rows(10)), own_form, conn_id=store.conn_id)
 
     assert written.address == own_form
     assert list(read_export(own_form, store.conn_id)) == list(read_export(folder, store.conn_id)) == records(rows(10))
