@@ -173,11 +173,14 @@ class Invoice:
     def as_record(self) -> dict[str, Any]:
         """The row with its own field names, ready for JSON: money as decimal strings, nothing rescaled.
 
-        :raises UnpodBadAnswer: if its ``tax_amount`` is not a decimal amount.
+        :raises UnpodBadAnswer: if its ``tax_amount`` is not a decimal amount, or a field is nested too deeply.
         """
         raw = self.raw
         flat = _FLAT_TYPES.issuperset(map(type, raw.values()))
-        record = dict(raw) if flat else {name: plain(value) for name, value in raw.items()}
+        try:
+            record = dict(raw) if flat else {name: plain(value) for name, value in raw.items()}
+        except RecursionError:
+            raise UnpodBadAnswer(f"Invoice {short_repr(self.invoice_id)} is nested too deeply to be read.") from None
         for name in _MONEY_FIELDS:
             value = raw.get(name)
             if value is not None and not (type(value) is str and _PLAIN_DECIMAL(value)):

@@ -115,7 +115,7 @@ class Manifest:
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
             count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
-        except (KeyError, TypeError, AttributeError, UnpodConfigError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, UnpodConfigError) as error:
             raise ValueError(f"a field is missing or invalid: {error!r}") from error
         if len(manifest.paths) != len(files) + (manifest.state is not None):
             raise ValueError("it lists a file twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.columns import Column
     from airflow_provider_unpod.export.spool import Partition
 
-#: Files, and control totals, that the summary of an export lists one by one.
+#: Files, and control totals, that the summary of an export lists one by one, and the bytes of JSON of each list.
 _MOST_LISTED = 100
+_MOST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,24 @@ class Written:
         """The facts about an export that a task passes on: its location and totals, no invoices.
 
         Its size has a limit, since it goes into Airflow's database: ``files`` is ``None`` if there are more than 100,
-        and ``totals`` if there are more than 100 pairs of currency and status. The manifest has all of them.
+        and ``totals`` if there are more than 100 pairs of currency and status, or if they take more than 64 KiB as
+        JSON. The manifest has all of them.
         """
-        files, totals = self.manifest.files, self.manifest.totals
+        files, totals = [f"{self.address}/{file.path}" for file in self.manifest.files], self.manifest.totals
         return {
             "manifest": f"{self.address}/{MANIFEST_NAME}",
             "export_id": self.manifest.export_id,
             "manifest_sha256": self.manifest.sha256,
             "file_count": len(files),
-            "files": [f"{self.address}/{file.path}" for file in files] if len(files) <= _MOST_LISTED else None,
+            "files": files if _may_be_listed(files, len(files)) else None,
             "count": self.manifest.count,
-            "totals": totals if sum(map(len, totals.values())) <= _MOST_LISTED else None,
+            "totals": totals if _may_be_listed(totals, sum(map(len, totals.values()))) else None,
             "consistency": self.manifest.content["evidence"]["consistency"],
         }
+
+
+def _may_be_listed(listed: object, entries: int) -> bool:
+    return entries <= _MOST_LISTED and len(json.dumps(listed)) <= _MOST_BYTES
 
 
 def write_export(

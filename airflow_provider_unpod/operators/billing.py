@@ -76,10 +76,10 @@ class UnpodBillingOperator(BaseOperator):
         value, or to ``None``, fails the task without retries.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
-    ``manifest_sha256`` (the manifest file's fingerprint), ``file_count``, ``files`` (addresses, ``None`` if there are
-    more than 100), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``, ``None`` if there are
-    more than 100) and ``consistency`` (the level that was reached). A retried or cleared task replaces its export. The
-    events of the task's outlets carry the summary, without ``files``, in ``extra``.
+    ``manifest_sha256`` (the manifest file's fingerprint), ``file_count``, ``files`` (addresses), ``count``, ``totals``
+    (``{currency: {status: {"count": n, "amount": "…"}}}``) and ``consistency`` (the level that was reached). Beyond 100
+    entries or 64 KiB, ``files`` and ``totals`` are ``None``. A retried or cleared task replaces its export. The events
+    of the task's outlets carry the summary, without ``files``, in ``extra``.
     """
 
     template_fields: Sequence[str] = (

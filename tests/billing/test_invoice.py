@@ -306,3 +306,12 @@ def test_equal_rows_are_equal_invoices() -> None:
     assert Invoice(PUBLISHED) != with_fields(status="failed")
     assert Invoice(PUBLISHED) != PUBLISHED
     assert repr(Invoice(PUBLISHED)) == "Invoice(101, USD 299.00, 'paid')"
+
+
+def test_a_field_that_is_nested_too_deeply_is_an_error_that_names_the_invoice() -> None:
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [nested]
+
+    with pytest.raises(UnpodBadAnswer, match="Invoice 101 is nested too deeply"):
+        with_fields(more=nested).as_record()

@@ -23,6 +23,10 @@ from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, row, rows
 
+#: So deep that a JSON parser reads it, and a Python function that calls itself may not.
+NESTED = b"[" * 600 + b"]" * 600
+NESTED_INVOICE = b'{"id": 1, "amount": "1.00", "currency": "USD", "status": "paid", "x": %s}\n' % NESTED
+
 
 @pytest.fixture(scope="module", params=["jsonl", "csv", "parquet"])
 def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,6 +145,15 @@ def test_manifest_sha256_is_that_of_the_manifest_file(tmp_path: Path) -> None:
     assert summary["manifest_sha256"] == of_file == read_export(str(tmp_path)).manifest_sha256
 
 
+def test_a_manifest_with_a_count_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+    write_export(FakeReading(rows(1)), str(tmp_path))
+    manifest = tmp_path / MANIFEST_NAME
+    manifest.write_bytes(manifest.read_bytes().replace(b'"count": 1,', b'"count": 1e999,'))
+
+    with pytest.raises(ExportError, match="a field is missing or invalid"):
+        read_export(str(tmp_path))
+
+
 def test_totals_that_move_money_between_statuses_are_refused(tmp_path: Path) -> None:
     write_export(FakeReading([row(1, status="paid"), row(1, status="failed")]), str(tmp_path))
 
@@ -222,7 +235,9 @@ def test_a_forged_file_is_refused_by_an_export_error_and_nothing_else(
 
 
 @pytest.mark.parametrize("forgeable", KINDS[:4], indirect=True, ids=str)
-@pytest.mark.parametrize("text", [b"[" * 100_000, b"null\n", b"{}\n", b"[]\n", b'"x"\n', b"1e999\n", b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, NESTED_INVOICE, b"null\n", b"{}\n", b"[]\n", b'"x"\n', b"1e999\n", b"\xff"]
+)
 def test_content_that_is_not_invoices_is_refused_whoever_certified_it(
     forgeable: Path, tmp_path: Path, text: bytes
 ) -> None:

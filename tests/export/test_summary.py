@@ -35,3 +35,10 @@ def test_the_summary_counts_all_files_and_lists_a_hundred_at_most(files: int, st
 
 def test_the_summary_has_the_same_keys_whatever_its_size() -> None:
     assert export_of(1, 1).summary().keys() == export_of(3000, 3000).summary().keys()
+
+
+def test_the_summary_has_a_limit_in_bytes_whatever_the_names_are() -> None:
+    written = export_of(1, 1)
+    written.manifest.totals["USD"] = {f"{number}{'x' * 3000}": {"count": 1, "amount": "1.00"} for number in range(90)}
+
+    assert written.summary()["totals"] is None
