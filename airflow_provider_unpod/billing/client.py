@@ -70,7 +70,7 @@ class UnpodClient:
     :param verify: check the server's certificate; or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is honoured.
     :param proxies: proxy URLs by scheme, before those of the environment (``HTTPS_PROXY``).
     :param allow_insecure_http: send the token over plain http to other machines than this one.
-    :param retry: how often and how long passing faults are retried.
+    :param retry: how often and how long transient errors are retried.
     :raises UnpodConfigError: naming the connection field that is wrong and what to enter.
     """
 

@@ -96,7 +96,7 @@ class _Counted:
 
     @property
     def evidence(self) -> Any:
-        """Of the reading."""
+        """How completely the list was read; set once the invoices are exhausted."""
         return self._reading.evidence
 
 
@@ -150,7 +150,7 @@ def report(given: argparse.Namespace) -> int:
 
 
 def _reconciliation(file: str, export: Export) -> dict[str, Any]:
-    """What a ``reconciliation.json`` says, if it is about this export."""
+    """The content of a ``reconciliation.json``, which must be about this export."""
     from airflow_provider_unpod.billing.errors import UnpodConfigError
 
     try:

@@ -30,13 +30,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; its exit status."""
+    """Parse the arguments, run the command, and return its exit status."""
     given = parser().parse_args(arguments)
     return run(given.command, given)
 
 
 def run(name: str, given: argparse.Namespace) -> int:
-    """Run the command of this name; errors become one line and an exit status."""
+    """Run a command by name and return its exit status. An error is printed as one line."""
     from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 
     _prepare_process()

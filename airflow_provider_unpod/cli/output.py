@@ -36,13 +36,13 @@ def write_facts(facts: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something that is not part of the result."""
+    """Print a message to standard error, apart from the result."""
     print(text, file=sys.stderr)
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """A function that counts what passes through it, shown while somebody watches standard error."""
+    """Give a function that counts the items of an iterable; a terminal on standard error shows the count."""
     if not sys.stderr.isatty():
         yield lambda items: items
         return

@@ -1,4 +1,4 @@
-"""Two lists of invoices held against each other, to the last digit: what matches, what differs, and by how much.
+"""Compare two lists of invoices, to the last digit: what matches, what differs, and by how much.
 
 An export against another export, a SQL query or a ledger's file: each becomes a stream of :class:`Entry`, and one
 function compares them. Both streams may come in any order and may be larger than memory: they are sorted on disk.
@@ -19,7 +19,7 @@ from airflow_provider_unpod.export.totals import EXACT
 MATCHED, ONLY_HERE, ONLY_THERE, DUPLICATE = "matched", "only_here", "only_there", "duplicate"
 AMOUNT, CURRENCY, STATUS, DATE = "amount", "currency", "status", "date"
 NOT_COMPARED = "not_compared"
-#: What can be said of an invoice, in the order in which summaries list it.
+#: All outcomes, in the order in which summaries list them.
 OUTCOMES = (MATCHED, ONLY_HERE, ONLY_THERE, AMOUNT, CURRENCY, STATUS, DATE, DUPLICATE, NOT_COMPARED)
 #: Rows of one id that are kept on each side: enough to show a duplicate, whatever a broken ledger holds.
 MOST_ROWS_OF_AN_ID = 20
@@ -105,7 +105,7 @@ def reconcile(
     tolerance: Mapping[str, Decimal] | None = None,
     here_is_part: bool = False,
 ) -> Reconciliation:
-    """Hold two lists of invoices against each other.
+    """Compare two lists of invoices.
 
     Both are read to their end when the first difference is asked for, in any order, and sorted in a temporary file;
     memory stays bounded.
@@ -113,7 +113,7 @@ def reconcile(
     :param date_window: days by which dates may differ.
     :param tolerance: by currency, by how much amounts may differ; zero for all others.
     :param here_is_part: ``here`` is a part of the list, changes for instance: what only ``there`` has is not compared.
-    :returns: an iterator of what differs, in the order of the keys; its ``summary`` is there after the last one.
+    :returns: an iterator of what differs, in the order of the keys; its ``summary`` is available after the last one.
     """
     return Reconciliation(here, there, date_window, dict(tolerance or {}), here_is_part)
 
@@ -166,7 +166,7 @@ class Reconciliation(Iterator[Difference]):
         self._ended = True
 
     def _outcomes(self, ours: tuple[Entry, ...], theirs: tuple[Entry, ...]) -> tuple[str, ...]:
-        """What is to be said of one id; the sums are brought up to date."""
+        """The outcomes of one id, none if it matches. Adds its amounts to the bridges."""
         if len(ours) > 1 or len(theirs) > 1:
             return (DUPLICATE,)
         add = self._summary._add

@@ -1,4 +1,4 @@
-"""What PostgreSQL and SQLite do differently. Any other database is refused: what was not tried is not promised.
+"""The differences between PostgreSQL and SQLite. Other databases are refused, because they are not tested.
 
 Identifiers are quoted by each database's own rule (double quotes, doubled inside) and never pasted as they are;
 values are always parameters.
@@ -80,7 +80,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
-        """Put rows into the temporary table, which this makes."""
+        """Create the temporary table and insert the rows."""
 
     @abstractmethod
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:

@@ -142,7 +142,7 @@ class Load:
     # --- which export follows which
 
     def _verdict(self, cursor: Any) -> Outcome | None:
-        """What to do instead of loading; ``None`` if this export is the one to load now.
+        """The outcome if nothing is loaded; ``None`` if this export must be loaded now.
 
         :raises LoadError: if exports between the current one and this one were not loaded.
         """

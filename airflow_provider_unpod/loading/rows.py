@@ -44,7 +44,7 @@ CONTENT = (
     Column("payment_at", MOMENT),
     Column("extra", JSON, required=True),
 )
-#: Which export the row is from, when that read the list, and since when no full export has the invoice any more.
+#: The export that wrote the row, when it read the list, and since when full exports do not have the invoice.
 ORIGIN = (
     Column("export_id", TEXT, required=True),
     Column("read_at", MOMENT, required=True),

@@ -1,4 +1,4 @@
-"""The operator that holds a certified export against another export, a database or a ledger's file."""
+"""The operator that compares a certified export with another export, a database or a ledger's file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class UnpodReconcileOperator(BaseOperator):
     :param output_path: folder for ``reconciliation.json`` and ``reconciliation.csv``, with all differences; ``None``:
         no files (templated).
     :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work.
-    :raises ExportError: when the task runs, if the export or the ledger cannot be believed or read.
+    :raises ExportError: when the task runs, if the export is not certified or was changed, or if the
+        ledger cannot be read.
 
     Returns ``agrees``, ``counts`` (ids by outcome), ``bridges`` (by currency, the steps from the export's total to the
     other's), ``first_differences`` (up to twenty) and ``files`` (addresses). Events of the task's outlets carry the

@@ -58,7 +58,7 @@ def org_handle(value: Any) -> str:
     text = _text(value)
     if not text:
         raise UnpodConfigError(
-            "Enter the organization handle (`login`), for example unpod.tv, or pass `org_handle`: there is none."
+            "Enter the organization handle (`login`), for example unpod.tv, or pass `org_handle`: it is missing."
         )
     if not _is_header_value(text):
         raise UnpodConfigError(

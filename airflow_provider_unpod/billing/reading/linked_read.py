@@ -201,7 +201,7 @@ class LinkedRead:
         """Fewer invoices than a ``count`` that never moved: something left the place where it was to be read.
 
         A deletion there and an insertion in front look like that, and are harmless; so does an invoice that changed its
-        place, and is missing. The front of the list tells, if the list is in the order of its ids.
+        place, and is missing. The front of the list shows which, if the list is in the order of its ids.
         """
         if self._evidence.counts_seen != 1 or len(self.links) == 1:
             return

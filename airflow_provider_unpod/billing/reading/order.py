@@ -45,7 +45,7 @@ def _all_integers(keys: Sequence[InvoiceId]) -> bool:
 
 
 def _readable_date(invoice: Invoice) -> datetime | None:
-    """The date; ``None`` also where it is invalid, which is no error here: only the order is asked for."""
+    """The date; ``None`` also where it is invalid, which is not an error here: only the order is asked for."""
     try:
         return invoice.invoice_date
     except UnpodBadAnswer:
