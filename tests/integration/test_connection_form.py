@@ -18,10 +18,20 @@ pytestmark = pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2.11's form has a
 Press = Callable[..., dict[str, Any]]
 
 
+def scheduled_runs_have_ended(airflow: LiveAirflow) -> bool:
+    runs = airflow.runs()
+    return {"unpod_month_close", "unpod_overdue"} <= {run["dag_id"] for run in runs} and all(
+        run["state"] in ("success", "failed") for run in runs
+    )
+
+
 @pytest.fixture
 def press_test(live_airflow: LiveAirflow) -> Iterator[Press]:
     """Saves a connection, and sends what the UI sends when its Test button is pressed in the list of connections."""
     saved_ids: list[str] = []
+    # Asked for connections, the API server first imports the hooks of all providers. Where those of the stores are
+    # installed that takes a minute, in which it answers nobody: supervisors kill the tasks that run meanwhile.
+    live_airflow.wait_for(lambda: scheduled_runs_have_ended(live_airflow), "the scheduled runs to end")
 
     def press(**fields: Any) -> dict[str, Any]:
         connection = {"connection_id": f"form_{os.urandom(4).hex()}", "conn_type": "unpod", **fields}
