@@ -21,6 +21,7 @@ VENV3.2 := .venv-airflow3.2
 VENV3.1 := .venv-airflow3.1
 VENV2 := .venv-airflow2
 LOWEST := .venv-lowest
+DOCS := .venv-docs
 PY3 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3" $(VENV3)/bin/python
 PY3.2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.2" $(VENV3.2)/bin/python
 PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
@@ -34,7 +35,7 @@ SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed sandbox airflow distributed \
-  release lint bench constraints
+  release lint docs reference bench constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -50,6 +51,8 @@ help:
 	@echo "make distributed                Airflow as in production: Celery, PostgreSQL, Redis, S3; prints the address"
 	@echo "make test-distributed           the same, while its parts are killed"
 	@echo "make lint                       ruff, mypy"
+	@echo "make docs                       the documentation as a site; prints where it is"
+	@echo "make reference                  writes docs/reference.md anew from signatures and docstrings"
 	@echo "make bench                      against the alternatives; prints ratios"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
 	@echo "make constraints                resolves constraints/ anew"
@@ -101,6 +104,13 @@ lint: $(VENV3)/.ready
 	$(VENV3)/bin/ruff format --check .
 	$(VENV3)/bin/mypy
 
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -c docs . build/docs
+	@echo "build/docs/index.html"
+
+reference: $(VENV3)/.ready
+	$(PY3) -m tools.reference
+
 bench: $(VENV3)/.ready
 	$(PY3) -m benchmarks $(ARGS)
 
@@ -145,6 +155,9 @@ $(VENV3.2)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3.2).txt
 
 $(LOWEST)/.ready: pyproject.toml constraints/lowest.txt
 	$(call install,$(LOWEST),$(call prefer,python3.10),12,constraints/lowest.txt,$(EVERYDAY))
+
+$(DOCS)/.ready: pyproject.toml constraints/docs.txt
+	$(call install,$(DOCS),$(PYTHON),13,constraints/docs.txt,--group docs)
 
 $(VENV3)/.ready-stores: $(VENV3)/.ready
 	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(STORES))

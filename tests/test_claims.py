@@ -43,7 +43,12 @@ def test_each_release_is_pinned_in_its_constraints_and_listed_in_the_table(relea
 
 def test_constraints_hold_versions_only_and_no_release_is_left_over() -> None:
     files = {file.name for file in CONSTRAINTS.iterdir()}
-    assert files == {"releases.txt", "lowest.txt", *(f"airflow-{release.version}.txt" for release in RELEASES)}
+    assert files == {
+        "releases.txt",
+        "lowest.txt",
+        "docs.txt",
+        *(f"airflow-{release.version}.txt" for release in RELEASES),
+    }
     for file in CONSTRAINTS.iterdir():
         assert file.name == "releases.txt" or not re.search(r"://|/|@", file.read_text()), file.name
 
@@ -79,5 +84,13 @@ def test_ci_runs_the_unit_tests_on_every_release_and_with_the_lowest_versions() 
     makefile, ci = text_of("Makefile"), text_of(".ci/run")
     for release in RELEASES:
         assert re.search(rf"^AIRFLOW[0-9.]+ := {re.escape(release.version)}$", makefile, re.M), release
-    for target in ("coverage", "test-airflow2", "test-airflow3.1", "test-airflow3.2", "test-lowest", "test-smoke"):
+    for target in (
+        "coverage",
+        "test-airflow2",
+        "test-airflow3.1",
+        "test-airflow3.2",
+        "test-lowest",
+        "test-smoke",
+        "docs",
+    ):
         assert re.search(rf"make {re.escape(target)}$", ci, re.M), target

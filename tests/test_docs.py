@@ -1,19 +1,16 @@
-"""Links in the documentation work, and its tables of options are complete."""
+"""Links in the documentation work, and its tables are complete."""
 
 from __future__ import annotations
 
-import ast
-import inspect
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
-from airflow_provider_unpod.operators.billing import UnpodBillingOperator
-from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
-from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
+from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, get_provider_info
+from tools import reference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -47,33 +44,32 @@ def test_every_field_of_the_connection_is_documented(page: str) -> None:
     assert [field for field in CONNECTION_FIELDS if f"`{field}`" not in text] == []
 
 
-def test_the_parameters_of_sensor_and_event_trigger_are_documented_and_which_of_them_are_templates() -> None:
-    page = (REPOSITORY / "docs" / "waiting.md").read_text()
-    tables: dict[str, Any] = {"## The sensor": UnpodInvoiceSensor, "## The event trigger": UnpodInvoiceEventTrigger}
-    for title, documented in tables.items():
-        table = page.partition(title)[2].partition("\n## ")[0].partition("\n### ")[0]
-        cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
-        names = {name: cell.endswith(" *") for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-        fields = getattr(documented, "template_fields", ())
-        parameters = inspect.signature(documented.__init__).parameters.values()
-        assert names == {
-            parameter.name: parameter.name in fields
-            for parameter in parameters
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
+def test_the_reference_is_what_signatures_docstrings_and_commands_say() -> None:
+    """Every parameter has a meaning there, too: without one the page cannot be written."""
+    assert reference.PAGE.read_text() == reference.page(), "run `make reference`"
 
 
-def test_every_operator_parameter_is_documented_with_its_default_and_whether_it_is_a_template() -> None:
-    page = (REPOSITORY / "docs" / "exports.md").read_text()
-    table = page.partition("## The operator's parameters")[2].partition("\n## ")[0]
-    documented = {
-        name: (mark == " *", ast.literal_eval(default))
-        for name, mark, default in re.findall(r"^\| `(\w+)`( \*)? \| .+ \| `(.+)` \|$", table, re.MULTILINE)
+@pytest.mark.parametrize("documented", reference.CLASSES, ids=lambda documented: documented.__name__)
+def test_docstrings_call_no_parameter_templated_that_is_not(documented: Any) -> None:
+    templated = {
+        name
+        for name, text in re.findall(r":param (\w+):((?:.|\n(?!\s*:))*)", documented.__doc__)
+        if "(templated)" in text
     }
 
-    parameters = inspect.signature(UnpodBillingOperator.__init__).parameters.values()
-    assert documented == {
-        parameter.name: (parameter.name in UnpodBillingOperator.template_fields, parameter.default)
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY
+    assert templated <= set(getattr(documented, "template_fields", ()))
+
+
+def test_the_reference_has_every_operator_sensor_and_trigger_of_the_package() -> None:
+    info = get_provider_info()
+    listed = [each for kind in ("operators", "sensors", "triggers", "hooks") for each in info[kind]]
+    names = [name for each in listed for name in each["python-modules"]]
+    names += [transfer["python-module"] for transfer in info["transfers"]]
+    found = {
+        value
+        for name in names
+        for value in vars(importlib.import_module(name)).values()
+        if isinstance(value, type) and value.__module__ == name and not value.__name__.startswith("_")
     }
+
+    assert found == {each for each in reference.CLASSES if each.__module__ in names}

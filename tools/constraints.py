@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONSTRAINTS = REPOSITORY / "constraints"
 #: One file serves every Python: it marks what differs.
 COMPILE = (
-    *("pip", "compile", "pyproject.toml", "--quiet", "--upgrade", "--universal", "--python-version", "3.10"),
+    *("pip", "compile", "--quiet", "--upgrade", "--universal", "--python-version", "3.10"),
     *("--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"),
 )
 
@@ -45,7 +45,7 @@ def releases() -> list[Release]:
 
 
 def resolve(fixed: str, *arguments: str) -> str:
-    """The versions that the resolver chooses for this package, given the lines ``fixed``."""
+    """The versions that the resolver chooses for what ``arguments`` name, given the lines ``fixed``."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write(fixed)
         constraints.flush()
@@ -65,7 +65,7 @@ def resolve(fixed: str, *arguments: str) -> str:
 def of_its_day(release: Release) -> str:
     """All packages of an environment: what runs as of the release's day, beside it the newest tools that fit."""
     airflow = f"apache-airflow=={release.version}\n"
-    extras = ("--all-extras", "--group", "services")
+    extras = ("pyproject.toml", "--all-extras", "--group", "services")
     runtime = resolve(airflow, *extras, "--exclude-newer", f"{release.day}T00:00:00Z")
     return resolve(runtime, *extras, "--group", "dev")
 
@@ -73,7 +73,7 @@ def of_its_day(release: Release) -> str:
 def lowest(release: Release) -> str:
     """The lowest versions that pyproject.toml allows of what this package imports, on the oldest Airflow."""
     airflow = f"apache-airflow=={release.version}\n"
-    extras = ("--extra", "sandbox", "--extra", "parquet", "--extra", "zstd")
+    extras = ("pyproject.toml", "--extra", "sandbox", "--extra", "parquet", "--extra", "zstd")
     day = ("--exclude-newer", f"{release.day}T00:00:00Z")
     runtime = resolve(airflow, *extras, *day, "--resolution", "lowest-direct")
     return resolve(runtime, *extras, "--group", "dev")
@@ -83,6 +83,8 @@ def main() -> int:
     try:
         files = {f"airflow-{release.version}.txt": of_its_day(release) for release in releases()}
         files["lowest.txt"] = lowest(releases()[0])
+        # The documentation is built without Airflow.
+        files["docs.txt"] = resolve("", "--group", "docs")
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -59,9 +59,17 @@ COMMANDS = (
             *_CONNECTION,
             *_SELECTION,
             _STORAGE,
-            _option("--format", dest="file_format", choices=("jsonl", "csv", "parquet"), default="jsonl"),
-            _option("--compression", choices=("gzip", "zstd")),
-            _option("--partition-by", action="append", choices=("currency", "status", "month"), help="may be repeated"),
+            _option(
+                "--format",
+                dest="file_format",
+                choices=("jsonl", "csv", "parquet"),
+                default="jsonl",
+                help="format of the data files",
+            ),
+            _option("--compression", choices=("gzip", "zstd"), help="compression of the data files (default: none)"),
+            _option(
+                "--partition-by", action="append", choices=("currency", "status", "month"), help="one folder per value"
+            ),
             _option("--changes", action="store_true", help="only what has changed since the last export of this path"),
         ),
     ),

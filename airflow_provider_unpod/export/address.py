@@ -72,6 +72,7 @@ def path_segment(name: object) -> str:
     Percent-encodes everything that could make another path of it: slashes, ``..``, ``?``. Different names stay
     different.
 
+    :param name: the name; anything but a string is taken by its text.
     :raises UnpodConfigError: if the name is empty or ``None``.
     """
     if name is None or not str(name).strip():

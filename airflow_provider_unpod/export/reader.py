@@ -195,7 +195,10 @@ def export_files(
     count invoices twice. Only the manifest is checked; ``read_export(path).files`` checks the content of the files.
     A file that is missing when it is read shows that the export was replaced: list anew.
 
-    :param path: the folder of the export, or its manifest; the other parameters are those of :func:`read_export`.
+    :param path: the folder of the export, or its manifest.
+    :param conn_id: the storage connection, if it is not in the path.
+    :param export_id: refuse every other export of the path.
+    :param manifest_sha256: refuse a manifest with any other SHA-256 (hex).
     :returns: paths of local files, and addresses without a storage connection (``s3://bucket/…``) of others. A
         partitioned export without an invoice has no files.
     :raises ExportError: if there is no certified export, or another one than was asked for.

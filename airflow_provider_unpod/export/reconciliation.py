@@ -110,6 +110,8 @@ def reconcile(
     Both are read to their end when the first difference is asked for, in any order, and sorted in a temporary file;
     memory stays bounded.
 
+    :param here: entries of one side, such as those of ``entries_of_export``.
+    :param there: entries of the other side.
     :param date_window: days by which dates may differ.
     :param tolerance: by currency, by how much amounts may differ; zero for all others.
     :param here_is_part: ``here`` is a part of the list, changes for instance: what only ``there`` has is not compared.

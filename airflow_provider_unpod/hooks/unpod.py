@@ -152,6 +152,7 @@ class UnpodHook(BaseHook):
         The API has no such endpoint: the list is searched. The hook remembers where invoices were, so the next search
         for one costs a request.
 
+        :param invoice_id: an invoice id or number.
         :raises UnpodConfigError: if it is not an id.
         :raises UnpodInvoiceNotFound: if a complete reading of the list did not contain it.
         :raises UnpodError: if the list cannot be read.

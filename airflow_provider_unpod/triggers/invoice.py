@@ -38,14 +38,20 @@ class UnpodInvoiceTrigger(PollingTrigger):
     The event is ``{"state": "done", "result": …}``, ``{"state": "failed" | "timeout", "message": …}`` or
     ``{"state": "error", "error": <class in billing.errors>, "message": …, "status": <HTTP status>}``.
 
+    :param invoice_id: an invoice id or number, or several.
+    :param target_status: the status to wait for, in any case.
+    :param failure_statuses: statuses that end the wait with an error, in any case; the target is not one of them.
+    :param wait_for: ``"all"`` or ``"any"`` of the invoices.
+    :param on_missing: ``"wait"`` for an invoice that does not exist yet, or ``"fail"`` once a complete reading of the
+        list has shown that it does not exist.
+    :param unpod_conn_id: id of a connection of type ``unpod``.
+    :param org_handle: organization handle; ``None``: the connection's ``login``.
+    :param poke_interval: seconds between two polls, or a ``timedelta``.
     :param deadline: ISO 8601 text, in UTC without an offset; the first poll that ends after it is the last one.
         ``None`` (default): never.
     :param max_failures: the wait ends with an error after this many polls in a row that failed for a reason which
         does not pass by itself, such as invalid credentials; at least 1, by default 5. The polls counted are those
         of the poll that waits share. Time-outs, 429 and 5xx never end it.
-
-    The other parameters are those of :class:`~airflow_provider_unpod.sensors.invoice.UnpodInvoiceSensor`.
-
     :raises UnpodConfigError: if an argument is invalid.
     """
 
@@ -155,6 +161,8 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     From Airflow 3.3 on, what was reported is kept with the asset: nothing is lost when the triggerer restarts, and a
     repetition after a crash has the same ``key``. Before 3.3 a restart begins anew, as on the first start.
 
+    :param unpod_conn_id: id of a connection of type ``unpod``.
+    :param org_handle: organization handle; ``None``: the connection's ``login``.
     :param to_statuses: report changes to these statuses only, one or several, in any case; ``None`` (default): all.
     :param invoice_ids: report these invoices only, one id or several; ``None`` (default): all.
     :param poke_interval: seconds between two polls, or a ``timedelta``; by default 60. Changes of invoices that were
