@@ -1,7 +1,7 @@
-"""The Unpod billing API, without Airflow: importable, usable and testable alone.
+"""A Python client of the Unpod billing API. It does not need Airflow.
 
-The names below are the public face of this package. They are imported when they are first used: DAG files are parsed
-every few seconds, and a trigger must not pay for the HTTP client.
+The public names below are imported on first use. Airflow parses DAG files every few seconds, so importing a trigger
+must not import the HTTP client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checks of the arguments that users write, and that templates and other tasks hand on; one for each kind of value.
+"""Validators for arguments, one for each kind of value.
 
-A rendered template is a text: that of a list is the list again. The text of nothing (``"None"``) is refused, because
-a task would wait for an invoice of that name for ever. Messages have one form:
-`` `name` must be …, got …. What to do. ``
+Values come from users, from rendered templates and from other tasks. A template renders to a string, so a string that
+contains a list is parsed as a list. The string ``"None"`` is refused: a task would wait for an invoice of that name
+forever. Every message has the form `` `name` must be …, got …. What to do. ``
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from airflow_provider_unpod.billing.moments import parse_moment, to_utc
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.invoice import InvoiceId
 
-#: What templates render to where there is nothing, in Python and in JSON.
+#: What templates render missing values to, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
-#: Some 30 years; ``datetime`` and event loops fail on times that are much longer.
+#: About 30 years. ``datetime`` and event loops fail on much longer times.
 _MAX_SECONDS = 1e9
 GAVE_NOTHING = "Did a template or an upstream task return nothing?"
 #: Characters that no status or id contains, but the ``str()`` of a wrongly rendered object does: a nested list, a set,
@@ -33,9 +33,9 @@ _NO_NAME = re.compile(r"""[\[\]{}<>"']|\(\)""").search
 
 
 def unrendered(value: Any, name: str) -> Any:
-    """Turn the text of a list, or a text with commas, into a list; give any other value back.
+    """Parse a string that contains a list, or comma-separated values, into a list. Return any other value unchanged.
 
-    :raises UnpodConfigError: if a text begins like a list but is not one.
+    :raises UnpodConfigError: if a string begins like a list but is not one.
     """
     if not isinstance(value, str):
         return value
@@ -55,9 +55,9 @@ def unrendered(value: Any, name: str) -> Any:
 
 
 def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
-    """Check one status or several, and give them stripped, case-folded and sorted: their order means nothing.
+    """Check one status or several, and return them stripped, case-folded and sorted.
 
-    :raises UnpodConfigError: if one is not a status, or if there is none and ``may_be_empty`` is false.
+    :raises UnpodConfigError: if one is not a status, or if the list is empty and ``may_be_empty`` is false.
     """
     given = _several(unrendered(value, name))
     if not all(map(_is_name, given)) or not (given or may_be_empty):
@@ -69,22 +69,22 @@ def statuses_of(value: Any, name: str, *, may_be_empty: bool = False) -> tuple[s
 
 
 def invoice_ids_of(value: Any, name: str) -> dict[InvoiceId, InvoiceId]:
-    """Check one invoice id or several: a dictionary from the form in which they are compared to the id as given.
+    """Check one invoice id or several, and map the :func:`match_key` of each to the id as given.
 
-    :raises UnpodConfigError: if one is not an id, or there is none.
+    :raises UnpodConfigError: if one is not an id, or the list is empty.
     """
     by_key: dict[InvoiceId, InvoiceId] = {}
     for one in _ids(value, name):
         key = match_key(one)
-        # An integer beyond 64 bits becomes its digits, which messages and Airflow's storage can hold.
+        # An integer beyond 64 bits becomes a string of its digits: Airflow cannot store the integer.
         by_key.setdefault(key, one if isinstance(one, str) else key)
     return by_key
 
 
 def text_of(value: Any, name: str) -> str:
-    """Check a non-empty string. An integer is its digits: native templates make one of ``"12345"``.
+    """Check a non-empty string. An integer becomes a string, because native templates render ``"12345"`` to one.
 
-    :raises UnpodConfigError: if it is neither, or the text of another object.
+    :raises UnpodConfigError: if it is neither, or if it is the ``str()`` of another object.
     """
     if type(value) is int:
         return str(value)
@@ -94,17 +94,17 @@ def text_of(value: Any, name: str) -> str:
 
 
 def org_handle_of(value: Any) -> str | None:
-    """Check an organization handle; ``None`` means the connection's.
+    """Check an organization handle. ``None`` stands for the handle of the connection.
 
-    :raises UnpodConfigError: if it is anything else.
+    :raises UnpodConfigError: if it is neither ``None`` nor a non-empty string.
     """
     return None if value is None else text_of(value, "org_handle")
 
 
 def choice_of(value: Any, name: str, choices: Sequence[Any]) -> Any:
-    """Check one of several values.
+    """Check that ``value`` is one of ``choices``.
 
-    :raises UnpodConfigError: for any other value.
+    :raises UnpodConfigError: if it is not.
     """
     if value in choices:
         return value
@@ -113,9 +113,9 @@ def choice_of(value: Any, name: str, choices: Sequence[Any]) -> Any:
 
 
 def whole_number_of(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
-    """Check an integer within limits; a text, a fraction and a bool are not integers.
+    """Check an integer from ``least`` to ``most``. A string, a fraction and a bool are not integers.
 
-    :raises UnpodConfigError: if it is anything else, or out of range.
+    :raises UnpodConfigError: if it is not an integer, or out of range.
     """
     if type(value) is int and value >= least and (most is None or value <= most):
         return value
@@ -124,9 +124,9 @@ def whole_number_of(value: Any, name: str, *, least: int = 1, most: int | None =
 
 
 def decimals_of(value: Any, name: str) -> dict[str, Decimal]:
-    """Check amounts by currency, such as ``{"USD": "0.01"}``; ``None`` means no amounts.
+    """Check amounts by currency, such as ``{"USD": "0.01"}``. ``None`` means no amounts.
 
-    :raises UnpodConfigError: if it is anything else; a float has been rounded already.
+    :raises UnpodConfigError: if it is anything else, or if an amount is a float: floats are rounded.
     """
     try:
         amounts = {
@@ -140,7 +140,7 @@ def decimals_of(value: Any, name: str) -> dict[str, Decimal]:
 
 
 def seconds_of(value: Any, name: str) -> float:
-    """Check seconds or a ``timedelta``, and give seconds.
+    """Check a number of seconds or a ``timedelta``, and return seconds.
 
     :raises UnpodConfigError: if it is neither, negative or not finite.
     """
@@ -151,10 +151,10 @@ def seconds_of(value: Any, name: str) -> float:
 
 
 def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:
-    """Check an ISO 8601 text, ``date`` or ``datetime``, and give the moment in UTC.
+    """Check an ISO 8601 string, ``date`` or ``datetime``, and return a ``datetime`` in UTC.
 
-    One without an offset is wall time in ``zone``. An integer of eight digits is a date, too: native templates make one
-    of ``{{ ds_nodash }}``.
+    A value without an offset is wall time in ``zone``. An integer of eight digits is also a date, because native
+    templates render ``{{ ds_nodash }}`` to one.
 
     :raises UnpodConfigError: if it is not a full date.
     """
@@ -173,7 +173,7 @@ def moment_of(value: Any, name: str, zone: tzinfo) -> datetime:
 
 
 def zone_of(value: Any, name: str) -> ZoneInfo:
-    """Check the IANA name of a time zone, and give the zone.
+    """Check the IANA name of a time zone, and return the zone.
 
     :raises UnpodConfigError: if there is no such zone.
     """

@@ -1,7 +1,7 @@
-"""A client of the Unpod billing API: one request with its headers and retries, and an error for everything else.
+"""The client of the Unpod billing API: requests one page, retries transient errors, and raises typed errors.
 
-Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` as published, and
-``GET /api/v2/platform/organizations/`` from Unpod's other pages (the two spellings are the API's).
+Endpoints: ``GET /api/v2/platform/organisation/billing/?page=&page_size=`` from the published page, and
+``GET /api/v2/platform/organizations/`` from older pages. Both spellings are the API's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
-#: Reading the organizations ends here, in case an API never stops to list new ones.
+#: Limits the read of organizations, in case an API returns new ones forever.
 _MOST_ORGANIZATION_PAGES = 1000
 
 
@@ -47,31 +47,32 @@ _MOST_ORGANIZATION_PAGES = 1000
 class Page:
     """One page of the billing list."""
 
-    #: In the order of the response.
+    #: Invoices in the order of the response.
     invoices: list[Invoice]
-    #: The response's ``count``; ``None`` where missing or null.
+    #: ``count`` of the response. ``None`` if it is missing or null.
     count: int | None
-    #: HTTP 404 on a page > 1 ("Invalid page."); ``invoices`` is then empty.
+    #: True if the API returned 404 for a page after the first ("Invalid page."). ``invoices`` is then empty.
     past_end: bool = False
 
 
 class UnpodClient:
-    """The billing API of one organization. Thread-safe, synchronous; close it, or use it as a context manager.
+    """A synchronous, thread-safe client for the billing API of one organization. Also a context manager.
 
     :param base_url: address of the API, see :func:`base_url_of`.
-    :param token: the API token; sent to ``base_url`` only, and kept out of every text and repr.
-    :param org_handle: handle of the organization (``Org-Handle``).
-    :param auth_scheme: ``Token`` as published; ``jwt`` and ``Bearer`` from other pages.
-    :param product_id: ``Product-Id`` header, left out where ``None``.
-    :param timeout: seconds for one whole request, from the first byte sent to the last one read; a name look-up,
-        which no program can interrupt, may exceed it.
-    :param page_size: rows per page that readers ask for by default.
-    :param max_concurrency: requests that readers keep in flight by default.
-    :param verify: check the server's certificate; or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is honoured.
-    :param proxies: proxy URLs by scheme, before those of the environment (``HTTPS_PROXY``).
-    :param allow_insecure_http: send the token over plain http to other machines than this one.
+    :param token: API token. It is sent to ``base_url`` only and appears in no message and no repr.
+    :param org_handle: handle of the organization, sent as ``Org-Handle``.
+    :param auth_scheme: ``Token`` (documented), ``jwt`` or ``Bearer`` (from older pages).
+    :param product_id: value of the ``Product-Id`` header. ``None`` sends no such header.
+    :param timeout: seconds for one whole request, from the first byte sent to the last byte read. A DNS lookup cannot
+        be interrupted and may exceed it.
+    :param page_size: default rows per page.
+    :param max_concurrency: default number of requests in flight.
+    :param verify: whether to verify the server's certificate, or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is
+        honored.
+    :param proxies: proxy URLs by scheme. They take precedence over the environment (``HTTPS_PROXY``).
+    :param allow_insecure_http: whether the token may be sent over plain http to another machine.
     :param retry: how often and how long transient errors are retried.
-    :raises UnpodConfigError: naming the connection field that is wrong and what to enter.
+    :raises UnpodConfigError: if an argument is invalid. The message names the connection field and what to enter.
     """
 
     def __init__(
@@ -121,42 +122,42 @@ class UnpodClient:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The strings that no log may contain: the API token, and the password of the proxy in use."""
+        """Strings that must not appear in logs: the API token and the password of the proxy."""
         return (self._secret, *self._transport.proxy_passwords)
 
     @property
     def requests_made(self) -> int:
-        """All requests sent so far, retries included."""
+        """The number of requests sent so far, including retries."""
         return self._requests_made
 
     @property
     def budget(self) -> Budget:
-        """The rate limit as the latest response reported it: a cheap snapshot."""
+        """The rate limit that the latest response reported."""
         return self._pacing.budget
 
     def get_page(self, page: int, page_size: int, cancellation: Cancellation | None = None) -> Page:
-        """One page of the billing list, retried until it is there.
+        """Request one page of the billing list, with retries.
 
-        A 200 whose body begins like JSON but cannot be parsed is retried too: it may have been cut on its way.
+        A 200 that begins like JSON but cannot be parsed is retried too: it may have been truncated in transit.
 
-        :param page: 1-based.
-        :param page_size: rows to ask for; the API may give fewer.
-        :raises UnpodAuthError: 401, 403.
-        :raises UnpodBadRequest: 400 and other 4xx.
+        :param page: number of the page, from 1.
+        :param page_size: rows to request. The API may return fewer.
+        :raises UnpodAuthError: 401 or 403.
+        :raises UnpodBadRequest: 400 or another 4xx.
         :raises UnpodOrganizationNotFound: 404 on page 1.
-        :raises UnpodBadAnswer: a response that must not be believed: HTTP 206, redirects, a firewall's page.
-        :raises UnpodBadRows: naming all rows of the page that are not valid invoices.
-        :raises UnpodRateLimited: the rate limit is used up for longer than ``retry`` allows to wait.
-        :raises UnpodUnavailable: network failure, time-out or 5xx after all retries.
-        :raises UnpodUnreachable: unknown host, untrusted certificate, unusable proxy: the configuration is wrong.
-        :raises Cancelled: if ``cancellation`` is or gets cancelled.
+        :raises UnpodBadAnswer: a response that cannot be trusted: HTTP 206, a redirect, a firewall's page.
+        :raises UnpodBadRows: the page has invalid rows. The error names all of them.
+        :raises UnpodRateLimited: the rate limit is exhausted for longer than ``retry`` allows to wait.
+        :raises UnpodUnavailable: network failure, timeout or 5xx after all retries.
+        :raises UnpodUnreachable: unknown host, untrusted certificate or unusable proxy.
+        :raises Cancelled: ``cancellation`` was cancelled.
         """
 
         def read(response: Response) -> Page:
             if response.status == 404 and page > 1:
                 if responses.is_object(response):
                     return Page([], None, past_end=True)
-                # A proxy's page says nothing about the end of the list.
+                # A proxy's page does not mean that the list has ended.
                 raise responses.Unreadable("Try later: HTTP 404 from a proxy, not from Unpod's API.")
             if response.status != 200:
                 raise responses.refusal(response, page, self.org_handle)
@@ -166,9 +167,9 @@ class UnpodClient:
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, cancellation)
 
     def probe(self, page: int, page_size: int) -> Response:
-        """Ask for one page, and give the response as it came: to find out how an API behaves.
+        """Request one page and return the raw response, to find out how an API behaves.
 
-        :raises UnpodError: as :meth:`get_page`, but for a page past the end and for 200s of any content.
+        :raises UnpodError: as :meth:`get_page`, except that a page past the end and every 200 are returned.
         """
 
         def read(response: Response) -> Response:
@@ -179,13 +180,13 @@ class UnpodClient:
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, None)
 
     def get_organizations(self) -> list[dict[str, Any]]:
-        """The organizations that the token may see; ``domain_handle`` is their ``Org-Handle``.
+        """List the organizations that the token may access. ``domain_handle`` is the ``Org-Handle`` of each.
 
-        :raises UnpodBadAnswer: also if ``count`` names more than can be read.
-        :raises UnpodError: as :meth:`get_page`; a 404 is :class:`UnpodBadRequest` here.
+        :raises UnpodBadAnswer: also if ``count`` is larger than the number of organizations listed.
+        :raises UnpodError: as :meth:`get_page`, except that a 404 is an :class:`UnpodBadRequest`.
         """
         found, count = self._get(ORGANIZATIONS_PATH, self._read_organizations, None, None)
-        # The documentation shows one response with all of them, but the views of the backend are all paginated.
+        # The documentation shows one response with all organizations, but every view of the backend is paginated.
         for page in range(2, _MOST_ORGANIZATION_PAGES):
             if count is None or len(found) >= count:
                 return found
@@ -199,7 +200,7 @@ class UnpodClient:
         )
 
     def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Close all open connections."""
         self._transport.close()
 
     def __enter__(self) -> UnpodClient:
@@ -214,7 +215,7 @@ class UnpodClient:
         return f"UnpodClient({self.base_url!r}, org_handle={self.org_handle!r})"
 
     def _get(self, path: str, read: Callable[[Response], T], page: int | None, cancellation: Cancellation | None) -> T:
-        """The result of ``read`` for the response, with as many tries as the policy allows."""
+        """Return ``read(response)``, with as many tries as the policy allows."""
         url = self.base_url + path
         tries = Tries(self.retry)
         now = self._pacing.clock.time
@@ -249,7 +250,7 @@ class UnpodClient:
         return responses.rows_of(response)
 
     def _try(self, url: str, read: Callable[[Response], T], cancellation: Cancellation | None) -> T | Failure:
-        """One try, which :meth:`Pacing.enter` has let out."""
+        """Send the request once. The caller has already passed :meth:`Pacing.enter`."""
         response: Response | None = None
         refused = False
         try:
@@ -275,7 +276,7 @@ class UnpodClient:
             self._pacing.leave(response.headers if response else None, refused=refused)
 
     def _discreet(self, text: str) -> str:
-        """``text`` without the token, which an error page may repeat."""
+        """Remove the token from ``text``: an error page may repeat it."""
         return text.replace(self._secret, "***") if len(self._secret) >= 6 else text
 
 
@@ -299,6 +300,6 @@ def _check_transport_security(base_url: str, allow_insecure_http: bool) -> None:
     host = rest[1:].partition("]")[0] if rest.startswith("[") else rest.partition(":")[0]
     if scheme == "http" and not allow_insecure_http and not is_loopback(host):
         raise UnpodConfigError(
-            "Host (`host`) must be an https address: over plain http to another machine, the API token could be read "
-            "on its way. To accept that, set `allow_insecure_http`."
+            "Host (`host`) must be an https address: plain http would expose the API token on the network. To accept "
+            "that, set `allow_insecure_http`."
         )

@@ -1,4 +1,4 @@
-"""The errors of this package, as one tree. ``UnpodError.permanent`` says whether a retry is pointless."""
+"""The errors of this package, in one tree. ``UnpodError.permanent`` says whether a retry is pointless."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def shorten(text: str, most: int) -> str:
 
 
 def short_repr(value: object, most: int = 80) -> str:
-    """Give ``repr(value)``, truncated. Never pass a secret: a connection's repr contains its password."""
+    """Return ``repr(value)``, truncated. Never pass a secret: a connection's repr contains its password."""
     try:
         return shorten(repr(value), most)
-    except ValueError:  # Python prints no number of more than 4,300 digits
+    except ValueError:  # Python does not print numbers of more than 4,300 digits
         return "a huge number"
 
 
 class UnpodError(Exception):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
 
-    :param message: what is wrong and what to do about it, with the API's own words where it sent some.
-    :param status: HTTP status of the response; ``None`` without one.
-    :param url: the address requested, without credentials.
-    :param page: the 1-based page requested; ``None`` where the request was not for a page.
+    :param message: what is wrong and what to do, followed by the API's own message if it sent one.
+    :param status: HTTP status of the response. ``None`` if there was no response.
+    :param url: requested URL, without credentials.
+    :param page: number of the requested page, from 1. ``None`` if the request was not for a page.
     """
 
-    #: True where the same request fails again until somebody changes something.
+    #: True if a retry cannot help until somebody changes something.
     permanent: ClassVar[bool] = False
 
     def __init__(
@@ -72,7 +72,7 @@ class UnpodConfigError(UnpodError):
 
 
 class UnpodAuthError(UnpodError):
-    """401 or 403: the token is missing, wrong or expired, or gives no access to the organization."""
+    """401 or 403: the token is missing, wrong or expired, or has no access to the organization."""
 
     permanent = True
 
@@ -90,23 +90,23 @@ class UnpodOrganizationNotFound(UnpodError):
 
 
 class UnpodInvoiceNotFound(UnpodError):
-    """A complete reading of the list did not contain the invoice."""
+    """The invoice is not in the list. The whole list was read."""
 
 
 class UnpodRateLimited(UnpodError):
-    """429, still after waiting as long as the client may."""
+    """429, after waiting as long as the retry policy allows."""
 
 
 class UnpodUnavailable(UnpodError):
-    """Network failure, time-out or 5xx, still after all retries."""
+    """Network failure, timeout or 5xx, after all retries."""
 
 
 class UnpodUnreachable(UnpodError):
-    """The address cannot be reached as the connection, or this machine's network, is configured.
+    """The API cannot be reached with this connection or from this network.
 
-    An unknown host name, an untrusted certificate, a CA file that cannot be read, https where the server speaks http
-    or the reverse, a proxy that cannot be used. Not permanent, as DNS and proxies recover; but waiting alone rarely
-    helps, so it does not count among the transient errors that a wait outlasts.
+    For example: an unknown host name, an untrusted certificate, an unreadable CA file, https to a server that speaks
+    http, an unusable proxy. The error is not permanent, since DNS and proxies recover. But waiting alone rarely helps,
+    so sensors and triggers do not treat it as transient.
     """
 
 
@@ -115,23 +115,20 @@ class UnpodListUnstable(UnpodError):
 
 
 class UnpodBadAnswer(UnpodError):
-    """A response that cannot be trusted.
+    """The response cannot be trusted.
 
-    206, a 200 that contains an error, no list of rows, HTML, broken JSON, an invalid row.
+    For example: HTTP 206, a 200 that contains an error, a missing list of rows, HTML, broken JSON, an invalid row.
     """
 
 
 class UnpodBadRows(UnpodBadAnswer):
-    """Rows of the list that are not valid invoices. The text names each of them, up to twenty.
-
-    ``rows`` has a sentence for each.
-    """
+    """Rows of the list are not valid invoices. The message has one sentence for each, up to twenty."""
 
     MOST: ClassVar[int] = 20
 
     @classmethod
     def of(cls, rows: Sequence[str]) -> UnpodBadRows:
-        """:param rows: one sentence for each row, without line breaks; at least one."""
+        """Build the error from one sentence for each row, without line breaks. There must be at least one."""
         if len(rows) == 1:
             return cls(rows[0])
         number = f"At least {cls.MOST}" if len(rows) >= cls.MOST else str(len(rows))
@@ -139,5 +136,6 @@ class UnpodBadRows(UnpodBadAnswer):
 
     @property
     def rows(self) -> tuple[str, ...]:
+        """One sentence for each invalid row."""
         lines = self.message.split("\n")
         return tuple(lines[1:] or lines)

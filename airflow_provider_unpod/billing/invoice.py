@@ -1,8 +1,7 @@
-"""One invoice: its identity, its money, its status and its dates, read from either dialect of the API.
+"""An invoice: identity, money, status and dates of a row, in either dialect of the API.
 
-Fields and dialects: the published page of the billing endpoint gives ``id``, ``amount``, ``currency``,
-``status`` and ``invoice_date``; older pages of the same endpoint give ``invoice_number``, ``tax_amount``,
-``due_date`` and ``payment_at`` as well.
+The published page of the billing endpoint documents ``id``, ``amount``, ``currency``, ``status`` and ``invoice_date``.
+Older pages of the same endpoint add ``invoice_number``, ``tax_amount``, ``due_date`` and ``payment_at``.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ if TYPE_CHECKING:
 
 InvoiceId: TypeAlias = int | str
 
-#: What the API documents (first three) and what Unpod's backend knows besides.
+#: The first three are documented. The others occur in Unpod's backend.
 PAID, PENDING, FAILED, CANCELLED, REFUNDED = "paid", "pending", "failed", "cancelled", "refunded"
 KNOWN_STATUSES = frozenset({PAID, PENDING, FAILED, CANCELLED, REFUNDED})
-#: Statuses that seldom change again. Only the *cost* of polling depends on it, never a result.
+#: Statuses that rarely change again. They affect only the *cost* of polling, never a result.
 SETTLED_STATUSES = KNOWN_STATUSES - {PENDING}
 
-#: Unpod's invoices fall due this long after their date (backend); used where a row has no ``due_date``.
+#: Unpod's backend makes invoices due this long after their date. Used if a row has no ``due_date``.
 PAYMENT_TERM = timedelta(days=7)
 
-#: ``Decimal("1e999999999")`` is a valid Decimal whose digits would fill the memory when written out.
+#: ``Decimal("1e999999999")`` is valid, but its digits would fill the memory when written out.
 _MAX_DIGITS = 60
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?").fullmatch
 _MONEY_FIELDS = ("amount", "tax_amount")
-#: Types that JSON holds as they are. Lists and objects are not among them: they may contain a ``Decimal``.
+#: Types that JSON represents without conversion. Lists and objects are excluded: they may contain a ``Decimal``.
 _FLAT_TYPES = frozenset({str, int, bool, type(None)})
 
 
-#: Ids beyond these are compared by their digits: Airflow's own storage takes no larger integers, Python prints none of
-#: more than 4,300 digits, and order and equality are the same either way.
+#: Larger ids are compared as strings of digits. Airflow cannot store larger integers, and Python does not print
+#: integers of more than 4,300 digits.
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*").fullmatch
 
 
 def match_key(invoice_id: InvoiceId) -> InvoiceId:
-    """Give the form in which ids are compared: ``101``, ``"101"`` and ``" 101 "`` are one invoice, ``"007"`` is not 7.
+    """Normalize an id for comparison: ``101``, ``"101"`` and ``" 101 "`` are the same invoice, ``"007"`` is not 7.
 
-    An integer, or a text of its digits, becomes an ``int`` where 64 bits hold it and the text of its digits otherwise.
+    An integer, or a string of its digits, becomes an ``int`` if it fits into 64 bits, and a string of digits otherwise.
     """
     if type(invoice_id) is int:
         return invoice_id if _MIN_INTEGER <= invoice_id <= _MAX_INTEGER else str(Decimal(invoice_id))
@@ -58,26 +57,26 @@ def match_key(invoice_id: InvoiceId) -> InvoiceId:
 
 
 def is_integer(key: InvoiceId) -> bool:
-    """Say whether a :func:`match_key` is an integer, of whatever length."""
+    """Return whether a :func:`match_key` is an integer of any length."""
     return type(key) is int or _INTEGER(str(key)) is not None
 
 
 def status_key(status: str) -> str:
-    """Give the form in which statuses are compared, totalled and written into paths: ``"paid"`` for ``" Paid"``."""
+    """Normalize a status for comparisons, totals and paths: ``" Paid"`` becomes ``"paid"``."""
     return status.strip().casefold()
 
 
 def currency_code(currency: str) -> str:
-    """Give the form in which currencies are totalled and written into paths: ``"USD"`` for ``"usd "``."""
+    """Normalize a currency for totals and paths: ``"usd "`` becomes ``"USD"``."""
     return currency.strip().upper()
 
 
 class Invoice:
-    """One row of the billing list. Immutable by convention; equal when the rows are equal.
+    """One row of the billing list. Treat it as immutable. Two invoices are equal if their rows are equal.
 
-    ``invoice_id`` is the row's ``id``, or its ``invoice_number`` where it has no ``id``. It is kept as it came, like
-    ``currency`` and ``status``; compare ``key``, ``currency_code`` and ``status_key`` instead.
-    ``amount`` is exact. ``raw`` is the row as the API sent it (JSON numbers with a fraction as ``Decimal``).
+    ``invoice_id`` is the row's ``id``, or its ``invoice_number`` if it has no ``id``. ``invoice_id``, ``currency`` and
+    ``status`` are unchanged; compare ``key``, ``currency_code`` and ``status_key`` instead. ``amount`` is exact.
+    ``raw`` is the row as the API sent it, with a ``Decimal`` for each JSON number that has a fraction.
     """
 
     __slots__ = ("amount", "currency", "invoice_id", "key", "raw", "status")
@@ -88,7 +87,7 @@ class Invoice:
         invoice_id: Any = raw.get("id")
         if invoice_id is None:
             invoice_id = raw.get("invoice_number")
-        # What follows runs once for every row of every page: the common case comes first, and calls nothing of ours.
+        # This code runs for every row of every page. The common case comes first and makes no function calls.
         usual_id = type(invoice_id) is int and 0 <= invoice_id <= _MAX_INTEGER
         self.key: InvoiceId = invoice_id if usual_id else _key_of(invoice_id, raw)
         self.invoice_id: InvoiceId = invoice_id
@@ -101,43 +100,49 @@ class Invoice:
 
     @property
     def status_key(self) -> str:
-        """The status as it is compared: stripped, case-folded."""
+        """The status, stripped and case-folded. Use it for comparisons."""
         return status_key(self.status)
 
     @property
     def currency_code(self) -> str:
-        """The currency as it is totalled: stripped, in capitals."""
+        """The currency, stripped and in capitals. Use it for totals."""
         return currency_code(self.currency)
 
     @property
     def tax_amount(self) -> Decimal | None:
-        """Tax in ``currency``, ``None`` where the API gives none."""
+        """Tax in ``currency``. ``None`` if the row has none."""
         value = self.raw.get("tax_amount")
         return None if value is None else _money(value, "tax_amount", self)
 
     @property
     def invoice_date(self) -> datetime | None:
-        """When the invoice was made, aware, UTC.
+        """The date of the invoice: an aware ``datetime`` in UTC. ``None`` if the row has none.
 
-        :raises UnpodBadAnswer: if the row holds anything but a full ISO 8601 date; so do the other dates.
+        :raises UnpodBadAnswer: if the value is not a full ISO 8601 date.
         """
         return _moment(self, "invoice_date")
 
     @property
     def due_date(self) -> datetime | None:
-        """When payment is due as the API says it, aware, UTC; ``None`` where it says nothing."""
+        """The time when payment is due: an aware ``datetime`` in UTC. ``None`` if the row has none.
+
+        :raises UnpodBadAnswer: if the value is not a full ISO 8601 date.
+        """
         return _moment(self, "due_date")
 
     @property
     def payment_at(self) -> datetime | None:
-        """When it was paid, aware, UTC; ``None`` where the API has no such moment."""
+        """The time of the payment: an aware ``datetime`` in UTC. ``None`` if the row has none.
+
+        :raises UnpodBadAnswer: if the value is not a full ISO 8601 date.
+        """
         return _moment(self, "payment_at")
 
     @property
     def expected_payment_by(self) -> datetime | None:
-        """``due_date``, or the invoice's date plus Unpod's payment term of seven days.
+        """``due_date``, or ``invoice_date`` plus Unpod's payment term of seven days.
 
-        :raises UnpodBadAnswer: also if that is after the year 9999.
+        :raises UnpodBadAnswer: if a date is invalid, or the result is after the year 9999.
         """
         if (due := self.due_date) is not None:
             return due
@@ -147,7 +152,7 @@ class Invoice:
             raise _bad_value(self, "invoice_date", "at least seven days before the year 10000") from None
 
     def invoice_month(self, zone: tzinfo) -> str | None:
-        """``YYYY-MM`` of ``invoice_date`` on the calendar of ``zone``; ``None`` without a date.
+        """Return the month (``YYYY-MM``) of ``invoice_date`` in ``zone``. ``None`` if the row has no date.
 
         :raises UnpodBadAnswer: if the date is invalid, or outside the years 1 to 9999 in ``zone``.
         """
@@ -161,9 +166,9 @@ class Invoice:
         return f"{local.year:04}-{local.month:02}"
 
     def answers_to(self, key: InvoiceId) -> bool:
-        """Whether ``key`` (a :func:`match_key`) names this invoice, by its id or by its invoice number.
+        """Return whether ``key`` (a :func:`match_key`) is the id or the invoice number of this invoice.
 
-        An integer is never taken for the invoice number of an invoice that has an id: it may be another one's id.
+        An integer never matches the invoice number of an invoice that has an id. It may be the id of another invoice.
         """
         if self.key == key or is_integer(key):
             return self.key == key
@@ -171,9 +176,9 @@ class Invoice:
         return isinstance(number, (int, str)) and match_key(number) == key
 
     def as_record(self) -> dict[str, Any]:
-        """The row with its own field names, ready for JSON: money as decimal strings, nothing rescaled.
+        """Return the row as a dictionary for JSON, with its own field names. Money becomes decimal strings.
 
-        :raises UnpodBadAnswer: if its ``tax_amount`` is not a decimal amount, or a field is nested too deeply.
+        :raises UnpodBadAnswer: if ``tax_amount`` is not a decimal amount, or a field is nested too deeply.
         """
         raw = self.raw
         flat = _FLAT_TYPES.issuperset(map(type, raw.values()))
@@ -198,7 +203,7 @@ class Invoice:
 
 
 def plain(value: Any) -> Any:
-    """``value`` with every ``Decimal`` in it as a string of its digits: what JSON can hold without loss."""
+    """Replace every ``Decimal`` in ``value`` by a string of its digits, which JSON represents without loss."""
     if isinstance(value, Decimal):
         return format(value, "f") if abs(value.adjusted()) <= _MAX_DIGITS else str(value)
     if isinstance(value, dict):
@@ -237,7 +242,7 @@ def _money(value: Any, name: str, invoice: Invoice) -> Decimal:
             amount = value
         else:
             raise InvalidOperation
-        exponent = amount.as_tuple().exponent  # a letter for NaN and the infinities: no place in money
+        exponent = amount.as_tuple().exponent  # a letter for NaN and infinity, which are not amounts
         if not isinstance(exponent, int) or max(abs(exponent), abs(amount.adjusted())) > _MAX_DIGITS:
             raise InvalidOperation
     except (InvalidOperation, ValueError):

@@ -1,6 +1,6 @@
-"""Dates and times: the one parser for what the API sends and what users write.
+"""Parses dates and times from the API and from users.
 
-A wall time that occurs twice when the clocks go back is the first of the two, in texts, dates and datetimes alike.
+When clocks go back, a wall time occurs twice. It always means the first of the two.
 """
 
 from __future__ import annotations
@@ -8,23 +8,24 @@ from __future__ import annotations
 import re
 from datetime import datetime, time, timedelta, timezone, tzinfo
 
-#: A full date, with both dashes or none, and perhaps a time: ISO 8601 without weeks and numbered days. Written out,
-#: because ``fromisoformat`` differs between Python versions, and more lenient parsers complete "12:30" by today's date.
+#: A full date with both dashes or none, and an optional time: ISO 8601 without week dates and ordinal dates. Not left
+#: to ``fromisoformat``, which differs between Python versions, nor to lenient parsers, which add today's date to
+#: "12:30".
 _MOMENT = re.compile(
     r"(\d{4})(-?)(\d\d)\2(\d\d)"
     r"(?:[Tt ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?)?([Zz]|[+-]\d\d(?::?\d\d){0,2})?)?",
     re.ASCII,
 ).fullmatch
-#: The format that the API sends. Parsed for every row where dates matter, so by the C parser.
+#: The format that the API sends. It goes to the C parser, since every row may need it.
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.ASCII).fullmatch
 _COLON_OR_NOT = re.compile(r":?(\d\d)").findall
 
 
 def parse_moment(text: str, zone: tzinfo = timezone.utc) -> datetime:
-    """Read an ISO 8601 text with a full date as an aware moment in UTC; digits beyond microseconds are cut off.
+    """Parse an ISO 8601 string with a full date into an aware ``datetime`` in UTC, truncated to microseconds.
 
-    :param zone: the time zone of a text that names none.
-    :raises ValueError: if the text is not a full date, or the moment lies outside the years 1 to 9999 in UTC.
+    :param zone: time zone for a string without an offset.
+    :raises ValueError: if the string is not a full date, or the time is outside the years 1 to 9999 in UTC.
     """
     if _USUAL(text):
         return datetime.fromisoformat(text[:-1] + "+00:00")
@@ -47,12 +48,12 @@ def parse_moment(text: str, zone: tzinfo = timezone.utc) -> datetime:
 
 
 def to_utc(moment: datetime, zone: tzinfo) -> datetime:
-    """Give a moment in UTC as a plain ``datetime``; a naive one is wall time in ``zone``.
+    """Convert ``moment`` to a plain ``datetime`` in UTC. A naive one is wall time in ``zone``.
 
-    :raises ValueError: if it lies outside the years 1 to 9999 in UTC.
+    :raises ValueError: if the result is outside the years 1 to 9999.
     """
-    # Taken apart, because Airflow's users pass pendulum's subclass, which defaults to the second of two equal wall
-    # times and costs in comparisons.
+    # Rebuilt field by field: pendulum's subclass, which Airflow users pass, picks the second of two equal wall times
+    # and is slow in comparisons.
     if moment.tzinfo is None:
         moment = datetime(*moment.timetuple()[:6], moment.microsecond, tzinfo=zone)
     utc = in_zone(moment, timezone.utc)
@@ -60,9 +61,9 @@ def to_utc(moment: datetime, zone: tzinfo) -> datetime:
 
 
 def in_zone(moment: datetime, zone: tzinfo) -> datetime:
-    """Give an aware moment as wall time in ``zone``.
+    """Convert an aware ``datetime`` to ``zone``.
 
-    :raises ValueError: if it lies outside the years 1 to 9999 there.
+    :raises ValueError: if the result is outside the years 1 to 9999.
     """
     try:
         return moment.astimezone(zone)
@@ -72,6 +73,6 @@ def in_zone(moment: datetime, zone: tzinfo) -> datetime:
 
 def _zone_of(offset: str) -> timezone:
     hours, minutes, seconds = (*map(int, _COLON_OR_NOT(offset)), 0, 0)[:3]
-    time(hours, minutes, seconds)  # more than 23 hours or 59 minutes are not an offset
+    time(hours, minutes, seconds)  # raises ValueError for more than 23 hours or 59 minutes
     distance = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     return timezone(-distance if offset[0] == "-" else distance)

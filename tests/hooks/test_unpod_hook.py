@@ -266,7 +266,7 @@ class TestConnectionCheck:
         unpod_sandbox.__exit__(None, None, None)
         ok, message = UnpodHook().test_connection()
         assert not ok
-        assert message.startswith("Check Host (`host`): nothing listens at 127.0.0.1:")
+        assert message.startswith("Check Host (`host`): 127.0.0.1:")
         assert "tries" not in message
 
     def test_it_reads_no_billing_data(self, unpod_sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -379,7 +379,7 @@ class TestMessages:
             ({"host": "ftp://unpod.dev"}, "Host (`host`) must begin with https:// or http://"),
             ({"host": "un pod"}, "Host (`host`) must be a host name such as"),
             ({"host": "http://[::1"}, "Host (`host`) must be an address such as"),
-            ({"host": "http://unpod.dev"}, "Host (`host`) must be an https address: over plain http"),
+            ({"host": "http://unpod.dev"}, "Host (`host`) must be an https address: plain http would expose"),
             ({"host": "unpod.dev", "port": 70000}, "Port (`port`) must be empty or a number from 1 to 65535."),
             ({"host": "unpod.dev:80", "port": 81}, "Port (`port`) must be 80, as in `host`, or empty; got 81."),
             ({"schema": "gopher"}, "Schema (`schema`) must be https, http or empty."),

@@ -356,7 +356,7 @@ def test_a_poll_gives_up_after_three_tries_since_the_next_one_comes_soon(
     unpod_sandbox.__exit__(None, None, None)  # its port refuses connections now
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, deferrable=deferrable, timeout=0)
 
-    with pytest.raises(AirflowSensorTimeout, match="given up after 3 tries"):
+    with pytest.raises(AirflowSensorTimeout, match="gave up after 3 tries"):
         sensor.execute(context(ti=TaskInstance()))
 
 

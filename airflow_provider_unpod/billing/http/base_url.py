@@ -1,4 +1,4 @@
-"""Where the API is: the connection's host, port and schema become one base URL, or an error that names the field."""
+"""Builds the base URL from the host, port and schema of a connection, or raises an error that names the field."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _EXAMPLES = "https://unpod.dev, unpod.ai or http://localhost:3001"
 
 
 def base_url_of(host: str | None, port: int | None, schema: str | None) -> str:
-    """Make ``scheme://host[:port]`` of the fields of a connection; ``https://unpod.dev`` where all are empty.
+    """Build ``scheme://host[:port]`` from the fields of a connection. The default is ``https://unpod.dev``.
 
-    The host may be a name, an address or a URL that ends with the port. The default scheme is ``https``, and ``http``
-    for this machine (``localhost``, ``127.0.0.1``, ``[::1]``).
+    The host may be a name, an IP address or a URL without a path. The default scheme is ``http`` for this machine
+    (``localhost``, ``127.0.0.1``, ``[::1]``) and ``https`` for all others.
 
-    :raises UnpodConfigError: naming ``host``, ``port`` or ``schema``. The value is never shown: it may hold a secret.
+    :raises UnpodConfigError: if a field is invalid. The message names it, but not its value, which may be a secret.
     """
     parts = _split((host or "").strip() or DEFAULT_HOST)
     name = _host_name(parts)
     number = _port(parts, port)
     scheme = _scheme(parts.scheme, (schema or "").strip().lower(), name)
-    shown = f"[{name}]" if ":" in name else name
-    # One address has one text, whether its default port is written or not: manifests and errors show it.
-    return f"{scheme}://{shown}" + (f":{number}" if number not in (None, _DEFAULT_PORTS[scheme]) else "")
+    host_part = f"[{name}]" if ":" in name else name
+    # The default port is omitted, so that manifests and errors show the same URL for the same API.
+    return f"{scheme}://{host_part}" + (f":{number}" if number not in (None, _DEFAULT_PORTS[scheme]) else "")
 
 
 def is_loopback(host: str | None) -> bool:
-    """Say whether ``host`` (no brackets, no port) is this machine, by its text alone: no name is looked up."""
+    """Return whether ``host`` (without brackets and port) is this machine. Makes no DNS lookup."""
     if host is None:
         return False
     if host.lower().rstrip(".") == "localhost":
@@ -49,7 +49,7 @@ def _split(text: str) -> SplitResult:
     if "://" not in text:
         text = f"//[{text}]" if _is_bare_ipv6(text) else f"//{text}"
     try:
-        # urlsplit itself drops line breaks without a word.
+        # urlsplit drops line breaks silently.
         parts = urlsplit(text if text.isprintable() else "")
     except ValueError:
         raise UnpodConfigError(f"Host (`host`) must be an address such as {_EXAMPLES}.") from None
@@ -64,7 +64,7 @@ def _split(text: str) -> SplitResult:
 
 
 def _behind(parts: SplitResult, text: str) -> str | None:
-    """Name what follows the address and must not."""
+    """Name the part after the address that is not allowed, if there is one."""
     if parts.path.strip("/"):
         return "a path"
     if parts.query or text.endswith("?"):

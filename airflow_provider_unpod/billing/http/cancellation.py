@@ -1,4 +1,4 @@
-"""Stopping a reading from outside. Nothing heavy in here: DAG files import it by way of the triggers."""
+"""Cancels a read from another thread. Keep the imports light: DAG files import this module through the triggers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 class Cancelled(Exception):
-    """The reading that a request belongs to was cancelled. Raised to the code that cancelled, never to users."""
+    """The read that a request belongs to was cancelled. Only the code that cancelled it sees this exception."""
 
 
 class Cancellation:
-    """Ends one reading from any thread: its requests in flight are cut and its waits wake up, at once.
+    """Cancels one read from any thread: closes its requests in flight and wakes its waits immediately.
 
-    Not undone: a reading that starts anew needs a new one. Only a name look-up in progress cannot be cut short.
+    A cancellation is final: a new read needs a new object. A DNS lookup in progress cannot be interrupted.
     """
 
     def __init__(self) -> None:
-        # Re-entrant, because a signal handler may cancel while this very thread is inside.
+        # Re-entrant, because a signal handler may call cancel() while this thread holds the lock.
         self._lock = threading.RLock()
         self._actions: list[Callable[[], None]] = []
         self._cancelled = False
@@ -31,7 +31,7 @@ class Cancellation:
         return self._cancelled
 
     def cancel(self) -> None:
-        """Cut and wake everything that belongs to this reading; later requests of it are not even sent."""
+        """Cancel all requests and waits of this read. Later requests are not sent."""
         with self._lock:
             self._cancelled = True
             for action in self._actions:
@@ -39,9 +39,9 @@ class Cancellation:
 
     @contextmanager
     def calling(self, action: Callable[[], None]) -> Iterator[None]:
-        """Call ``action`` if the reading is cancelled while the body runs.
+        """Call ``action`` if the read is cancelled while the body runs.
 
-        :raises Cancelled: if it was cancelled before.
+        :raises Cancelled: if it has been cancelled already.
         """
         with self._lock:
             self.check()
@@ -53,6 +53,6 @@ class Cancellation:
                 self._actions.remove(action)
 
     def check(self) -> None:
-        """:raises Cancelled: if the reading was cancelled."""
+        """Raise :class:`Cancelled` if the read was cancelled."""
         if self._cancelled:
             raise Cancelled

@@ -1,7 +1,7 @@
-"""Puts exceptions of the network into words for the person who configured the connection.
+"""Explains network exceptions to the person who configured the connection.
 
-``requests``, ``urllib3``, ``ssl`` and ``socket`` wrap one another's exceptions; the innermost one and the point that
-the request had reached say what is wrong, and which field of the connection to look at.
+``requests``, ``urllib3``, ``ssl`` and ``socket`` wrap one another's exceptions. The innermost exception and the stage
+of the request determine the message and the connection field that it names.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from airflow_provider_unpod.billing.errors import UnpodError, UnpodUnavailable, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: How OpenSSL reports a peer that does not speak TLS at all.
+#: OpenSSL's errors for a peer that does not speak TLS.
 _PLAIN_PEER = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST|RECORD_LAYER_FAILURE|PACKET_LENGTH")
-#: Reasons to refuse a handshake that the same two programs will always have again.
+#: OpenSSL's errors for a handshake that fails again on every retry.
 _NO_COMMON_TLS = re.compile(
     r"UNSUPPORTED_PROTOCOL|NO_PROTOCOLS|NO_SHARED_CIPHER|"
     r"ALERT_(HANDSHAKE_FAILURE|PROTOCOL_VERSION|INSUFFICIENT_SECURITY|CERTIFICATE_REQUIRED|UNRECOGNIZED_NAME)"
 )
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
-#: First byte of a TLS record that carries an alert.
+#: First bytes of a TLS record that carries an alert.
 _TLS_ALERT = "\x15\x03"
 _EXPIRED, _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH = 10, 62, 64
 
 
 class TransportFault(Exception):
-    """No whole response came.
+    """The exchange ended without a complete response.
 
-    :param kind: the error that this is to the caller.
-    :param cause: the innermost exception; its outer layers carry the request and so the token.
+    :param kind: the public error class for the caller.
+    :param cause: the innermost exception. The outer ones hold the request, which contains the token.
     :param retryable: whether the same request may succeed when it is sent again.
     """
 
@@ -62,14 +62,14 @@ class TransportFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way that the requests of one client take, for the words of its errors. Holds no secret.
+    """Addresses and settings of one client's requests, for error messages. Contains no secret.
 
     :param server: host and port of the API.
     :param timeout: seconds for one whole request.
-    :param proxy: host and port of the proxy; ``None``: no proxy.
-    :param proxy_setting: where the proxy is configured.
-    :param ca_path: CA file or directory; ``None``: the built-in one, or no verification.
-    :param ca_setting: where ``ca_path`` is configured.
+    :param proxy: host and port of the proxy. ``None`` means no proxy.
+    :param proxy_setting: name of the setting that configures the proxy.
+    :param ca_path: CA file or directory. ``None`` means the built-in one, or no verification.
+    :param ca_setting: name of the setting that configures ``ca_path``.
     """
 
     server: str
@@ -80,13 +80,13 @@ class Route:
     ca_setting: str = ""
 
     def explain(self, error: BaseException, stage: str) -> TransportFault:
-        """The fault that ``error`` is.
+        """Convert ``error`` to a :class:`TransportFault`.
 
-        :param stage: how far the request had come: ``name`` (look-up), ``connection``, ``tunnel`` (through the
-            proxy), or ``exchange`` (the TLS handshake and all that follows).
+        :param stage: stage of the request: ``name`` (DNS lookup), ``connection``, ``tunnel`` (through the proxy), or
+            ``exchange`` (the TLS handshake and everything after it).
         """
         chain = list(_chain(error))
-        # Without its traceback, whose frames hold the headers.
+        # The traceback is dropped: its frames hold the headers.
         cause = chain[-1].with_traceback(None)
         at_proxy = self.proxy is not None and (
             stage != "exchange" or any(isinstance(link, requests.exceptions.ProxyError) for link in chain)
@@ -100,15 +100,15 @@ class Route:
         if at_proxy:
             return self._proxy_fault(cause)
         if isinstance(cause, socket.gaierror):
-            return _unreachable(f"Check Host (`host`): there is no host {_host(self.server)}.", cause, retryable=True)
+            return _unreachable(f"Check Host (`host`): unknown host {_host(self.server)}.", cause, retryable=True)
         if isinstance(cause, ConnectionRefusedError):
-            return TransportFault(f"Check Host (`host`): nothing listens at {self.server}.", cause)
+            return TransportFault(f"Check Host (`host`): {self.server} refuses connections.", cause)
         if isinstance(cause, http.client.BadStatusLine) and str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
             return self.wants_tls(cause)
-        return TransportFault(f"Try later: no whole response from {self.server} ({_words(cause)}).", cause)
+        return TransportFault(f"Try later: no complete response from {self.server} ({_words(cause)}).", cause)
 
     def wants_tls(self, cause: BaseException | None) -> TransportFault:
-        """The fault of plain http to a server that speaks https."""
+        """Build the fault of plain http to a server that speaks https."""
         return _unreachable(f"Check Host (`host`): the server speaks https at {self.server}, not http.", cause)
 
     def _too_slow(self, stage: str, at_proxy: bool) -> str:
@@ -116,8 +116,8 @@ class Route:
         if at_proxy:
             return f"Check {self.proxy_setting}: the proxy {self.proxy} does not respond {limit}."
         if stage == "connection":
-            return f"Check Host (`host`): {self.server} accepts no connection {limit}."
-        return f"Try later or raise `timeout`: no whole response from {self.server} {limit}."
+            return f"Check Host (`host`): {self.server} does not accept the connection {limit}."
+        return f"Try later or raise `timeout`: no complete response from {self.server} {limit}."
 
     def _tls_fault(self, cause: ssl.SSLError, at_proxy: bool) -> TransportFault:
         peer, setting = (self.proxy, self.proxy_setting) if at_proxy else (self.server, "Host (`host`)")
@@ -138,9 +138,9 @@ class Route:
         if status is None:
             why = "it closes the connection"
             if isinstance(cause, socket.gaierror):
-                why = f"there is no host {_host(str(self.proxy))}"
+                why = f"unknown host {_host(str(self.proxy))}"
             elif isinstance(cause, ConnectionRefusedError):
-                why = "nothing listens there"
+                why = "it refuses connections"
             elif isinstance(cause, OSError):
                 why = _words(cause)
             kind = UnpodUnavailable if isinstance(cause, ConnectionResetError) else UnpodUnreachable
@@ -148,7 +148,7 @@ class Route:
             return TransportFault(message, cause, kind=kind)
         code = int(status[1])
         if code == 407:
-            return _unreachable(f"{check}: the proxy {self.proxy} asks for other credentials in its URL.", cause)
+            return _unreachable(f"{check}: the proxy {self.proxy} rejects the credentials in its URL.", cause)
         if code < 500 and code != 429:
             return _unreachable(
                 f"{check}: the proxy {self.proxy} refuses to connect to {self.server} (HTTP {code}).", cause
@@ -163,9 +163,9 @@ def _unreachable(message: str, cause: BaseException | None, *, retryable: bool =
 def _about_certificate(cause: ssl.SSLCertVerificationError, peer: str, setting: str) -> str:
     why = shorten(cause.verify_message, 120)
     if cause.verify_code in (_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH):
-        return f"Check {setting}: the certificate of {peer} is not trusted, it is another host's ({why})."
+        return f"Check {setting}: the certificate of {peer} is not trusted, it belongs to another host ({why})."
     if cause.verify_code == _EXPIRED:
-        return f"Renew the certificate of {peer}: it is not trusted, as it has expired ({why})."
+        return f"Renew the certificate of {peer}: it is not trusted because it has expired ({why})."
     return (
         f"Check Verify TLS (`verify`): the certificate of {peer} is not trusted ({why}). If your own CA signed it, "
         "enter the path of the CA file."
@@ -187,7 +187,7 @@ def _host(server: str) -> str:
 
 
 def _words(cause: BaseException) -> str:
-    """The event in words, without the names of Python classes, files and numbers that exceptions contain."""
+    """Describe ``cause`` without the class names, files and numbers that exceptions contain."""
     if isinstance(cause, ssl.SSLError):
         return (cause.reason or "TLS error").replace("_", " ").lower()
     known = next((words for kind, words in _KNOWN if isinstance(cause, kind)), None)
@@ -198,7 +198,7 @@ def _words(cause: BaseException) -> str:
     return shorten(" ".join(str(cause).split()), 200) or "the connection was closed"
 
 
-#: The first that fits counts.
+#: The first matching entry is used.
 _KNOWN: tuple[tuple[type[BaseException], str], ...] = (
     (http.client.RemoteDisconnected, "the server closed the connection without a response"),
     (http.client.BadStatusLine, "it does not begin as HTTP does"),
@@ -210,12 +210,12 @@ _KNOWN: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what lies under it, the innermost last."""
+    """Yield ``error`` and the exceptions that it wraps, innermost last."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        # urllib3 also keeps what it wraps as an argument only.
+        # urllib3 keeps some wrapped exceptions only in ``args``.
         inner = next((each for each in link.args if isinstance(each, BaseException)), None)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__) or inner

@@ -1,8 +1,8 @@
-"""Decides when the next request may go out: one gate for all threads of a client, and every wait between two tries.
+"""Paces the requests of all threads of a client, and waits between tries.
 
-The API says with each response how many requests are left and when the count starts anew (``X-RateLimit-Remaining``,
-``X-RateLimit-Reset`` in Unix seconds). The limit belongs to the token, so all workers that use it spend it together:
-:mod:`~airflow_provider_unpod.billing.http.fair_share` decides what of it is this client's.
+Each response reports how many requests are left and when the limit resets (``X-RateLimit-Remaining``,
+``X-RateLimit-Reset`` in Unix seconds). The limit belongs to the token, so all workers with this token share it.
+:mod:`~airflow_provider_unpod.billing.http.fair_share` computes the share of this client.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A window that ends later than this (seconds) is not paced: the documented ones last a minute, and a daily limit, or
-#: a header that makes no sense, must not stop a client that has not been refused anything.
+#: Windows that end later than this (seconds) are ignored. Documented windows last a minute; a daily limit or an invalid
+#: header must not slow down a client that was never refused.
 LONGEST_WINDOW = 120.0
-#: A reset later than this (seconds) is a header that makes no sense: the longest documented limit is a day's.
+#: A reset later than this (seconds) is invalid. The longest documented limit lasts a day.
 _LATEST_RESET = 32 * 86_400.0
-#: ``X-RateLimit-Reset`` comes in whole seconds: the window may end up to one second after it.
+#: ``X-RateLimit-Reset`` is in whole seconds, so the window may end up to one second later.
 _ROUNDING = 1.0
-#: Clocks that differ by less are taken to agree; the ``Date`` header itself is only exact to the second.
+#: Clock differences below this (seconds) are ignored. The ``Date`` header is only exact to the second.
 _CLOCK_TOLERANCE = 2.0
-#: Waits from this many seconds on are worth a line in the log.
+#: Shortest wait (seconds) that is logged.
 _WORTH_A_LINE = 3.0
-#: After a line in the log, this many seconds without another one.
+#: Minimum time (seconds) between two log lines about waiting.
 _QUIET = 60.0
-#: Waits from this many seconds on are worth the advice how to shorten them.
+#: Shortest wait (seconds) for which the log line says how to avoid it.
 _WORTH_ADVICE = 15.0
 
 
 class Clock:
-    """Time as the pacing sees it."""
+    """The clock of :class:`Pacing`. Tests replace it."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -52,17 +52,21 @@ class Clock:
         return time.time()
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> None:
-        """Release ``condition`` for at most ``seconds``; ``None``: until it is notified."""
+        """Release ``condition`` for at most ``seconds``. ``None`` waits until it is notified."""
         condition.wait(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The latest rate limit that the API reported; ``None`` where it reported nothing usable."""
+    """The rate limit that the API reported last. Values are ``None`` if it reported none.
+
+    :param limit: requests per window.
+    :param remaining: requests left in the current window.
+    :param resets_in: seconds until the window ends.
+    """
 
     limit: int | None
     remaining: int | None
-    #: Seconds until ``remaining`` starts anew.
     resets_in: float | None
 
     def __str__(self) -> str:
@@ -73,7 +77,7 @@ class Budget:
 
 
 class Pacing:
-    """Lets requests out as the rate limit allows. Thread-safe."""
+    """Delays requests to stay within the rate limit. Thread-safe."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -81,14 +85,14 @@ class Pacing:
         self._share = FairShare()
         self._in_flight = 0
         self._announced_limit: int | None = None
-        self._reset: float | None = None  # as the API named it, to distinguish one window from the next
+        self._reset: float | None = None  # X-RateLimit-Reset of the current window, which identifies it
         self._paused_until = 0.0
         self._announced_until = 0.0
         self._advised = False
 
     @property
     def budget(self) -> Budget:
-        """A snapshot, for progress lines."""
+        """The rate limit that the API reported last."""
         with self._condition:
             share = self._share
             if share.ends is None:
@@ -96,12 +100,12 @@ class Pacing:
             return Budget(self._announced_limit, share.remaining, max(0.0, share.ends - self.clock.monotonic()))
 
     def enter(self, cancellation: Cancellation | None, patience: float) -> tuple[float, float]:
-        """Wait until one more request may go out, and count it as in flight.
+        """Wait until one more request may be sent, and count it as in flight.
 
-        :param patience: the longest wait in seconds that the caller accepts.
-        :return: the seconds that were waited, and the seconds that must still be waited. Unless the latter are 0,
-            they are more than what is left of ``patience``, and nothing is in flight.
-        :raises Cancelled: if ``cancellation`` is or gets cancelled.
+        :param patience: longest acceptable wait in seconds.
+        :return: seconds waited, and seconds still to wait. The second value is 0 if the request may be sent. Otherwise
+            it exceeds the remaining ``patience``, and the request is not counted.
+        :raises Cancelled: if ``cancellation`` was cancelled.
         """
         with self._condition:
             if self._hold() is None:
@@ -121,9 +125,10 @@ class Pacing:
             return self.clock.monotonic() - began, 0.0
 
     def leave(self, headers: Mapping[str, str] | None, *, refused: bool = False) -> None:
-        """A request is over; ``headers`` are those of its response, ``None`` where there was none.
+        """Record the end of a request.
 
-        :param refused: the response is a 429. :meth:`refuse` follows, with what it asks for.
+        :param headers: headers of its response. ``None`` if there was none.
+        :param refused: whether the response is a 429. The caller then also calls :meth:`refuse`.
         """
         with self._condition:
             self._in_flight -= 1
@@ -132,22 +137,22 @@ class Pacing:
             self._condition.notify_all()
 
     def refuse(self, seconds: float, patience: float) -> None:
-        """A 429 asks to wait for ``seconds``: no request of any thread goes out before, nor all of them right after.
+        """Postpone the requests of all threads by at least ``seconds``, as a 429 asked.
 
-        :param patience: the longest wait in seconds that the caller accepts.
+        :param patience: longest acceptable wait in seconds.
         """
         with self._condition:
             self._share.refused(self.clock.monotonic(), seconds, patience)
 
     def pause(self, seconds: float) -> None:
-        """No request of any thread goes out for this long."""
+        """Send no request of any thread for this many seconds."""
         with self._condition:
             self._paused_until = max(self._paused_until, self.clock.monotonic() + seconds)
 
     def sleep(self, seconds: float, why: str, cancellation: Cancellation | None) -> None:
         """Wait between two tries of one thread.
 
-        :raises Cancelled: if ``cancellation`` is or gets cancelled.
+        :raises Cancelled: if ``cancellation`` was cancelled.
         """
         with cancellation.calling(self._wake) if cancellation else nullcontext(), self._condition:
             until = self.clock.monotonic() + seconds
@@ -155,9 +160,9 @@ class Pacing:
                 self._wait(left, why, cancellation)
 
     def asked_wait(self, headers: Mapping[str, str], *, refused: bool) -> float | None:
-        """Seconds that a response asks to wait; ``None`` where it says nothing that makes sense.
+        """Return the seconds that a response asks to wait. ``None`` if it asks for nothing usable.
 
-        :param refused: the response is a 429, so that the end of its window is when to come back.
+        :param refused: whether the response is a 429. If so, the end of the window counts as well.
         """
         text = (headers.get("Retry-After") or "").strip()
         try:
@@ -169,24 +174,24 @@ class Pacing:
                 seconds = 0.0
         if 0 < seconds < float("inf"):
             return seconds
-        # "Now" and the past are of no use: the backoff decides, or a server that says 0 would be flooded.
+        # 0 and times in the past are ignored: the backoff applies instead, to protect the server.
         reset = _number(headers.get("X-RateLimit-Reset"))
         if not refused or reset is None:
             return None
         seconds = self._seconds_until(reset, headers) + _ROUNDING
         return seconds if 0 < seconds < _LATEST_RESET else None
 
-    def _seconds_until(self, moment: float, headers: Mapping[str, str]) -> float:
-        """From now to ``moment`` (Unix seconds of the server), by the server's clock where ours differs."""
+    def _seconds_until(self, server_time: float, headers: Mapping[str, str]) -> float:
+        """Return the seconds until ``server_time`` (Unix seconds), by the server's clock if ours differs."""
         now = self.clock.time()
         try:
             server = parsedate_to_datetime(headers["Date"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError, IndexError):
             server = now
-        return moment - (now if abs(server - now) <= _CLOCK_TOLERANCE else server)
+        return server_time - (now if abs(server - now) <= _CLOCK_TOLERANCE else server)
 
     def _hold(self) -> float | None:
-        """How long nothing may go out; ``None``: go. Called with the condition held."""
+        """Return the seconds to wait, or ``None`` to send now. The caller holds the condition."""
         now = self.clock.monotonic()
         if now < self._paused_until:
             return self._paused_until - now
@@ -199,11 +204,11 @@ class Pacing:
     def _wait(self, seconds: float | None, why: str, cancellation: Cancellation | None) -> None:
         if seconds is not None and seconds >= _WORTH_A_LINE:
             now = self.clock.monotonic()
-            # One line for a wait that many threads share, and a line a minute at most.
+            # Threads that wait together log one line, and at most one a minute.
             if now + seconds > self._announced_until + 1:
                 self._announced_until = now + max(seconds, _QUIET)
                 log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, self._advice(seconds))
-        # Also before: a cancellation that came ahead of this wait has woken nobody.
+        # Checked before the wait too: an earlier cancellation would not wake it.
         if cancellation:
             cancellation.check()
         self.clock.wait(self._condition, seconds)
@@ -211,7 +216,7 @@ class Pacing:
             cancellation.check()
 
     def _advice(self, seconds: float) -> str:
-        """Given once: the remedy is the same each time."""
+        """Return the advice for long waits, once for each client."""
         if self._advised or seconds < _WORTH_ADVICE or self._announced_limit is None:
             return ""
         self._advised = True
@@ -222,11 +227,11 @@ class Pacing:
             self._condition.notify_all()
 
     def _learn(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers say how much is left in a window that is current."""
+        """Record the rate limit in ``headers``. Return whether they describe the current window."""
         remaining = _number(headers.get("X-RateLimit-Remaining"))
         reset = _number(headers.get("X-RateLimit-Reset"))
         if remaining is None or reset is None or (self._reset is not None and reset < self._reset):
-            return False  # nothing usable, or a response of the window before
+            return False  # no usable header, or a response from the previous window
         left = int(remaining)
         now = self.clock.monotonic()
         if reset == self._reset:
@@ -246,7 +251,7 @@ class Pacing:
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` in words: "45 s", "15 min", "5 h 12 min", "3 days"."""
+    """Format ``seconds`` for people: "45 s", "15 min", "5 h 12 min", "3 days"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -258,8 +263,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
 
 
-def moment(unix_seconds: float) -> str:
-    """A moment as ISO 8601 in UTC, to the second."""
+def utc_time(unix_seconds: float) -> str:
+    """Format Unix seconds as ISO 8601 in UTC, to the second."""
     try:
         return datetime.fromtimestamp(unix_seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
@@ -267,7 +272,7 @@ def moment(unix_seconds: float) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    """A header's number; ``None`` if it is not a number, is negative or is absurdly large."""
+    """Parse the number in a header. ``None`` if it is not a number, negative or absurdly large."""
     try:
         number = float(text) if text else -1.0
     except ValueError:

@@ -1,9 +1,8 @@
 """Turns a response into rows or an error.
 
-Shapes and statuses: the published page of the billing endpoint, older pages of it, and the conventions of Unpod's
-open-source backend (the ``data`` envelope, business errors with HTTP 206, "Invalid page." with HTTP 404). A response
-that fits none of them is never taken for an empty list, nor for Unpod's own word: firewalls, proxies and other
-websites respond as well.
+The expected formats come from the published page of the billing endpoint, from older pages, and from Unpod's
+open-source backend (the ``data`` envelope, business errors with HTTP 206, "Invalid page." with HTTP 404). Any other
+response is an error and never an empty list, since firewalls, proxies and other websites respond as well.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ from airflow_provider_unpod.billing.errors import (
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.http.transport import Response
 
-#: Deeper than any billing row. Deeper values would break recursive code later, such as that of file formats.
+#: Deeper than any billing row. Values nested more deeply would break recursive code, for example in file formats.
 _MAX_DEPTH = 32
 _SHOWN = 300
 _CHECK_HOST = "Check Host (`host`)"
 _ERROR_FIELDS = frozenset({"status_code", "message", "detail", "error", "errors"})
-#: The responses of nginx, Apache and Go to plain http on their https port.
+#: Responses of nginx, Apache and Go to plain http on an https port.
 _WANTS_TLS = re.compile(rb"(?i)plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server|SSL-enabled")
 
 
 class Unreadable(Exception):
-    """A response that is most likely cut, mangled or replaced on its way, so that it is worth asking again."""
+    """The response was probably truncated, altered or replaced in transit. A retry may succeed."""
 
 
 def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
-    """The rows of a 200 in either dialect, and its ``count`` (``None`` where missing or null).
+    """Return the rows of a 200 in either dialect, and its ``count`` (``None`` if missing or null).
 
-    :raises Unreadable: if the body may have been cut on its way.
-    :raises UnpodBadAnswer: if it is not a response with rows.
+    :raises Unreadable: if the body may have been truncated in transit.
+    :raises UnpodBadAnswer: if the response has no list of rows, or contains an error.
     """
     envelope = parse(response.body)
     if not isinstance(envelope, dict):
-        raise UnpodBadAnswer(f"{_CHECK_HOST}: it returned {_kind(envelope)} where Unpod returns an object with rows.")
+        raise UnpodBadAnswer(f"{_CHECK_HOST}: it returned {_kind(envelope)}, but Unpod returns an object with rows.")
     lists = [envelope[name] for name in ("results", "data") if isinstance(envelope.get(name), list)]
     rows = lists[0] if lists else None
-    # One bracket a row and three around them: only a response with more can be deep.
+    # A flat response has one bracket per row and three around them. Only a response with more can be deep.
     brackets = response.body.count(b"{") + response.body.count(b"[")
     if brackets > len(rows or ()) + 3 and _deeper(envelope, _MAX_DEPTH):
         raise UnpodBadAnswer(f"Unpod's response is nested more than {_MAX_DEPTH} levels deep.")
@@ -65,14 +64,14 @@ def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
         raise UnpodBadAnswer(f"Unpod reports an error inside a response with HTTP 200: {error_text(response)}")
     if rows is None:
         raise UnpodBadAnswer(
-            f"{_CHECK_HOST}: its response has no list under `results` or `data`, as Unpod's has: {error_text(response)}"
+            f"{_CHECK_HOST}: its response has no list of rows under `results` or `data`: {error_text(response)}"
         )
     if any(other != rows for other in lists):
         sizes = " and ".join(str(len(each)) for each in lists)
         raise UnpodBadAnswer(f"Unpod's response has different rows under `results` and `data` ({sizes} rows).")
     if not all(type(row) is dict for row in rows):
         strange = next(row for row in rows if type(row) is not dict)
-        raise UnpodBadAnswer(f"Unpod's response has {_kind(strange)} in its list of rows, where an object is expected.")
+        raise UnpodBadAnswer(f"Rows in Unpod's response must be objects, got {_kind(strange)}.")
     count = envelope.get("count")
     if count is not None and (type(count) is not int or count < 0):
         raise UnpodBadAnswer(f"`count` in Unpod's response must be a number of rows, got {short_repr(count, _SHOWN)}.")
@@ -80,46 +79,44 @@ def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
 
 
 def parse(body: bytes) -> Any:
-    """``body`` as JSON, numbers with a fraction as the ``Decimal`` of their digits.
+    """Parse ``body`` as JSON. A number with a fraction becomes a ``Decimal``.
 
-    :raises Unreadable: if it is empty, or begins like JSON but is not JSON.
-    :raises UnpodBadAnswer: if it is something else, or contains a value that no file format could hold.
+    :raises Unreadable: if the body is empty, or begins like JSON but is not JSON.
+    :raises UnpodBadAnswer: if it is not JSON, or contains a value that no file format can represent.
     """
     try:
         text = str(body, "utf-8").removeprefix("\ufeff")
         value = _DECODER.decode(text)
         if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
-            # The only way for half a character to get in; it could be written to no file.
+            # Only an escape can contain half a character, which could not be written to a file.
             json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
         raise UnpodBadAnswer("Unpod's response contains an unpaired Unicode surrogate.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
             raise Unreadable(
-                f"Try later: Unpod's response is not a whole JSON document ({shorten(str(err), 100)})."
+                f"Try later: Unpod's response is not a complete JSON document ({shorten(str(err), 100)})."
             ) from None
-        raise UnpodBadAnswer(
-            f"{_CHECK_HOST}: its response is not JSON, as Unpod's is, but begins with {_beginning(body)}."
-        ) from None
+        raise UnpodBadAnswer(f"{_CHECK_HOST}: its response is not JSON, it begins with {_beginning(body)}.") from None
     except (ValueError, InvalidOperation):
         raise UnpodBadAnswer(
             "Unpod's response contains an invalid number (NaN, Infinity or absurdly many digits)."
         ) from None
     except RecursionError:
-        raise UnpodBadAnswer("Unpod's response is nested too deep to be read.") from None
+        raise UnpodBadAnswer("Unpod's response is nested too deeply.") from None
     return value
 
 
 def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError:
-    """The error that a response other than 200 is.
+    """Build the error for a response other than 200.
 
-    :param page: the page asked for, ``None`` where there are no pages.
-    :param org_handle: the organization asked for.
-    :raises Unreadable: if it did not come from the API, and another one may.
+    :param page: number of the requested page. ``None`` if the endpoint has no pages.
+    :param org_handle: handle of the requested organization.
+    :raises Unreadable: if the response is not from the API and a retry may reach the API.
     """
     status, said = response.status, error_text(response)
     if status == 407:
-        return UnpodUnreachable("Check Proxies (`proxies`): the proxy asks for other credentials in its URL.")
+        return UnpodUnreachable("Check Proxies (`proxies`): the proxy rejects the credentials in its URL.")
     if status == 429:
         return UnpodRateLimited(f"Unpod's rate limit is used up: {said}")
     if status == 408 or status >= 500:
@@ -145,9 +142,9 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
             f"HTTP {status}, beginning with {_beginning(response.body)}" if response.body else f"an empty HTTP {status}"
         )
         if status in (401, 403):
-            # Bot challenges and limits of firewalls pass. That of a wrong token would be the API's own JSON.
+            # Bot challenges and firewall limits are temporary. The API itself reports a wrong token as JSON.
             raise Unreadable(f"Check firewall and proxy: one of them refuses the request, not Unpod's API ({what}).")
-        return UnpodBadAnswer(f"{_CHECK_HOST}: its response is not one of Unpod's API ({what}).")
+        return UnpodBadAnswer(f"{_CHECK_HOST}: the response is not from Unpod's API ({what}).")
     if status in (401, 403):
         return UnpodAuthError(
             f"Check API token (`password`) and Organization handle (`login` or `org_handle`): Unpod refuses the token, "
@@ -159,12 +156,12 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
             f"(`host`) is not an Unpod API: {said}"
         )
     if status == 404:
-        return UnpodBadRequest(f"{_CHECK_HOST}: it has no list of organizations, as Unpod's API has: {said}")
+        return UnpodBadRequest(f"{_CHECK_HOST}: it has no list of organizations: {said}")
     return UnpodBadRequest(f"Unpod refuses the request: {said}")
 
 
 def _is_from_api(response: Response) -> bool:
-    """Whether an error is in the API's own words: a JSON object with one of the fields of its errors."""
+    """Return whether an error response is from the API: a JSON object with a field of the API's errors."""
     try:
         envelope = parse(response.body)
     except (Unreadable, UnpodBadAnswer):
@@ -173,7 +170,7 @@ def _is_from_api(response: Response) -> bool:
 
 
 def is_object(response: Response) -> bool:
-    """Whether the body is a JSON object, as every response of the API is, and no page of a proxy."""
+    """Return whether the body is a JSON object. All responses of the API are, pages of proxies are not."""
     try:
         return isinstance(parse(response.body), dict)
     except (Unreadable, UnpodBadAnswer):
@@ -181,7 +178,7 @@ def is_object(response: Response) -> bool:
 
 
 def error_text(response: Response) -> str:
-    """The API's own words: its message, or failing that the reason phrase of the HTTP status."""
+    """Return the API's error message, or the reason phrase of the HTTP status if there is none."""
     try:
         envelope = parse(response.body[:100_000])
         words = _words(envelope) if isinstance(envelope, dict) else []
@@ -198,13 +195,13 @@ def _words(envelope: dict[str, Any]) -> list[str]:
 
 
 def _beginning(body: bytes) -> str:
-    """The first characters of a body that is not JSON, without the control characters."""
+    """Return the beginning of ``body`` as printable text."""
     text = str(body[:80], "utf-8", "replace")
     return repr(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
 
 
 def _target(response: Response) -> str:
-    """The target of a redirect, without parts that may be secret."""
+    """Return the target of a redirect, without the parts that may be secret."""
     try:
         parts = urlsplit(response.headers.get("Location") or "")
         port = f":{parts.port}" if parts.port else ""

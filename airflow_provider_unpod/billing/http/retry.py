@@ -1,4 +1,4 @@
-"""Trying one request again: how often, after how long, and when to give up."""
+"""The retry policy: how often a request is retried, how long each wait is, and when to give up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodRateLimited
-from airflow_provider_unpod.billing.http.rate_limit import duration, moment
+from airflow_provider_unpod.billing.http.rate_limit import duration, utc_time
 
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.errors import UnpodError
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often one request is tried, and how long it may wait. All times are in seconds.
+    """How often a request is tried, and how long it may wait. All times are in seconds.
 
-    After a fault, the n-th wait is drawn evenly from 0 to ``first_wait`` * 2ⁿ⁻¹, at most ``max_wait``, or is what the
-    server asks for. With the defaults, a list of 200 pages at 9 % faults fails once in a million reads.
+    After the n-th fault, the wait is random between 0 and ``first_wait`` * 2ⁿ⁻¹, at most ``max_wait``. If the server
+    asks for a wait, that wait is used instead. With the defaults, a list of 200 pages at 9 % faults fails once in a
+    million reads.
 
-    :param attempts: tries of one request, rate-limited ones not counted; 1: no second try for any reason.
+    :param attempts: maximum number of tries. Rate-limited tries do not count. 1 disables all retries.
     :param first_wait: longest wait after the first fault.
     :param max_wait: longest wait after any fault.
-    :param max_total_wait: longest sum of the waits after faults. A longer wait that the server asks for fails at once.
-    :param max_rate_limit_wait: longest sum of the waits for the API's rate limit, which are progress and not faults.
-        A longer wait, as for a used-up daily quota, fails at once.
+    :param max_total_wait: longest total wait after faults. If the server asks for more, the request fails immediately.
+    :param max_rate_limit_wait: longest total wait for the rate limit. If the limit resets later, for example with a
+        daily quota, the request fails immediately.
     """
 
     attempts: int = 8
@@ -35,8 +36,8 @@ class RetryPolicy:
     max_rate_limit_wait: float = 900.0
 
     def backoff(self, attempt: int) -> float:
-        """The wait after the ``attempt``-th try (1-based) failed."""
-        # Full jitter: clients that failed together come back one by one.
+        """Return the seconds to wait after try number ``attempt`` (from 1) failed."""
+        # Full jitter: clients that failed together retry at different times.
         most = min(self.max_wait, self.first_wait * 2.0 ** min(attempt - 1, 30))
         return random.uniform(0.0, most)  # noqa: S311  # no secret
 
@@ -48,12 +49,12 @@ POLL_RETRY = RetryPolicy(attempts=3, max_rate_limit_wait=300.0)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try without a usable response.
+    """A failed try.
 
-    :ivar kind: the error that it becomes if it is the last try.
+    :ivar kind: the error class to raise if there is no other try.
     :ivar retryable: whether the same request may succeed when it is sent again.
-    :ivar asked_wait: seconds that the server asks to wait; ``None``: it says nothing usable.
-    :ivar cause: the exception of the network behind it.
+    :ivar asked_wait: seconds that the server asks to wait. ``None`` if it does not ask.
+    :ivar cause: the underlying network exception.
     """
 
     kind: type[UnpodError]
@@ -65,19 +66,19 @@ class Failure:
 
 
 class Tries:
-    """The tries of one request: counts them and what they wait, and says when the next one makes no sense."""
+    """Counts the tries and waits of one request, and decides whether there is another try."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._waited = 0.0
         self._waited_for_limit = 0.0
-        #: Tries that failed, rate-limited ones not counted.
+        #: Number of failed tries, without rate-limited ones.
         self.failed = 0
         self._refused = 0
 
     @property
     def patience(self) -> float:
-        """Seconds that may still be waited for the rate limit."""
+        """The seconds that this request may still wait for the rate limit."""
         return self._policy.max_rate_limit_wait - self._waited_for_limit
 
     def waited_for_limit(self, seconds: float) -> None:
@@ -85,8 +86,8 @@ class Tries:
         self._waited_for_limit += seconds
 
     def wait_after(self, failure: Failure) -> float | None:
-        """Seconds until the next try; ``None`` if there is none, which :meth:`final_message` explains."""
-        # Without a time to wait, a 429 is a fault like any other.
+        """Return the seconds until the next try. ``None`` if there is none; :meth:`final_message` says why."""
+        # A 429 that does not say how long to wait is treated like any other fault.
         limited = failure.kind is UnpodRateLimited and failure.asked_wait is not None
         self._refused += limited
         self.failed += not limited
@@ -102,9 +103,9 @@ class Tries:
         return wait
 
     def final_message(self, failure: Failure, now: float) -> str:
-        """The message for the caller when there is no next try.
+        """Return the error message if there is no next try.
 
-        :param now: Unix seconds.
+        :param now: current time in Unix seconds.
         """
         asked = failure.asked_wait
         if not failure.retryable:
@@ -116,19 +117,19 @@ class Tries:
         said = failure.message.rstrip(".")
         if asked is not None and asked > self._policy.max_total_wait - self._waited:
             most = duration(self._policy.max_total_wait)
-            return f"{said}; asked to wait {duration(asked)}, and one request waits at most {most} {self._spent()}."
-        return f"{said}; given up after {self.failed + self._refused} tries."
+            return f"{said}; it asks to wait {duration(asked)}, but a request waits at most {most} {self._spent()}."
+        return f"{said}; gave up after {self.failed + self._refused} tries."
 
     def too_long(self, seconds: float, now: float, said: str = "") -> str:
-        """The message of a rate limit that is used up for longer than one request may wait.
+        """Return the error message for a rate limit that resets later than the request may wait.
 
-        :param now: Unix seconds.
-        :param said: the API's own words.
+        :param now: current time in Unix seconds.
+        :param said: the API's own message.
         """
         most = duration(self._policy.max_rate_limit_wait)
         return (
-            f"Retry after {moment(now + seconds)}: the rate limit of this API token is used up for "
-            f"{duration(seconds)}, and one request waits for it at most {most} {self._spent()}. {said}"
+            f"Retry after {utc_time(now + seconds)}: the rate limit of this API token is used up for "
+            f"{duration(seconds)}, but a request waits for it at most {most} {self._spent()}. {said}"
         ).rstrip()
 
     def _spent(self) -> str:

@@ -1,7 +1,7 @@
-"""The client's options, checked one by one, as Python values or as the texts that a connection gives.
+"""Validators for the client's options, as Python values or as strings from a connection.
 
-A form, an environment variable and a URI know only texts: ``"30"`` is 30 and ``"true"`` is ``True``. Every error
-names the field and says what to enter; none shows a value that may be a secret.
+Forms, environment variables and URIs contain only strings, so ``"30"`` means 30 and ``"true"`` means ``True``. Every
+error names the field and says what to enter. No error shows a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from airflow_provider_unpod.billing.arguments import whole_number_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
-#: The schemes that Unpod's pages and backend name, in the spelling in which they are sent.
+#: Schemes from Unpod's documentation and backend, spelled as they are sent.
 AUTH_SCHEMES = ("Token", "jwt", "Bearer")
 MAX_CONCURRENCY = 64
 _MAX_PAGE_SIZE = 100_000
@@ -27,21 +27,21 @@ _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def options_in(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the keyword arguments of ``UnpodClient`` that a connection's ``extra`` holds, as they stand there.
+    """Return the keyword arguments for ``UnpodClient`` in a connection's ``extra``, without validating them.
 
-    Empty fields are left out: a form saves all of its fields.
+    Empty fields are omitted, because a form saves all of its fields.
     """
     given = {name: extra.get(name) for name in OPTIONS}
     return {name: value for name, value in given.items() if value is not None and str(value).strip()}
 
 
 def unknown_fields(extra: Mapping[str, Any]) -> list[str]:
-    """List the keys of an ``extra`` that have no effect; Airflow 2's own spelling of a form's field is not one."""
+    """List the keys of ``extra`` that have no effect. Keys with Airflow 2's prefix ``extra__`` are not reported."""
     return sorted(name for name in extra if name not in OPTIONS and not name.startswith("extra__"))
 
 
 def token(value: Any) -> str:
-    """Check the API token. It is never shown, not even the character that is wrong."""
+    """Check the API token. Error messages never contain any part of it."""
     if value is None or value == "":
         raise UnpodConfigError("Enter the API token (`password`): it is empty.")
     text = _text(value)
@@ -54,7 +54,7 @@ def token(value: Any) -> str:
 
 
 def org_handle(value: Any) -> str:
-    """Check the organization handle, the ``domain_handle`` of the organizations endpoint."""
+    """Check the organization handle. The organizations endpoint calls it ``domain_handle``."""
     text = _text(value)
     if not text:
         raise UnpodConfigError(
@@ -76,16 +76,16 @@ def product_id(value: Any) -> str:
 
 
 def auth_scheme(value: Any) -> str:
-    """Check the word before the token, in any case."""
+    """Check the scheme in front of the token, ignoring case."""
     for scheme in AUTH_SCHEMES:
         if isinstance(value, str) and value.strip().lower() == scheme.lower():
             return scheme
-    # Not shown: people paste the token into the wrong field.
+    # The value is not shown, because people paste the token into the wrong field.
     raise UnpodConfigError("Authorization scheme (`auth_scheme`) must be Token, jwt or Bearer.")
 
 
 def timeout(value: Any) -> float:
-    """Check the seconds that one whole request may take."""
+    """Check the time limit for one whole request, in seconds."""
     try:
         seconds = float("nan" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
@@ -98,22 +98,22 @@ def timeout(value: Any) -> float:
 
 
 def page_size(value: Any) -> int:
-    """Check the rows asked for in one page."""
+    """Check the number of rows per page."""
     return whole_number_of(_number(value), "page_size", most=_MAX_PAGE_SIZE)
 
 
 def max_concurrency(value: Any) -> int:
-    """Check the requests in flight at once."""
+    """Check the number of requests in flight."""
     return whole_number_of(_number(value), "max_concurrency", most=MAX_CONCURRENCY)
 
 
 def argument_of_reading(name: str, value: Any) -> int:
-    """Check ``page_size`` or ``max_concurrency`` as an argument in Python code, where a text is not a number."""
+    """Check ``page_size`` or ``max_concurrency`` as a Python argument. Unlike in a connection, a string is invalid."""
     return whole_number_of(value, name, most=_MAX_PAGE_SIZE if name == "page_size" else MAX_CONCURRENCY)
 
 
 def verify(value: Any) -> bool | str:
-    """Check whether, or against which CA file or directory, the server's certificate is verified."""
+    """Check the TLS setting: true, false, or the path of a CA file or directory."""
     flag = _flag(value)
     if flag is not None:
         return flag
@@ -138,7 +138,7 @@ def allow_insecure_http(value: Any) -> bool:
 
 
 def proxies(value: Any) -> dict[str, str]:
-    """Check proxy URLs by scheme of the API's address, as ``requests`` takes them; they may hold credentials."""
+    """Check a mapping from URL scheme to proxy URL, as ``requests`` accepts it. Proxy URLs may contain credentials."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -150,7 +150,7 @@ def proxies(value: Any) -> dict[str, str]:
 
 
 def proxy_url(url: Any) -> str:
-    """Check one proxy's URL. SOCKS is refused: through it, neither the deadline nor a canceled read would hold."""
+    """Check a proxy URL. SOCKS is refused, because deadlines and cancellation would not work through it."""
     if not isinstance(url, str):
         raise _bad_proxies()
     try:
@@ -163,7 +163,7 @@ def proxy_url(url: Any) -> str:
 
 
 def proxy_passwords(url: str) -> tuple[str, ...]:
-    """Give the password in a proxy's URL as it stands there and decoded; nothing where there is none."""
+    """Return the password in a proxy URL, both URL-encoded and decoded. Empty if there is none."""
     password = _proxy_parts(url).password
     return (password, unquote(password)) if password else ()
 
@@ -175,7 +175,7 @@ def _proxy_parts(url: str) -> Any:
 def _bad_proxies() -> UnpodConfigError:
     return UnpodConfigError(
         'Proxies (`proxies`) must be a JSON object such as {"https": "http://proxy.example:3128"}, with http proxies '
-        "only (SOCKS is not supported); so must be the proxies of the environment, which are used without it."
+        "only (SOCKS is not supported). The same applies to HTTP_PROXY and HTTPS_PROXY in the environment."
     )
 
 
@@ -184,7 +184,7 @@ def _is_header_value(text: str) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    """Strip a text; ``None`` for anything else but an integer, which JSON and native templates make of digits."""
+    """Return a stripped string, or the digits of an integer (JSON and native templates yield them). Else ``None``."""
     if type(value) is int:
         return str(value)
     return value.strip() if isinstance(value, str) else None
@@ -199,14 +199,14 @@ def _flag(value: Any) -> bool | None:
 
 
 def _number(value: Any) -> Any:
-    """``value``, but digits and ``20.0`` as an integer: texts come from URIs, fractions from forms."""
+    """Convert digits (from URIs) and ``20.0`` (from forms) to an integer. Return any other value unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     text = value.strip() if isinstance(value, str) else ""
     return int(text) if text.isdecimal() and len(text) < 10 else value
 
 
-#: The fields of a connection's extra, each an argument of ``UnpodClient``, and how they are checked.
+#: Validators by field of a connection's extra. Each field is an argument of ``UnpodClient``.
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     "auth_scheme": auth_scheme,
     "product_id": product_id,

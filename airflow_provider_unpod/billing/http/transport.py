@@ -1,8 +1,8 @@
-"""One HTTP exchange: a request goes out, and a whole response comes back before the deadline, or a fault says why not.
+"""One HTTP exchange: sends a request and returns the complete response, or raises a fault before the deadline.
 
-``requests`` bounds each wait for the network, not their sum: a server that sends one byte every few seconds holds a
-task for ever. So the connections made here read through :class:`_TimedReader`, which allows each read what is left
-of the whole request's time. The same place knows which socket a request is using, which lets another thread cut it.
+``requests`` limits the time of each read, not of all reads together, so a server that sends one byte every few seconds
+could block a task forever. Connections made here read through :class:`_TimedReader`, which limits each read to the
+time left for the whole request. They also keep track of the socket in use, so that another thread can shut it down.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.http.cancellation import Cancellation
 
-#: Far above any page (100 invoices are some 30 KB), far below what hurts a worker. Counted after decompression.
+#: Limit in bytes after decompression. Far above any page (100 invoices are about 30 KB), and harmless for a worker.
 MAX_BODY = 32 * 1024 * 1024
-_OVERSIZED = "Check Host (`host`): its response is larger than 32 MiB, as no page of Unpod is."
+_OVERSIZED = "Check Host (`host`): its response is larger than 32 MiB, which no page of Unpod is."
 _BLOCK = 1024 * 1024
 _READ_BUFFER = 64 * 1024
 _COMPRESSIONS = ("gzip", "x-gzip", "deflate")
-#: Longest handshake that finds out what a server speaks. Short, because a cancelled reading waits for it.
+#: Time limit for the handshake that detects https. Short, because a cancelled read waits for it.
 _PROBE_SECONDS = 0.8
 
 
@@ -55,7 +55,7 @@ class OversizedResponse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole response, decompressed."""
+    """A complete response. ``body`` is decompressed."""
 
     status: int
     reason: str
@@ -63,14 +63,14 @@ class Response:
     body: bytes = field(repr=False)
 
 
-#: Errors while a response is on its way.
+#: Network errors.
 _FAULTS = (requests.RequestException, HTTPError, http.client.HTTPException, OSError, zlib.error, OversizedResponse)
-#: Further errors of the libraries when their socket is cut. Without a cut these are programming errors.
+#: Errors that the libraries also raise if their socket is shut down. Otherwise these are programming errors.
 _FAULTS_OF_A_CUT = (ValueError, AttributeError)
 
 
 class Transport:
-    """Sends GET requests with fixed headers to one address. Thread-safe; connections are kept open and shared."""
+    """Sends GET requests with fixed headers to one address. Thread-safe. Connections are kept open and reused."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Transport:
         allow_insecure_http: bool,
     ) -> None:
         self._timeout = timeout
-        # Prepared without a Session: that would let a netrc entry replace the Authorization header.
+        # Prepared without a Session, in which a netrc entry would replace the Authorization header.
         self._template = requests.PreparedRequest()
         self._template.prepare(method="GET", url=base_url, headers=dict(headers))
         with requests.Session() as session:
@@ -97,15 +97,15 @@ class Transport:
 
     @property
     def proxy_passwords(self) -> tuple[str, ...]:
-        """As they stand in a URL and as they are meant; of the connection's proxy or the environment's."""
+        """The password of the proxy in use, both URL-encoded and decoded."""
         return tuple(each for url in self._proxies.values() for each in settings.proxy_passwords(url))
 
     def send(self, url: str, cancellation: Cancellation | None) -> Response:
-        """The response to GET ``url``, an address below the base URL. Redirects are returned, not followed.
+        """Send GET ``url``, a URL below the base URL, and return the response. Redirects are not followed.
 
-        :raises TransportFault: if no whole response came before the deadline.
-        :raises OversizedResponse: if it is larger than ``MAX_BODY``.
-        :raises Cancelled: if ``cancellation`` is or gets cancelled.
+        :raises TransportFault: if no complete response arrived before the deadline.
+        :raises OversizedResponse: if the response is larger than ``MAX_BODY``.
+        :raises Cancelled: if ``cancellation`` was cancelled.
         """
         request = copy.copy(self._template)
         request.url = url
@@ -119,7 +119,7 @@ class Transport:
         if isinstance(outcome, Response):
             self._spoke_http = True
             return outcome
-        # Raised here, where no handler is active: a handled error would be chained, request and token included.
+        # Raised outside of the handler, since Python would chain the handled error, which contains the token.
         if isinstance(outcome, OversizedResponse):
             raise OversizedResponse(str(outcome))
         fault = self._route.explain(outcome, flight.stage)
@@ -144,12 +144,12 @@ class Transport:
         )
 
     def _may_want_tls(self, fault: TransportFault) -> bool:
-        """Whether a server that never sent a response closed the connection, as TLS servers do that get plain http."""
+        """Return whether the server may expect https: it closed the connection and never sent a response."""
         closed = isinstance(fault.cause, (ConnectionResetError, http.client.RemoteDisconnected))
         return closed and not self._spoke_http and not self._proxies and self._plain_http
 
     def _speaks_tls(self) -> bool:
-        """Try a TLS handshake with the server. Nothing is sent over it, so its certificate does not matter."""
+        """Return whether a TLS handshake succeeds. The certificate is not verified, because no data is sent."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -165,7 +165,7 @@ class Transport:
             return False
 
     def _exchange(self, request: requests.PreparedRequest, flight: _Flight) -> Response | Exception:
-        """The response, or the error that came instead of it."""
+        """Return the response, or the exception that was raised instead."""
         _current.flight = flight
         try:
             response = self._adapter.send(
@@ -174,7 +174,7 @@ class Transport:
             try:
                 return Response(response.status_code, response.reason or "", response.headers, _body(response.raw))
             except BaseException:
-                # The rest of the response is still on its way: this connection cannot serve another request.
+                # The rest of the response is still in transit, so this connection cannot be reused.
                 response.raw.close()
                 raise
             finally:
@@ -191,10 +191,10 @@ class Transport:
 
 
 def _body(raw: Any) -> bytes:
-    """The whole body of a response, decompressed; bounded, whatever its headers say.
+    """Read and decompress the body of a response, up to ``MAX_BODY`` bytes.
 
-    Not left to urllib3: releases of it that Airflow still allows decompress a bomb in one go, and none of them
-    notices that a compressed body ends too early.
+    urllib3 does not do this safely. Releases that Airflow still allows decompress a bomb at once, and no release
+    detects a truncated compressed body.
     """
     blocks, size = [], 0
     while block := raw.read(_BLOCK, decode_content=False):
@@ -203,8 +203,8 @@ def _body(raw: Any) -> bytes:
             raise OversizedResponse(_OVERSIZED)
         blocks.append(block)
     body = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-    # Several codings are undone last to first. Names of what is not a compression (UTF-8, identity) are ignored: a body
-    # that is compressed in another way is not JSON, and refused as such.
+    # Encodings are removed in reverse order. Unknown names (UTF-8, identity) are ignored: if the body is compressed in
+    # another way, it is refused because it is not JSON.
     for coding in reversed((raw.headers.get("Content-Encoding") or "").lower().split(",")):
         if coding.strip() in _COMPRESSIONS and body:
             body = _decompressed(body)
@@ -212,10 +212,10 @@ def _body(raw: Any) -> bytes:
 
 
 def _decompressed(body: bytes) -> bytes:
-    """A body of gzip, which may have several members (RFC 1952), or of zlib."""
+    """Decompress gzip, which may have several members (RFC 1952), or zlib."""
     members, size = [], 0
     while body:
-        # 32 + 15: gzip or zlib, by its header.
+        # 32 + 15 detects gzip or zlib by its header.
         decompressor = zlib.decompressobj(47)
         members.append(decompressor.decompress(body, MAX_BODY + 1 - size))
         size += len(members[-1])
@@ -228,7 +228,7 @@ def _decompressed(body: bytes) -> bytes:
 
 
 def _address_of(url: str) -> str:
-    """Host and port of a URL, without the credentials that a proxy's may hold."""
+    """Return host and port of a URL, without the credentials that a proxy URL may contain."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     host = parts.hostname or ""
     return f"{f'[{host}]' if ':' in host else host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
@@ -237,10 +237,10 @@ def _address_of(url: str) -> str:
 def _proxies(
     base_url: str, given: Mapping[str, str] | None, environment: dict[str, str], allow_insecure_http: bool
 ) -> dict[str, str]:
-    """The proxies to use: the connection's own before those of the environment.
+    """Choose the proxies to use. Those of the connection take precedence over those of the environment.
 
-    A request over plain http to this very machine is allowed because it leaves no network interface. Through a proxy
-    elsewhere it would, readable on the whole way, so it goes there only with ``allow_insecure_http``.
+    Plain http to this machine is allowed because the request does not leave it. Through a proxy on another machine the
+    token would cross the network in plain text, so that needs ``allow_insecure_http``.
     """
     own = dict(given or {})
     chosen = {**environment, **own}
@@ -253,15 +253,15 @@ def _proxies(
         if not is_loopback(host):
             if select_proxy(base_url, own) is not None:
                 raise UnpodConfigError(
-                    "The connection's extra `proxies` would carry the API token over plain http: use an https "
-                    "address in `host`, or set `allow_insecure_http`."
+                    "Enter an https address in Host (`host`): through Proxies (`proxies`), plain http would expose the "
+                    "API token on the network. To accept that, set `allow_insecure_http`."
                 )
             return {}
     return {base_url.partition(":")[0]: proxy}
 
 
 class _Flight:
-    """One request in flight, with the deadline that bounds it and the socket that is cut to stop it."""
+    """A request in flight, with its deadline and the socket that is shut down to cancel it."""
 
     __slots__ = ("_cancellation", "_own", "_socket", "deadline", "is_cut", "stage")
 
@@ -271,13 +271,13 @@ class _Flight:
         self._socket: Any = None
         self._own: socket.socket | None = None
         self.is_cut = False
-        #: How far the request has come, see :meth:`Route.explain`.
+        #: Stage of the request, see :meth:`Route.explain`.
         self.stage = "exchange"
 
     def remaining(self) -> float:
-        """Seconds left, never zero: that would mean "non-blocking" to a socket.
+        """Return the seconds until the deadline. Never 0, because a socket takes 0 as "non-blocking".
 
-        :raises TimeoutError: if there are none.
+        :raises TimeoutError: if the deadline has passed.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -285,25 +285,25 @@ class _Flight:
         return left
 
     def watch(self, sock: Any) -> None:
-        """``sock`` is what the request waits for from now on."""
+        """Set the socket that the request uses from now on."""
         self._socket = sock
         if self._cancellation is not None:
             self._cancellation.check()
 
     def watch_copy(self, sock: socket.socket) -> None:
-        """As :meth:`watch`, for a new connection: a TLS handshake takes the socket object away, not its copy."""
+        """Watch a copy of a new socket. A TLS handshake detaches the original socket object."""
         self._own = sock.dup()
         self.watch(self._own)
 
     def cut(self) -> None:
-        """End the connection under the thread that waits for it, which then sees the end of the stream."""
+        """Shut the socket down. The thread that reads from it then sees the end of the stream."""
         self.is_cut = True
         sock = self._socket
         while sock is not None and not isinstance(sock, socket.socket):
             sock = getattr(sock, "socket", None)
         if sock is not None:
             with suppress(OSError):  # not connected, or closed already
-                # Not SSLSocket's own shutdown: it also takes the TLS object from under the reader.
+                # SSLSocket's own shutdown would also remove the TLS object that the reader is using.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def land(self) -> None:
@@ -314,7 +314,7 @@ class _Flight:
 
 
 class _Current(threading.local):
-    """The flight of the calling thread: urllib3 has no way to hand it down to the socket."""
+    """The flight of the calling thread. urllib3 has no way to pass it to the socket."""
 
     flight: _Flight | None = None
 
@@ -323,7 +323,7 @@ _current = _Current()
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket, each time no longer than the deadline of the calling thread's request allows."""
+    """Reads a socket, and limits each read to the time left for the calling thread's request."""
 
     def __init__(self, sock: Any, raw: Any) -> None:
         self._sock = sock
@@ -350,22 +350,22 @@ class _TimedResponse(http.client.HTTPResponse):
 
 
 class _TimedConnection(HTTPConnection):
-    """A connection whose every wait ends by the deadline of the request that it serves."""
+    """A connection that never waits past the deadline of its request."""
 
     response_class = _TimedResponse
-    #: http.client's global switch prints every header, the token included.
+    #: http.client's global switch would print every header, including the token.
     debuglevel = 0
 
     def _new_conn(self) -> socket.socket:
         flight = _current.flight
         if flight is None:
-            raise RuntimeError("a connection was asked for outside of a request")
+            raise RuntimeError("a connection must be opened by a request")
         host = self._dns_host.strip("[]")
         flight.stage = "name"
         try:
             addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except UnicodeError:  # a label of more than 63 characters, or an empty one
-            raise socket.gaierror(socket.EAI_NONAME, "no host name") from None
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
         flight.stage = "connection"
         for left in range(len(addresses), 0, -1):
             family, kind, protocol, _, address = addresses[-left]
@@ -373,7 +373,7 @@ class _TimedConnection(HTTPConnection):
             try:
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
-                # An address that swallows packets must leave time for the next one.
+                # An address that drops packets must leave time for the next one.
                 sock.settimeout(flight.remaining() / left)
                 flight.watch(sock)
                 sock.connect(address)
@@ -416,11 +416,11 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class _OneHostAdapter(HTTPAdapter):
-    """The adapter of one address with fixed settings, whose connection pool is looked up once."""
+    """An adapter for one address with fixed settings. It looks its connection pool up only once."""
 
     def __init__(self) -> None:
         self._pool: Any = None
-        # One connection for each request that may be in flight; none is opened before it is needed.
+        # One connection for each possible request in flight. Connections are opened on demand.
         super().__init__(pool_connections=1, pool_maxsize=settings.MAX_CONCURRENCY)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

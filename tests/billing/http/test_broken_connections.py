@@ -131,22 +131,22 @@ CASES: dict[str, Case] = {
     "unknown host": (
         lambda room: room.client("https://api.unpod.invalid"),
         UnpodUnreachable,
-        r"Check Host \(`host`\): there is no host api\.unpod\.invalid\.$",
+        r"Check Host \(`host`\): unknown host api\.unpod\.invalid\.$",
     ),
     "impossible host": (
         lambda room: room.client(f"https://{'a' * 64}.example"),
         UnpodUnreachable,
-        r"Check Host \(`host`\): there is no host a{64}\.example\.$",
+        r"Check Host \(`host`\): unknown host a{64}\.example\.$",
     ),
     "nothing listens": (
         lambda room: room.client(f"http://{room.free()}"),
         UnpodUnavailable,
-        r"Check Host \(`host`\): nothing listens at ADDRESS\.$",
+        r"Check Host \(`host`\): ADDRESS refuses connections\.$",
     ),
     "packets dropped": (
         lambda room: room.client(f"http://{room.full()}"),
         UnpodUnavailable,
-        r"Check Host \(`host`\): ADDRESS accepts no connection within `timeout` = 0\.5 s\.$",
+        r"Check Host \(`host`\): ADDRESS does not accept the connection within `timeout` = 0\.5 s\.$",
     ),
     # http and https
     "https to an http port": (
@@ -173,12 +173,12 @@ CASES: dict[str, Case] = {
     "certificate of another host": (
         lambda room: untrusted(room, host="unpod.example"),
         UnpodUnreachable,
-        r"Check Host \(`host`\): the certificate of ADDRESS is not trusted, it is another host's",
+        r"Check Host \(`host`\): the certificate of ADDRESS is not trusted, it belongs to another host",
     ),
     "expired certificate": (
         lambda room: untrusted(room, days=-1),
         UnpodUnreachable,
-        r"Renew the certificate of ADDRESS: it is not trusted, as it has expired",
+        r"Renew the certificate of ADDRESS: it is not trusted because it has expired",
     ),
     "CA file gone": (
         without_ca_file,
@@ -199,17 +199,17 @@ CASES: dict[str, Case] = {
     "unknown proxy": (
         lambda room: room.client("https://unpod.test", **through("http://proxy.invalid:3128")),
         UnpodUnreachable,
-        r"Check Proxies \(`proxies`\): the proxy proxy\.invalid:3128 does not respond \(there is no host proxy\.inv",
+        r"Check Proxies \(`proxies`\): the proxy proxy\.invalid:3128 does not respond \(unknown host proxy\.inv",
     ),
     "no proxy listens": (
         lambda room: room.client("https://unpod.test", **through(f"http://carl:pr0xy-pw@{room.free()}")),
         UnpodUnreachable,
-        r"Check Proxies \(`proxies`\): the proxy ADDRESS does not respond \(nothing listens there\)\.$",
+        r"Check Proxies \(`proxies`\): the proxy ADDRESS does not respond \(it refuses connections\)\.$",
     ),
     "no proxy of the environment listens": (
         proxy_of_the_environment,
         UnpodUnreachable,
-        r"Check HTTP\(S\)_PROXY in the environment: the proxy ADDRESS does not respond \(nothing listens there\)\.$",
+        r"Check HTTP\(S\)_PROXY in the environment: the proxy ADDRESS does not respond \(it refuses connections\)\.$",
     ),
     "proxy that never responds": (
         lambda room: room.client("https://unpod.test", **through(f"http://{room.silent()}")),
@@ -221,12 +221,12 @@ CASES: dict[str, Case] = {
             "https://unpod.test", **through(room.proxy(says(b"407 Proxy Authentication Required")))
         ),
         UnpodUnreachable,
-        r"Check Proxies \(`proxies`\): the proxy ADDRESS asks for other credentials in its URL\.$",
+        r"Check Proxies \(`proxies`\): the proxy ADDRESS rejects the credentials in its URL\.$",
     ),
     "proxy that wants other credentials, over http": (
         lambda room: room.client("http://unpod.test", **through(room.proxy(says(b"407 Nope")), "http")),
         UnpodUnreachable,
-        r"Check Proxies \(`proxies`\): the proxy asks for other credentials in its URL\.$",
+        r"Check Proxies \(`proxies`\): the proxy rejects the credentials in its URL\.$",
     ),
     "proxy that forbids the host": (
         lambda room: room.client("https://unpod.test", **through(room.proxy(says(b"403 Forbidden")))),
@@ -247,22 +247,22 @@ CASES: dict[str, Case] = {
     "a web page": (
         lambda room: room.client(room.answering(answer(HTML))),
         UnpodBadAnswer,
-        r"Check Host \(`host`\): its response is not JSON, as Unpod's is, but begins with '<!DOCTYPE html>",
+        r"Check Host \(`host`\): its response is not JSON, it begins with '<!DOCTYPE html>",
     ),
     "a web page with 404": (
         lambda room: room.client(room.answering(answer(HTML, 404))),
         UnpodBadAnswer,
-        r"Check Host \(`host`\): its response is not one of Unpod's API \(HTTP 404, beginning with '<!DOCTYPE",
+        r"Check Host \(`host`\): the response is not from Unpod's API \(HTTP 404, beginning with '<!DOCTYPE",
     ),
     "another API": (
         lambda room: room.client(room.answering(answer({"status": "ok", "version": 3}))),
         UnpodBadAnswer,
-        r"Check Host \(`host`\): its response has no list under `results` or `data`",
+        r"Check Host \(`host`\): its response has no list of rows under `results` or `data`",
     ),
     "another API's list": (
         lambda room: room.client(room.answering(answer([1, 2]))),
         UnpodBadAnswer,
-        r"Check Host \(`host`\): it returned a list where Unpod returns an object with rows\.$",
+        r"Check Host \(`host`\): it returned a list, but Unpod returns an object with rows\.$",
     ),
     "a redirect": (
         lambda room: room.client(room.answering(answer("", 301, {"Location": "https://www.unpod.dev/login?sid=x"}))),
@@ -314,66 +314,66 @@ CASES: dict[str, Case] = {
     "no response": (
         lambda room: room.client(room.answering([Hang])),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no whole response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "no TLS handshake": (
         lambda room: room.client(f"https://{room.silent()}"),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no whole response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "drip": (
         lambda room: room.client(room.answering([b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n" * 90, 0.03)])),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no whole response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "reset": (
         lambda room: room.client(room.answering([b"HTTP/1.1 200 OK\r\n", Reset])),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(connection reset by peer\)\.$",
+        r"Try later: no complete response from ADDRESS \(connection reset by peer\)\.$",
     ),
     "closed": (
         lambda room: room.client(room.answering([Close])),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(the server closed the connection without a response\)\.$",
+        r"Try later: no complete response from ADDRESS \(the server closed the connection without a response\)\.$",
     ),
     "cut": (
         lambda room: room.client(room.answering([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", Close])),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(it was cut off\)\.$",
+        r"Try later: no complete response from ADDRESS \(it was cut off\)\.$",
     ),
     "chunks cut": (
         lambda room: room.client(
             room.answering([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", Close])
         ),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(it was cut off\)\.$",
+        r"Try later: no complete response from ADDRESS \(it was cut off\)\.$",
     ),
     "not HTTP": (
         lambda room: room.client(room.answering([b"220 mail.example ESMTP\r\n", Close])),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(it does not begin as HTTP does\)\.$",
+        r"Try later: no complete response from ADDRESS \(it does not begin as HTTP does\)\.$",
     ),
     "compressed and cut": (
         lambda room: room.client(room.answering(answer(b"\x1f\x8b\x08\x00", headers={"Content-Encoding": "gzip"}))),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(the compressed response ends too early\)\.$",
+        r"Try later: no complete response from ADDRESS \(the compressed response ends too early\)\.$",
     ),
     "compressed and broken": (
         lambda room: room.client(room.answering(answer(b"{}" * 20, headers={"Content-Encoding": "gzip"}))),
         UnpodUnavailable,
-        r"Try later: no whole response from ADDRESS \(it cannot be decompressed\)\.$",
+        r"Try later: no complete response from ADDRESS \(it cannot be decompressed\)\.$",
     ),
     "empty": (
         lambda room: room.client(room.answering(answer(""))),
         UnpodBadAnswer,
-        r"Try later: Unpod's response is not a whole JSON document",
+        r"Try later: Unpod's response is not a complete JSON document",
     ),
     "huge": (
         lambda room: room.client(
             room.answering([b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *[b" " * 2**20] * 33, Close]), timeout=20
         ),
         UnpodBadAnswer,
-        r"Check Host \(`host`\): its response is larger than 32 MiB, as no page of Unpod is\.$",
+        r"Check Host \(`host`\): its response is larger than 32 MiB, which no page of Unpod is\.$",
     ),
 }
 #: What only another setting mends may still recover where DNS or a proxy is restarted: this is tried again.

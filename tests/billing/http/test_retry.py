@@ -87,7 +87,7 @@ def test_a_fault_that_does_not_pass_becomes_an_error_after_the_last_try(
 ) -> None:
     server.otherwise = TRANSIENT[fault]
     client = connect(server, retry=RetryPolicy(attempts=3))
-    with pytest.raises(UnpodError, match="given up after 3 tries") as caught:
+    with pytest.raises(UnpodError, match="gave up after 3 tries") as caught:
         client.get_page(1, 100)
     assert not caught.value.permanent
     assert client.requests_made == 3
@@ -98,7 +98,7 @@ def test_a_refused_connection_is_unavailable_with_its_cause(connect: Connect) ->
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = connect(f"http://127.0.0.1:{port}", retry=RetryPolicy(attempts=2))
-    with pytest.raises(UnpodUnavailable, match=r"nothing listens at 127\.0\.0\.1:") as caught:
+    with pytest.raises(UnpodUnavailable, match=r"127\.0\.0\.1:\d+ refuses connections") as caught:
         client.get_page(1, 100)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     assert caught.value.status is None
@@ -107,7 +107,7 @@ def test_a_refused_connection_is_unavailable_with_its_cause(connect: Connect) ->
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example"])
 def test_an_unknown_host_is_unreachable_after_a_few_tries_because_dns_recovers(connect: Connect, host: str) -> None:
     client = connect(f"https://{host}", retry=RetryPolicy(attempts=2))
-    with pytest.raises(UnpodUnreachable, match=f"there is no host {host}; given up after 2 tries") as caught:
+    with pytest.raises(UnpodUnreachable, match=f"unknown host {host}; gave up after 2 tries") as caught:
         client.get_page(1, 100)
     assert isinstance(caught.value.__cause__, socket.gaierror)
     assert not caught.value.permanent
