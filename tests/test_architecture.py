@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "hooks": API | {"get_provider_info"},
     "triggers": API | {"hooks", "task_boundary"},
     "sensors": API | {"hooks", "triggers", "task_boundary"},
-    "operators": API | {"hooks", "export", "assets", "task_boundary"},
+    "operators": API | {"hooks", "export", "assets", "task_boundary", "web"},
     "loading": VALUES | {"export"},
     "transfers": VALUES | {"export", "hooks", "loading", "operators", "task_boundary"},
     "web": VALUES | {"export"},

@@ -29,6 +29,11 @@ VERSION = 1
 _SEAL = "seal"
 
 
+def report_name(export_id: str) -> str:
+    """The name of an export's report: no glob for data matches it, and readers of Hive layouts ignore it."""
+    return f"_report-{export_id}.html"
+
+
 @dataclass(frozen=True)
 class ListedFile:
     """A file of an export: ``path`` relative to the folder, ``rows``, ``bytes``, ``sha256`` (hex) of its content."""
@@ -62,6 +67,7 @@ class Manifest:
     files: tuple[ListedFile, ...]
     columns: tuple[Column, ...]
     state: ListedFile | None
+    report: ListedFile | None = None
 
     @property
     def export_id(self) -> str:
@@ -90,9 +96,14 @@ class Manifest:
         return self.changes is None or export_id in (self.changes["since"], *self.changes["replaces"])
 
     @property
+    def besides(self) -> tuple[ListedFile, ...]:
+        """The files that have no records: the state of an export of changes, and the report."""
+        return tuple(file for file in (self.state, self.report) if file)
+
+    @property
     def paths(self) -> set[str]:
         """All files of the export except the manifest."""
-        return {file.path for file in (*self.files, *([self.state] if self.state else []))}
+        return {file.path for file in (*self.files, *self.besides)}
 
     @cached_property
     def sha256(self) -> str:
@@ -108,17 +119,20 @@ class Manifest:
             raise ValueError(f"it has version {content.get('version')!r}; this provider reads version {VERSION}")
         try:
             files = tuple(map(ListedFile.from_dict, content["files"]))
-            changes = content["changes"]
+            changes, report = content["changes"], content.get("report")
             columns = tuple(Column(**column) for column in content["columns"])
-            manifest = cls(content, files, columns, ListedFile.from_dict(changes["state"]) if changes else None)
+            state = ListedFile.from_dict(changes["state"]) if changes else None
+            manifest = cls(content, files, columns, state, ListedFile.from_dict(report) if report else None)
             _ = manifest.follows(None)
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
             count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
         except (KeyError, TypeError, AttributeError, OverflowError, UnpodConfigError) as error:
             raise ValueError(f"a field is missing or invalid: {error!r}") from error
-        if len(manifest.paths) != len(files) + (manifest.state is not None):
+        if len(manifest.paths) != len(files) + len(manifest.besides):
             raise ValueError("it lists a file twice")
+        if manifest.report and manifest.report.path != report_name(manifest.export_id):
+            raise ValueError("its report is not a file of this export")
         if not sum(file.rows for file in files) == count == counted:
             raise ValueError("its row counts and totals do not add up")
         return manifest

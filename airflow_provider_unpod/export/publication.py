@@ -61,10 +61,13 @@ _REFUSALS = (PermissionError, FileExistsError, NotADirectoryError)
 _ID = r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{8})"
 _CLAIM = re.compile(rf"_exporting-{_ID}").fullmatch
 _STATE = re.compile(rf"_state-{_ID}").fullmatch
+_REPORT = re.compile(rf"_report-{_ID}\.html").fullmatch
 _DATA = re.compile(
     rf"(?:(?:currency|status|month)=[^/]+/){{0,3}}invoices-{_ID}(?:-\d{{5,}})?\.(?:jsonl|csv|parquet)(?:\.gz|\.zst)?"
 ).fullmatch
-_TEMPORARY = re.compile(r"(?:[^/]+=[^/]+/){0,3}\.(?:invoices-|_exporting-|_state-|_manifest\.json)[^/]*\.tmp").fullmatch
+_TEMPORARY = re.compile(
+    r"(?:[^/]+=[^/]+/){0,3}\.(?:invoices-|_exporting-|_state-|_report-|_manifest\.json)[^/]*\.tmp"
+).fullmatch
 
 
 def new_export_id() -> str:
@@ -308,7 +311,7 @@ class _Contents(NamedTuple):
         for name in _without_other_exports(folder.names()):
             if claim := _CLAIM(name):
                 contents.claimed.add(claim["id"])
-            elif file := _DATA(name) or _STATE(name):
+            elif file := _DATA(name) or _STATE(name) or _REPORT(name):
                 contents.files.setdefault(file["id"], []).append(name)
             elif _TEMPORARY(name):
                 contents.temporary.add(name)

@@ -85,6 +85,13 @@ class Export(Iterable[Record]):
             return iter(())
         return self._contents(self._certificate.state, _decode_state)
 
+    def open_report(self) -> IO[bytes] | None:
+        """The report as a local file without a name, after its hash was verified; ``None`` if the export has none.
+
+        :raises ExportError: if it is missing or was changed.
+        """
+        return self._fetch(self._certificate.report) if self._certificate.report else None
+
     def _check(self) -> None:
         if self._certificate.state is not None:
             self._fetch(self._certificate.state).close()
@@ -171,7 +178,10 @@ def read_export(
         connection does not exist.
     """
     folder, manifest = _believed_manifest(path, conn_id, export_id, manifest_sha256)
-    return Export(folder, manifest)
+    export = Export(folder, manifest)
+    if report := export.open_report():
+        report.close()
+    return export
 
 
 def stream_export(

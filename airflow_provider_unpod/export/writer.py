@@ -13,7 +13,7 @@ from airflow_provider_unpod import __version__
 from airflow_provider_unpod.billing.reading.bad_rows import valid
 from airflow_provider_unpod.export import formats, partitions
 from airflow_provider_unpod.export.changes import Comparison, compare_with_last
-from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
+from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest, report_name
 from airflow_provider_unpod.export.options import CHANGES, ExportOptions
 from airflow_provider_unpod.export.publication import Publication, state_name
 from airflow_provider_unpod.export.spool import Spool, encode_record
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.billing.reading.selection import Selection
-    from airflow_provider_unpod.export.columns import Column
+    from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.spool import Partition
+
+    #: Makes the report of an export from the content of its manifest, which has no ``report`` yet, and its records.
+    Renderer = Callable[[Mapping[str, Any], Iterable[Record]], bytes]
 
 #: Files, and control totals, that the summary of an export lists one by one, and the bytes of JSON of each list.
 _MOST_LISTED = 100
@@ -49,6 +52,7 @@ class Written:
         JSON. The manifest has all of them.
         """
         files, totals = [f"{self.address}/{file.path}" for file in self.manifest.files], self.manifest.totals
+        report = self.manifest.report
         return {
             "manifest": f"{self.address}/{MANIFEST_NAME}",
             "export_id": self.manifest.export_id,
@@ -58,6 +62,7 @@ class Written:
             "count": self.manifest.count,
             "totals": totals if _may_be_listed(totals, sum(map(len, totals.values()))) else None,
             "consistency": self.manifest.content["evidence"]["consistency"],
+            "report": f"{self.address}/{report.path}" if report else None,
         }
 
 
@@ -73,6 +78,7 @@ def write_export(
     options: ExportOptions | None = None,
     about: Mapping[str, Any] | None = None,
     selection: Selection | None = None,
+    render_report: Renderer | None = None,
 ) -> Written | None:
     """Read ``invoices`` to their end and make them the certified export of a folder.
 
@@ -83,6 +89,8 @@ def write_export(
     :param options: format, compression, partitions, mode.
     :param about: fields of the manifest besides: ``organization``, ``source``, ``selection``, ``run``.
     :param selection: the invoices that are wanted, ``None``: all. Of changes, also those that were and no longer are.
+    :param render_report: makes the report that becomes one of the export's files; ``None``: there is none. If it fails,
+        so does the export.
     :returns: the new certified export; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
         no file is written, and the previous export stays the certified one.
     :raises ExportError: if a store or a library fails, ``ExportRefused`` if the path belongs to another organization or
@@ -131,7 +139,9 @@ def write_export(
         def write_files(export_id: str) -> Manifest:
             files = [file.as_dict() for file in _write_data(folder, export_id, spool, options, columns)]
             changes = _write_state(folder, export_id, comparison) if comparison else None
-            return Manifest.from_content({**_head(export_id), **content, "files": files, "changes": changes})
+            described = {**_head(export_id), **content, "files": files, "changes": changes}
+            report = _write_report(folder, described, spool, render_report) if render_report else None
+            return Manifest.from_content({**described, "report": report})
 
         return Written(folder.address, publication.publish(write_files))
 
@@ -170,6 +180,11 @@ def _all_blocks(spool: Spool) -> Iterator[bytes]:
         yield from spool.blocks(partition)
 
 
+def _records(spool: Spool) -> Iterator[Record]:
+    for block in _all_blocks(spool):
+        yield from map(json.loads, block.splitlines())
+
+
 def _head(export_id: str) -> dict[str, Any]:
     provider = {"name": "airflow-provider-unpod", "version": __version__}
     return {"format": FORMAT, "version": VERSION, "export_id": export_id, "provider": provider}
@@ -197,6 +212,11 @@ def _write_data(
 def _write_state(folder: Folder, export_id: str, comparison: Comparison) -> dict[str, Any]:
     state = _write_file(folder, state_name(export_id), comparison.to_blocks(), comparison.rows, {})
     return {**comparison.as_dict(), "state": state.as_dict()}
+
+
+def _write_report(folder: Folder, described: Mapping[str, Any], spool: Spool, render: Renderer) -> dict[str, Any]:
+    content = render(described, _records(spool))
+    return _write_file(folder, report_name(described["export_id"]), iter([content]), 0, {}).as_dict()
 
 
 def _write_file(folder: Folder, name: str, content: Iterator[bytes], rows: int, keys: dict[str, str]) -> ListedFile:

@@ -72,14 +72,16 @@ class UnpodBillingOperator(BaseOperator):
     :param ignore_fields: with ``export_mode="changes"``: fields of the API whose differences are not changes.
     :param on_no_change: how the task ends when ``export_mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
         either way no export is written and no asset event emitted.
+    :param report: write a report beside the manifest, one HTML file for people. It is part of the export.
     :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. A template that renders to an invalid
         value, or to ``None``, fails the task without retries.
 
     Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
     ``manifest_sha256`` (the manifest file's fingerprint), ``file_count``, ``files`` (addresses), ``count``, ``totals``
-    (``{currency: {status: {"count": n, "amount": "…"}}}``) and ``consistency`` (the level that was reached). Beyond 100
-    entries or 64 KiB, ``files`` and ``totals`` are ``None``. A retried or cleared task replaces its export. The events
-    of the task's outlets carry the summary, without ``files``, in ``extra``.
+    (``{currency: {status: {"count": n, "amount": "…"}}}``), ``consistency`` (the level that was reached) and ``report``
+    (its address, or ``None``). Beyond 100 entries or 64 KiB, ``files`` and ``totals`` are ``None``. A retried or
+    cleared task replaces its export. The events of the task's outlets carry the summary, without ``files``, in
+    ``extra``.
     """
 
     template_fields: Sequence[str] = (
@@ -114,6 +116,7 @@ class UnpodBillingOperator(BaseOperator):
         export_mode: str = "full",
         ignore_fields: str | Iterable[str] = (),
         on_no_change: str = "skip",
+        report: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -135,6 +138,7 @@ class UnpodBillingOperator(BaseOperator):
         self.export_mode = export_mode
         self.ignore_fields = field_names(ignore_fields, "ignore_fields")
         self.on_no_change = on_no_change
+        self.report = report
         self._given = given_templates(self)
         self._depth = _depth_of(output_path)
         self._lineage: tuple[str, Written | None] | None = None
@@ -200,6 +204,7 @@ class UnpodBillingOperator(BaseOperator):
     def _export(self, hook: UnpodHook, selection: Selection, output_path: str, context: Context) -> Written | None:
         from airflow_provider_unpod.billing.reading.selection import Selection
         from airflow_provider_unpod.export.writer import write_export
+        from airflow_provider_unpod.web.report import render_report
 
         client = hook.get_conn()
         # The whole list: the export selects by itself, because an invoice that leaves the selection is a change, too.
@@ -216,6 +221,7 @@ class UnpodBillingOperator(BaseOperator):
                     "run": _run_of(context),
                 },
                 selection=selection,
+                render_report=render_report if self.report else None,
             )
 
     def _without_change(self) -> dict[str, Any]:
@@ -224,7 +230,7 @@ class UnpodBillingOperator(BaseOperator):
         self.log.info(_NO_CHANGE)
         # Airflow emits an event for every outlet of a task that succeeds, but this one has not changed them.
         self.outlets = []
-        nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency"))
+        nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency", "report"))
         return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
 
     def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:
@@ -272,6 +278,7 @@ class UnpodBillingOperator(BaseOperator):
         self._check_what_is_final()
         check_consistency(self.consistency)
         choice_of(self.on_no_change, "on_no_change", ("skip", "succeed"))
+        choice_of(self.report, "report", (True, False))
         if self.on_no_change != "skip" and self.export_mode != "changes":
             raise UnpodConfigError("`on_no_change` has no effect without export_mode='changes'. Set both, or neither.")
         if self.output_path is None:
@@ -281,6 +288,7 @@ class UnpodBillingOperator(BaseOperator):
                 "partition_by": self.partition_by,
                 "file_format": self.file_format != "jsonl",
                 "export_mode": self.export_mode != "full",
+                "report": self.report,
             }
             if useless := [name for name, value in of_files.items() if value]:
                 raise UnpodConfigError(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 #: An invoice in none of these statuses is open: somebody still expects money.
 CLOSED = frozenset({PAID, CANCELLED, REFUNDED})
 NO_MONTH = "no date"
+#: Months beyond the newest of a currency, and statuses beyond the first, are added up under these names; currencies
+#: beyond the first are only counted. So a report has a limit, whatever the API sends.
+EARLIER, OTHER_STATUSES = "earlier", "other statuses"
+MOST_MONTHS, MOST_STATUSES, MOST_CURRENCIES = 120, 12, 30
 #: Days past the due date, as accountants age receivables.
 BUCKETS = ("not due yet", "1 to 30 days", "31 to 60 days", "61 to 90 days", "over 90 days", "no date")
 #: Overdue invoices that the report lists one by one, the longest overdue first; the rest is counted.
@@ -30,8 +34,8 @@ class Sum(NamedTuple):
     invoices: int = 0
     amount: Decimal = Decimal(0)
 
-    def plus(self, amount: Decimal) -> Sum:
-        return Sum(self.invoices + 1, EXACT.add(self.amount, amount))
+    def plus(self, amount: Decimal, invoices: int = 1) -> Sum:
+        return Sum(self.invoices + invoices, EXACT.add(self.amount, amount))
 
 
 class Overdue(NamedTuple):
@@ -52,6 +56,8 @@ class Figures:
 
     :param as_of: the moment at which invoices are due or not: when the list was read.
     :param months: by currency, month and status.
+    :param statuses: all that ``months`` has.
+    :param not_shown: invoices in further currencies, which are in no sum.
     :param ageing: of open invoices, by currency and bucket.
     :param overdue: the longest overdue first, at most ``MOST_OVERDUE``.
     :param overdue_count: all of them.
@@ -60,6 +66,8 @@ class Figures:
 
     as_of: datetime
     months: dict[str, dict[str, dict[str, Sum]]] = field(default_factory=dict)
+    statuses: set[str] = field(default_factory=set)
+    not_shown: int = 0
     ageing: dict[str, dict[str, Sum]] = field(default_factory=dict)
     overdue: list[Overdue] = field(default_factory=list)
     overdue_count: int = 0
@@ -76,8 +84,10 @@ def figures_of(records: Iterable[Mapping[str, Any]], *, as_of: datetime, zone: t
     for record in records:
         invoice = Invoice(record)
         currency, status = invoice.currency_code, invoice.status_key
-        cells = figures.months.setdefault(currency, {}).setdefault(_month(invoice, zone), {})
-        cells[status] = cells.get(status, Sum()).plus(invoice.amount)
+        if currency not in figures.months and len(figures.months) == MOST_CURRENCIES:
+            figures.not_shown += 1
+            continue
+        _add(figures, invoice, _month(invoice, zone))
         if status in CLOSED:
             continue
         due, assumed = _due(invoice)
@@ -93,6 +103,21 @@ def figures_of(records: Iterable[Mapping[str, Any]], *, as_of: datetime, zone: t
             push(longest, (days, one.invoice_id, one))
     figures.overdue = [one for _, _, one in sorted(longest, key=lambda item: (-item[0], item[1]))]
     return figures
+
+
+def _add(figures: Figures, invoice: Invoice, month: str) -> None:
+    status = invoice.status_key
+    if status not in figures.statuses and len(figures.statuses) >= MOST_STATUSES:
+        status = OTHER_STATUSES
+    figures.statuses.add(status)
+    months = figures.months.setdefault(invoice.currency_code, {})
+    cells = months.setdefault(month, {})
+    cells[status] = cells.get(status, Sum()).plus(invoice.amount)
+    dated = months.keys() - {NO_MONTH, EARLIER}
+    if len(dated) > MOST_MONTHS:
+        earlier = months.setdefault(EARLIER, {})
+        for status, cell in months.pop(min(dated)).items():
+            earlier[status] = earlier.get(status, Sum()).plus(cell.amount, cell.invoices)
 
 
 def _month(invoice: Invoice, zone: tzinfo) -> str:

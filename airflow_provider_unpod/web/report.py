@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.moments import parse_moment
-from airflow_provider_unpod.web.figures import BUCKETS, MOST_OVERDUE, Figures, Sum, figures_of
+from airflow_provider_unpod.web.figures import BUCKETS, MOST_OVERDUE, Sum, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +21,9 @@ _COMPLETENESS = {
     "single-pass": "Not proved complete: every page was read once. A change that the count does not show is not seen.",
 }
 _CHART_WIDTH = 640
+#: Files, and characters of a name, that are shown; the manifest has all.
+_MOST_FILES = 500
+_MOST_CHARACTERS = 100
 _SELECTION = ("statuses", "invoice_date_from", "invoice_date_to")
 
 
@@ -45,6 +48,8 @@ def render_report(
 ) -> bytes:
     """Render an export as HTML.
 
+    Memory is bounded: by the texts of single invoices, not by their number.
+
     :param manifest: content of the export's manifest.
     :param records: the export's records.
     :param fingerprint: SHA-256 of the manifest, where it is known.
@@ -61,7 +66,8 @@ def render_report(
         selection={name: (manifest.get("selection") or {}).get(name) for name in _SELECTION},
         completeness=_COMPLETENESS[manifest["evidence"]["consistency"]],
         figures=figures,
-        statuses=_statuses(figures),
+        statuses=sorted(figures.statuses),
+        files=manifest["files"][:_MOST_FILES],
         charts={currency: _bars(months) for currency, months in sorted(figures.months.items())},
         chart_width=_CHART_WIDTH,
         buckets=BUCKETS,
@@ -85,23 +91,27 @@ def _template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = _short
     environment.filters["money"] = lambda amount: format(Decimal(amount), ",f")
     return environment.get_template(f"{name}.j2")
 
 
-def _statuses(figures: Figures) -> list[str]:
-    return sorted({status for months in figures.months.values() for cells in months.values() for status in cells})
-
-
 def _bars(months: Mapping[str, Mapping[str, Sum]]) -> list[Bar]:
-    totals = {
-        month: Sum(
-            sum(cell.invoices for cell in cells.values()), sum((cell.amount for cell in cells.values()), Decimal(0))
-        )
-        for month, cells in sorted(months.items())
-    }
+    totals = {month: _added_up(cells.values()) for month, cells in sorted(months.items())}
     longest = max((abs(total.amount) for total in totals.values()), default=Decimal(0))
     return [
         Bar(month, total.amount, total.invoices, int(abs(total.amount) * _CHART_WIDTH / longest) if longest else 0)
         for month, total in totals.items()
     ]
+
+
+def _added_up(sums: Iterable[Sum]) -> Sum:
+    total = Sum()
+    for each in sums:
+        total = total.plus(each.amount, each.invoices)
+    return total
+
+
+def _short(text: object) -> str:
+    whole = str(text)
+    return whole if len(whole) <= _MOST_CHARACTERS else whole[:_MOST_CHARACTERS] + "…"

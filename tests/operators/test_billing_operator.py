@@ -80,6 +80,19 @@ def test_with_an_output_path_it_returns_the_address_and_the_totals_of_the_export
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
+def test_with_report_the_export_has_a_file_for_people(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+    summary = run(output_path=str(tmp_path), report=True)
+
+    (report,) = tmp_path.glob("*.html")
+    assert summary["report"] == f"file://{report}"
+    text = report.read_text()
+    assert f"Invoices of {unpod_sandbox.org_handle}" in text
+    assert "250 invoices, read from" in text
+    assert unpod_sandbox.token not in text
+    assert run(output_path=str(tmp_path))["report"] is None
+
+
+@pytest.mark.unpod_sandbox(invoices=250)
 def test_the_same_invoices_come_by_xcom_and_by_file(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     summary = run(output_path=str(tmp_path), statuses=["paid", "failed"])
 
@@ -208,6 +221,8 @@ def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandb
         *[({"output_path": one}, "path of an export") for one in ("data/exports", "~/x", "None", "s3:///x", "/a::b")],
         ({"output_path": "/data/x", "storage_conn_id": ""}, "`storage_conn_id`"),
         ({"consistency": "repeated"}, "consistency"),
+        ({"report": "false", "output_path": "/x"}, "`report` must be True or False, got 'false'"),
+        ({"report": True}, "Set `output_path`, or remove report"),
         ({"partition_by": "month"}, "output_path"),
         ({"compression": "gzip"}, "output_path"),
         ({"file_format": "csv"}, "output_path"),

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_unpod.export import read_export
-from airflow_provider_unpod.web.figures import MOST_OVERDUE, figures_of
+from airflow_provider_unpod.web.figures import (
+    EARLIER,
+    MOST_CURRENCIES,
+    MOST_MONTHS,
+    MOST_OVERDUE,
+    MOST_STATUSES,
+    OTHER_STATUSES,
+    figures_of,
+)
 from airflow_provider_unpod.web.report import render_report
 from tests.export.support import row
 from tests.loading.support import full
@@ -147,3 +155,38 @@ def test_a_report_says_how_complete_it_is_and_names_files_and_fingerprint(tmp_pa
 
 def test_an_empty_export_has_a_report_too(tmp_path: Path) -> None:
     assert "The export has no invoices." in report_of(tmp_path, [])
+
+
+def test_a_report_has_a_limit_whatever_the_api_sends_and_its_sums_leave_nothing_out(tmp_path: Path) -> None:
+    found = [
+        row(n, currency=f"C{n % 40:02d}", status=f"s{n % 101}" + "x" * 2000, invoice_date=f"{1000 + n % 2003}-01-01")
+        for n in range(1, 20_001)
+    ]
+    figures = figures_of(found, as_of=AS_OF)
+
+    assert len(figures.months) == MOST_CURRENCIES
+    assert len(figures.statuses) == MOST_STATUSES + 1
+    assert OTHER_STATUSES in figures.statuses
+    assert all(len(months) <= MOST_MONTHS + 1 for months in figures.months.values())
+    assert all(max(months) == EARLIER for months in figures.months.values())
+    cells = [cell for months in figures.months.values() for cells in months.values() for cell in cells.values()]
+    assert sum(cell.invoices for cell in cells) + figures.not_shown == 20_000
+    html = report_of(tmp_path, found)
+    assert "invoices in further currencies are in none of the\ntables" in html
+    assert len(html) < 8_000_000
+
+
+def test_of_many_months_the_newest_are_listed_in_whatever_order_they_come() -> None:
+    months = [f"{year}-{month:02d}" for year in range(2000, 2026) for month in range(1, 13)]
+    found = [row(n, currency="USD", amount="1", invoice_date=f"{each}-15") for n, each in enumerate(months, 1)]
+    for order in (found, found[::-1], found[::2] + found[1::2]):
+        table = figures_of(order, as_of=AS_OF).months["USD"]
+        assert sorted(table) == [*months[-MOST_MONTHS:], EARLIER]
+        assert sum(cell.invoices for cell in table[EARLIER].values()) == len(months) - MOST_MONTHS
+
+
+def test_the_bars_of_a_chart_have_exact_amounts(tmp_path: Path) -> None:
+    fields = {"currency": "USD", "invoice_date": "2026-01-01"}
+    html = report_of(tmp_path, [row(1, amount="1" + "0" * 35, **fields), row(2, amount="0.01", **fields)])
+
+    assert f">{10**35:,}.01</text>" in html

@@ -10,6 +10,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.storage import Folder
+from airflow_provider_unpod.web.report import render_report
 from tests.export.support import FakeReading, new_export, records, row, rows
 from tests.integration.stores.servers import AZURITE_ACCOUNT
 
@@ -43,6 +44,22 @@ def test_partitions_with_awkward_names_are_written_and_read_back(store: Store, f
 
     assert sorted(read_export(folder, store.conn_id), key=lambda r: r["id"]) == records(found)
     assert names(folder, store) == sorted(["_manifest.json", *written.manifest.paths])
+
+
+def test_the_report_is_a_file_of_the_export_and_goes_with_it(store: Store, folder: str) -> None:
+    for number in (10, 11):
+        written = new_export(
+            FakeReading(rows(number)),
+            folder,
+            conn_id=store.conn_id,
+            about={"organization": "acme"},
+            render_report=render_report,
+        )
+
+    assert written.manifest.report is not None
+    assert names(folder, store) == sorted(["_manifest.json", *written.manifest.paths])
+    with read_export(folder, store.conn_id).open_report() or pytest.fail("no report") as report:
+        assert b"11 invoices" in report.read()
 
 
 def test_changes_are_found_with_the_state_beside_the_export(store: Store, folder: str) -> None:
