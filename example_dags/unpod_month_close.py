@@ -30,15 +30,24 @@ def unpod_month_close() -> None:
     """
 
     @task
-    def exports(triggering_asset_events: Any = None, triggering_dataset_events: Any = None) -> list[str]:
-        """The manifests of *all* events that started this run: Airflow may combine several into one run."""
+    def exports(triggering_asset_events: Any = None, triggering_dataset_events: Any = None) -> list[dict[str, str]]:
+        """The exports of *all* events that started this run: Airflow may combine several into one run.
+
+        Of two exports of one month the later one replaced the files of the earlier one.
+        """
         by_asset = triggering_asset_events or triggering_dataset_events  # Airflow 2 has the latter
-        return sorted({event.extra["manifest"] for events in by_asset.values() for event in events})
+        events = sorted((event for of_asset in by_asset.values() for event in of_asset), key=lambda one: one.timestamp)
+        latest = {event.extra["manifest"]: event.extra for event in events}
+        return [
+            {name: extra[name] for name in ("manifest", "export_id", "manifest_sha256")} for extra in latest.values()
+        ]
 
     @task
-    def close(manifest: str) -> dict[str, Any]:
+    def close(certified: dict[str, str]) -> dict[str, Any]:
         """Book one month."""
-        export = read_export(manifest)  # raises if a file is missing, changed or not listed in the manifest
+        manifest, export_id = certified["manifest"], certified["export_id"]
+        # Raises if a file is missing, changed or not listed in the manifest, or if this is not the export of the event.
+        export = read_export(manifest, export_id=export_id, manifest_sha256=certified["manifest_sha256"])
         if export.manifest["evidence"]["consistency"] == "single-pass":
             raise ValueError(f"{manifest} has no proof that it is complete. Export it with consistency='linked'.")
         revenue: dict[str, Decimal] = {}
@@ -55,7 +64,7 @@ def unpod_month_close() -> None:
         (books / f"{month}.json").write_text(json.dumps({"export": export.export_id, "revenue": booked}))
         return {"month": month, "revenue": booked}
 
-    close.expand(manifest=exports())
+    close.expand(certified=exports())
 
 
 unpod_month_close()

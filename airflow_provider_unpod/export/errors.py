@@ -32,3 +32,9 @@ class LedgerDiffers(ExportError):
 
 class LoadError(ExportError):
     """An export could not be loaded into a table; nothing of it was. The text says which table, and what to do."""
+
+
+class LoadRefused(LoadError):
+    """A load that no retry can mend: the table does not fit, or the export is older and `on_older` is ``"fail"``."""
+
+    permanent = True

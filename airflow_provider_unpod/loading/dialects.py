@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: PostgreSQL cuts longer names silently, so that two of them would be one. Bytes.
 _LONGEST_NAME = 63
+_NOT_IN_NAMES = re.compile("[\x00\ud800-\udfff]").search
+_LEDGER_SUFFIX = "_exports"
 _ROWS_PER_BLOCK = 1000
 #: Stands for a parameter in SQL until it is run: the one character that no identifier can have.
 MARK = "\x00"
@@ -29,6 +32,17 @@ MARK = "\x00"
 def quoted(name: str) -> str:
     """An identifier as SQL text, for both databases."""
     return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table by its names; its text is SQL. ``schema=None``: the connection's own search path decides."""
+
+    name: str
+    schema: str | None = None
+
+    def __str__(self) -> str:
+        return quoted(self.name) if self.schema is None else f"{quoted(self.schema)}.{quoted(self.name)}"
 
 
 class Target:
@@ -40,24 +54,21 @@ class Target:
     """
 
     def __init__(self, table: str, schema: str | None) -> None:
-        self.table = self._name(table, schema, "table", "")
-        self.ledger = self._name(table, schema, "table", "_exports")
-        self.staging = quoted("unpod_staging")
-
-    @staticmethod
-    def _name(table: str, schema: str | None, argument: str, suffix: str) -> str:
         if "." in table and schema is None:
             raise UnpodConfigError(
                 f"`table` must be the name of a table, got {short_repr(table)}. Put the schema into `schema`."
             )
-        for name, value in (("schema", schema), (argument, table + suffix)):
-            if value is not None and (
-                not value or "\x00" in value or len(value.encode(errors="replace")) > _LONGEST_NAME
-            ):
-                raise UnpodConfigError(
-                    f"`{name}` must be a name of at most {_LONGEST_NAME - len(suffix)} bytes, got {short_repr(value)}."
-                )
-        return (f"{quoted(schema)}." if schema is not None else "") + quoted(table + suffix)
+        _require_name(table, "table", _LONGEST_NAME - len(_LEDGER_SUFFIX))
+        if schema is not None:
+            _require_name(schema, "schema", _LONGEST_NAME)
+        self.table = Table(table, schema)
+        self.ledger = Table(table + _LEDGER_SUFFIX, schema)
+        self.staging = Table("unpod_staging")
+
+
+def _require_name(name: str, argument: str, most: int) -> None:
+    if not name or _NOT_IN_NAMES(name) or len(name.encode()) > most:
+        raise UnpodConfigError(f"`{argument}` must be a name of at most {most} bytes, got {short_repr(name)}.")
 
 
 class Dialect(ABC):
@@ -81,6 +92,10 @@ class Dialect(ABC):
     @abstractmethod
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
         """Create the temporary table and insert the rows."""
+
+    @abstractmethod
+    def types_in(self, cursor: Any, table: Table) -> dict[str, str]:
+        """By name the types of a table's columns; empty where there is no such table."""
 
     @abstractmethod
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
@@ -112,6 +127,14 @@ class Postgres(Dialect):
                     sink.write(block)
         cursor.execute(f"ANALYZE {target.staging}")
 
+    def types_in(self, cursor: Any, table: Table) -> dict[str, str]:
+        cursor.execute(
+            "SELECT attname, replace(format_type(atttypid, atttypmod), 'timestamp with time zone', 'timestamptz')"
+            " FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            (str(table),),
+        )
+        return {name: kind.upper() for name, kind in cursor.fetchall()}
+
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
         # The drivers take a lone percent sign, of a name for instance, for the beginning of a placeholder.
         if parameters := tuple(values):
@@ -140,6 +163,10 @@ class Sqlite(Dialect):
         cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}, PRIMARY KEY ({key}))")
         marks = ", ".join("?" * len(columns))
         cursor.executemany(f"INSERT INTO {target.staging} VALUES ({marks})", rows)  # noqa: S608  # quoted
+
+    def types_in(self, cursor: Any, table: Table) -> dict[str, str]:
+        cursor.execute("SELECT lower(name), upper(type) FROM pragma_table_info(?, ?)", (table.name, table.schema))
+        return dict(cursor.fetchall())
 
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
         cursor.execute(sql.replace(MARK, "?"), tuple(map(_sqlite_value, values)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.moments import parse_moment
 from airflow_provider_unpod.export.changes import NEW_STATUS, OLD_STATUS
-from airflow_provider_unpod.export.errors import LoadError
+from airflow_provider_unpod.export.errors import LoadError, LoadRefused
 from airflow_provider_unpod.export.options import CHANGES
 from airflow_provider_unpod.loading.dialects import MARK, quoted
 from airflow_provider_unpod.loading.rows import COLUMNS, CONTENT, INTEGER, KEY, MOMENT, STAGED, TEXT, Column, Rows
@@ -85,8 +85,9 @@ class Load:
         """Load, in one transaction of a DB-API connection.
 
         :param create_table: make the table, and its ledger, where they do not exist.
-        :raises LoadError: if the table does not fit, an export in between is missing, or the sums are not those of the
-            certificate; nothing was changed then.
+        :raises LoadRefused: if the table does not fit.
+        :raises LoadError: if an export in between is missing, or the sums are not those of the certificate. Nothing
+            was changed then.
         """
         cursor = self._dialect.begin(connection, self._target)
         try:
@@ -126,18 +127,21 @@ class Load:
             )
 
     def _require_columns(self, cursor: Any) -> None:
+        """Refuse tables that are not as :meth:`_create` makes them: a column of another type may round or shift."""
         for table, columns in ((self._target.table, COLUMNS), (self._target.ledger, LEDGER)):
-            try:
-                self._run(cursor, f"SELECT * FROM {table} WHERE 1 = 0")
-            except Exception as error:
-                raise LoadError(
-                    f"Table {table} cannot be read: {error}. Create it, or set create_table=True."
-                ) from error
-            found = {column[0] for column in cursor.description}
+            found = self._dialect.types_in(cursor, table)
+            if not found:
+                raise LoadRefused(f"There is no table {table}. Create it, or set create_table=True.")
             if missing := [column.name for column in columns if column.name not in found]:
-                raise LoadError(
+                raise LoadRefused(
                     f"Table {table} lacks the columns {', '.join(missing)}. Add them, or load into another."
                 )
+            for column in columns:
+                if found[column.name] != (needed := self._dialect.types[column.kind]):
+                    raise LoadRefused(
+                        f"Table {table}: column {column.name} must be of type {needed}, got {found[column.name]}. "
+                        "Change it, or load into another table."
+                    )
 
     # --- which export follows which
 

@@ -234,11 +234,11 @@ class UnpodBillingOperator(BaseOperator):
         return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
 
     def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:
-        from airflow_provider_unpod.operators.lineage import report_hook_lineage
+        from airflow_provider_unpod.operators.lineage import report_export
 
         org_handle = hook.get_conn().org_handle
         self._lineage = org_handle, written
-        report_hook_lineage(hook, org_handle, written)
+        report_export(hook, org_handle, written)
 
     def _read(self, hook: UnpodHook, selection: Selection) -> Reading:
         from airflow_provider_unpod.billing.reading.reading import read_list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from airflow_provider_unpod.export.address import store_address, without_connect
 from airflow_provider_unpod.export.columns import type_of_field
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_unpod.export.writer import Written
@@ -18,24 +21,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def report_hook_lineage(hook: Any, org_handle: str, written: Written | None) -> None:
-    """Report to Airflow's hook lineage collector, which ignores it unless something collects lineage.
+def report_export(hook: Any, org_handle: str, written: Written | None) -> None:
+    """Report the reading of the list, and the export if one was written, to Airflow's hook lineage collector."""
+    with _guarded():
+        _report(hook, billing_asset_uri(org_handle), None if written is None else _uri_of(written.address))
 
-    A failure is logged and no more: the export is certified by then, and each retry would fail alike.
-    """
+
+def report_load(hook: Any, address: str, table_uri: str) -> None:
+    """Report the load of an export into a table to Airflow's hook lineage collector."""
+    with _guarded():
+        _report(hook, _uri_of(address), table_uri)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Log a failure, and no more: the work is committed by then, and each retry of the task would fail alike."""
     try:
-        _report(hook, org_handle, written)
+        yield
     except Exception:
         log.warning("The lineage of this task is not reported.", exc_info=True)
 
 
-def _report(hook: Any, org_handle: str, written: Written | None) -> None:
+def _uri_of(address: str) -> str:
+    return without_connection(store_address(address).address)
+
+
+def _report(hook: Any, source: str, target: str | None) -> None:
+    """Airflow's collector ignores what it gets unless something collects lineage."""
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
     collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
-    collector.add_input_asset(context=hook, uri=billing_asset_uri(org_handle))
-    if written is not None:
-        collector.add_output_asset(context=hook, uri=without_connection(store_address(written.address).address))
+    collector.add_input_asset(context=hook, uri=source)
+    if target is not None:
+        collector.add_output_asset(context=hook, uri=target)
 
 
 def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:
@@ -76,16 +94,7 @@ def _dataset(address: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
 
 
-def report_load(hook: Any, address: str, database_uri: str) -> None:
-    """Report the load of an export into a table to Airflow's hook lineage collector."""
-    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-
-    collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
-    collector.add_input_asset(context=hook, uri=without_connection(address))
-    collector.add_output_asset(context=hook, uri=database_uri)
-
-
-def openlineage_facets_of_load(address: str, database_uri: str, rows: int) -> OperatorLineage[Any, Any]:
+def openlineage_facets_of_load(address: str, table_uri: str, rows: int) -> OperatorLineage[Any, Any]:
     """The facets of a finished load; only called where the OpenLineage provider is installed."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
@@ -94,7 +103,7 @@ def openlineage_facets_of_load(address: str, database_uri: str, rows: int) -> Op
     )
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    source, (target, table) = _dataset(address), _dataset(database_uri)
+    source, (target, table) = _dataset(address), _dataset(table_uri)
     statistics = OutputStatisticsOutputDatasetFacet(rowCount=rows)
     return OperatorLineage(
         inputs=[InputDataset(namespace=source[0], name=source[1])],

@@ -95,6 +95,7 @@ class UnpodToSqlOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Load; see the class."""
+        from airflow_provider_unpod.export.errors import LoadRefused
         from airflow_provider_unpod.hooks.database import sql_hook_of
         from airflow_provider_unpod.loading.dialects import DIALECTS, Target
         from airflow_provider_unpod.loading.load import ALREADY_LOADED, OLDER
@@ -103,12 +104,13 @@ class UnpodToSqlOperator(BaseOperator):
             check_rendered(self, self._given)
             kind, hook = sql_hook_of(self.sql_conn_id, DIALECTS)
             target = Target(self.table, self.schema)
+            table_uri = self._table_uri(kind, hook)
             export = self._open()
             outcome = self._load(export, hook, DIALECTS[kind], target)
             if outcome.state == OLDER and self.on_older == "fail":
-                from airflow_provider_unpod.export.errors import LoadError
-
-                raise LoadError(f"{self.table} is current with the later export {outcome.current}: nothing was loaded.")
+                raise LoadRefused(
+                    f"{self.table} is current with the later export {outcome.current}: nothing was loaded."
+                )
         if outcome.state == ALREADY_LOADED:
             self.log.info("Export %s is in %s already: nothing was changed.", export.export_id, self.table)
         elif outcome.state == OLDER:
@@ -119,7 +121,7 @@ class UnpodToSqlOperator(BaseOperator):
                 self.table,
             )
         else:
-            self._report(export, outcome, kind, hook)
+            self._report(export, outcome, hook, table_uri)
         return {
             "table": self.table,
             "state": outcome.state,
@@ -151,13 +153,12 @@ class UnpodToSqlOperator(BaseOperator):
 
         return openlineage_facets_of_load(*self._lineage) if self._lineage else None
 
-    def _report(self, export: Export, outcome: Outcome, kind: str, hook: Any) -> None:
+    def _report(self, export: Export, outcome: Outcome, hook: Any, table_uri: str) -> None:
         from airflow_provider_unpod.operators.lineage import report_load
 
-        uri = self._table_uri(kind, hook)
         address = normalised(self.export_path)
-        self._lineage = address, uri, outcome.rows
-        report_load(hook, address, uri)
+        self._lineage = address, table_uri, outcome.rows
+        report_load(hook, address, table_uri)
         self.log.info(
             "Loaded export %s into %s: %d rows, %d invoices have vanished. The sums are those of the manifest.",
             export.export_id,

@@ -257,10 +257,12 @@ def test_the_month_close_books_every_export_that_triggered_it_and_booking_again_
 ) -> None:
     february = export_month(tmp_path, "2026-02", "2026-03-01")
     march = export_month(tmp_path, "2026-03", "2026-04-01")
-    events = [SimpleNamespace(extra=extra) for extra in (february, march, march)]
+    overtaken = {**march, "export_id": "another", "manifest_sha256": "0" * 64}
+    extras = (february, overtaken, march, march)
+    events = [SimpleNamespace(extra=extra, timestamp=second) for second, extra in enumerate(extras)]
 
-    manifests = month_close.exports(triggering_asset_events={"unpod_monthly_invoices": events})
-    booked = [month_close.close(manifest) for manifest in manifests]
+    certified = month_close.exports(triggering_asset_events={"unpod_monthly_invoices": events})
+    booked = [month_close.close(export) for export in certified]
 
     assert [each["month"] for each in booked] == ["2026-02", "2026-03"]
     for each in booked:
@@ -271,7 +273,7 @@ def test_the_month_close_books_every_export_that_triggered_it_and_booking_again_
         ]
         assert {currency: Decimal(amount) for currency, amount in each["revenue"].items()} == money_by_currency(paid)
     first = {file.name: file.read_text() for file in month_close.books.iterdir()}
-    assert [month_close.close(manifest) for manifest in manifests] == booked
+    assert [month_close.close(export) for export in certified] == booked
     assert {file.name: file.read_text() for file in month_close.books.iterdir()} == first
 
 
@@ -284,7 +286,20 @@ def test_the_month_close_refuses_an_export_that_was_changed(
     file.write_text(file.read_text().replace('"paid"', '"PAID"', 1))
 
     with pytest.raises(ExportError):
-        month_close.close(summary["manifest"])
+        month_close.close(summary)
+
+    assert not month_close.books.exists()
+
+
+@pytest.mark.unpod_sandbox(today=TODAY)
+def test_the_month_close_books_the_export_of_its_event_and_no_later_one(
+    unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
+) -> None:
+    summary = export_month(tmp_path, "2026-02", "2026-03-01")
+    export_month(tmp_path, "2026-02", "2026-03-01")
+
+    with pytest.raises(ExportError, match="is superseded"):
+        month_close.close(summary)
 
     assert not month_close.books.exists()
 
@@ -297,7 +312,7 @@ def test_the_month_close_refuses_an_export_that_was_not_proved_complete(
     assert isinstance(summary, dict)
 
     with pytest.raises(ValueError, match="has no proof"):
-        month_close.close(summary["manifest"])
+        month_close.close(summary)
 
 
 # --- on one real Airflow 3, with its scheduler and triggerer

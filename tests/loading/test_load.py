@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import Export, read_export
-from airflow_provider_unpod.export.errors import LoadError
+from airflow_provider_unpod.export.errors import LoadError, LoadRefused
 from airflow_provider_unpod.loading.dialects import DIALECTS, Target
 from airflow_provider_unpod.loading.load import Load
+from airflow_provider_unpod.loading.rows import COLUMNS
 from airflow_provider_unpod.task_boundary import cleaned
 from tests.export.support import row, rows
 from tests.loading.support import Database, changes, full, sqlite_in
@@ -215,7 +216,7 @@ def test_names_that_no_table_can_have_are_refused(table: str) -> None:
 def test_a_table_that_does_not_exist_is_named_with_the_remedy(database: Database, tmp_path: Path) -> None:
     full([row(1)], tmp_path / "export")
 
-    with pytest.raises(LoadError, match="create_table=True"):
+    with pytest.raises(LoadRefused, match="create_table=True"):
         database.load(tmp_path / "export", create_table=False)
 
 
@@ -225,7 +226,26 @@ def test_a_table_without_a_column_is_refused_before_anything_is_written(database
         connection.cursor().execute("CREATE TABLE invoices (organization TEXT, invoice_id TEXT)")
         connection.commit()
 
-    with pytest.raises(LoadError, match="lacks the columns invoice_number, amount"):
+    with pytest.raises(LoadRefused, match="lacks the columns invoice_number, amount"):
+        database.load(tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [("amount", "FLOAT"), ("amount", "NUMERIC(10, 2)"), ("invoice_date", "TIMESTAMP"), ("currency", "CHAR(3)")],
+)
+def test_a_column_that_would_round_or_shift_values_is_refused_by_name(
+    database: Database, tmp_path: Path, column: str, other: str
+) -> None:
+    full([row(1)], tmp_path / "export")
+    database.load(tmp_path / "export", table="usual")
+    types = DIALECTS[database.kind].types
+    columns = ", ".join(f"{one.name} {other if one.name == column else types[one.kind]}" for one in COLUMNS)
+    with closing(database.connect()) as connection:
+        connection.cursor().execute(f"CREATE TABLE invoices ({columns})")
+        connection.commit()
+
+    with pytest.raises(LoadRefused, match=f"column {column} must be of type"):
         database.load(tmp_path / "export")
 
 

@@ -85,7 +85,7 @@ def test_an_older_export_is_named_with_the_one_that_is_current(
     assert load(tmp_path / "older")["state"] == "older"
 
     assert f"is older than {current}" in task_log.text
-    with pytest.raises(ExportError, match=f"later export {current}"):
+    with pytest.raises(AirflowFailException, match=f"later export {current}"):
         load(tmp_path / "older", on_older="fail")
     assert statuses(books) == ["paid"]
 
@@ -128,3 +128,24 @@ def test_a_load_reports_where_the_rows_came_from_and_where_they_went(
     load(tmp_path / "export")
 
     assert reported == [(f"file://{tmp_path}/export", f"file://{books}/invoices")]
+
+
+def test_a_table_that_does_not_fit_fails_the_task_without_retries(tmp_path: Path, books: Path) -> None:
+    full([row(1)], tmp_path / "export")
+
+    with pytest.raises(AirflowFailException, match=r"create_table=True"):
+        load(tmp_path / "export", create_table=False)
+
+
+def test_lineage_that_cannot_be_reported_does_not_fail_a_task_whose_load_is_committed(
+    tmp_path: Path, books: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no collector")
+
+    monkeypatch.setattr("airflow.providers.common.compat.lineage.hook.get_hook_lineage_collector", broken)
+    full([row(1)], tmp_path / "export")
+
+    assert load(tmp_path / "export")["state"] == "loaded"
+
+    assert "The lineage of this task is not reported." in caplog.text
