@@ -1,4 +1,4 @@
-"""All rows of a list that are not valid invoices, named at once: otherwise each costs another failed run."""
+"""Reports all invalid rows of a list in one error, so that users do not find them one failed run at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Requests that may be spent on naming others.
+#: Most pages to read in search of more invalid rows.
 _MAX_PAGES = 100
 
 
 def valid(invoices: Iterable[Invoice], check: Callable[[Invoice], object]) -> Iterator[Invoice]:
-    """Yield the invoices for which ``check`` raises nothing, and read on to learn of the others.
+    """Yield the invoices that pass ``check``, and collect those that raise ``UnpodBadAnswer``.
 
-    :raises UnpodBadRows: after the last invoice, or as soon as twenty are known, if ``check`` raised
-        ``UnpodBadAnswer`` for any.
+    :raises UnpodBadRows: after the last invoice, or after twenty invalid ones, if there are any.
     """
     faults: list[str] = []
     for invoice in invoices:
@@ -39,9 +38,9 @@ def valid(invoices: Iterable[Invoice], check: Callable[[Invoice], object]) -> It
 
 
 def name_bad_rows(source: PageSource, first: UnpodBadRows) -> UnpodBadRows:
-    """The error of a reading that ``first`` ended, with the invalid rows of the other pages as well.
+    """Add the invalid rows of other pages to ``first``, the error that ended a read.
 
-    Costs a request a page, 100 at most, until twenty rows are known. Nothing is concluded from a page that fails.
+    Makes one request per page, up to 100, until twenty rows are known. A page that cannot be read ends the search.
     """
     log.info("The list has invalid rows. Reading up to %d pages to name all of them.", _MAX_PAGES)
     rows = dict.fromkeys(first.rows)
@@ -62,7 +61,7 @@ def _fault_of(invoice: Invoice, check: Callable[[Invoice], object]) -> str | Non
 
 
 def _bad_rows_of(source: PageSource, page: int) -> tuple[str, ...] | None:
-    """The invalid rows of a page; ``None`` if it is empty or cannot be read."""
+    """Return the invalid rows of a page. ``None`` if the page is empty or cannot be read."""
     try:
         return () if source.get_page(page, source.page_size).invoices else None
     except UnpodBadRows as error:

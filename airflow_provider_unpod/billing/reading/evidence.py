@@ -1,4 +1,4 @@
-"""What a reading saw and what it proves: the part of the manifest that says how completely the list was read."""
+"""The evidence that a list was read completely. It becomes part of the manifest."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ SHORT, PAST = "short", "past"
 
 
 def check_consistency(consistency: str) -> None:
-    """:raises UnpodConfigError: if no reading can be asked for at this level."""
+    """Raise ``UnpodConfigError`` if ``consistency`` is not a level that a caller may choose."""
     choice_of(consistency, "consistency", (LINKED, SINGLE_PASS))
 
 
 @dataclass(slots=True)
 class Evidence:
-    """How a reading established that its list is complete; counts while it reads."""
+    """How a read established that the list is complete. It is updated during the read."""
 
-    #: The level reached: ``"linked"``, ``"repeated"`` or ``"single-pass"``.
+    #: Level reached: ``"linked"``, ``"repeated"`` or ``"single-pass"``.
     consistency: str
-    #: Why a linked reading fell back to whole passes, else ``None``.
+    #: Why a linked read fell back to repeated passes. ``None`` if it did not.
     fallback: str | None = None
-    #: Responses used, and requests made for them (without a request's own retries).
+    #: Number of responses used, and of requests made for them (without retries).
     windows: int = 0
     requests: int = 0
-    #: Gaps around which windows were read again.
+    #: Number of gaps that were closed by reading windows around them again.
     relinked: int = 0
-    #: Whole passes over the list: 1, except for ``"repeated"``.
+    #: Number of passes over the whole list. Always 1, except for ``"repeated"``.
     passes: int = 1
-    #: ``count`` in the first and in the last response, and how many different values it took; ``None`` where the API
-    #: gives none. A 404 behind the last page has no ``count`` and does not matter here.
+    #: ``count`` in the first and in the last response, and the number of different values. ``None`` if the API sends no
+    #: ``count``. A 404 after the last page has no ``count`` and is ignored.
     count_first: int | None = None
     count_last: int | None = None
     counts_seen: int = 0
-    #: Different invoices read, before any selection.
+    #: Number of different invoices read, before any selection.
     invoices: int = 0
-    #: Rows that came again and were dropped; overlapping windows always have some.
+    #: Number of repeated rows. Overlapping windows always have some.
     duplicates_dropped: int = 0
-    #: ``"by id"``, ``"by date"`` or ``"assumed"``: what the rows say about the list's order.
+    #: Order of the rows: ``"by id"``, ``"by date"`` or ``"assumed"``.
     order: str = ASSUMED
-    #: ``"short"``: a response shorter than asked for whose last row is the last by its own ``count``. ``"past"``: an
-    #: empty page or a 404 behind the last row.
+    #: How the end of the list was detected. ``"short"``: a response was shorter than requested and ended where its own
+    #: ``count`` says. ``"past"``: the page after the last row was empty or a 404.
     end: str = ""
 
     _counts: set[int] = field(default_factory=set)
@@ -58,7 +58,7 @@ class Evidence:
         if not self.windows:
             self.count_first = page.count
         self.windows += 1
-        self.duplicates_dropped += len(page.invoices)  # until `added` says which of them are new
+        self.duplicates_dropped += len(page.invoices)  # `added` subtracts the new ones
         if not page.past_end:
             self.count_last = page.count
         if page.count is not None:
@@ -66,10 +66,10 @@ class Evidence:
             self.counts_seen = len(self._counts)
 
     def added(self, invoices: int) -> None:
-        """Count invoices that had not been read before."""
+        """Count new invoices."""
         self.invoices += invoices
         self.duplicates_dropped -= invoices
 
     def as_dict(self) -> dict[str, Any]:
-        """The same, ready for JSON."""
+        """Return the evidence as a dictionary for JSON."""
         return {name: getattr(self, name) for name in self.__slots__ if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""Pages, several at a time, handed out in the order asked for; bounded in number, and quick to stop."""
+"""Fetches several pages at a time and returns them in order. The number of requests is limited."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A response that comes within so many seconds is not worth a thread: several take turns at the interpreter, which
-#: costs more than it saves. An API on the same machine is as quick as that, one across a network hardly ever.
+#: Responses faster than this (seconds) are fetched without threads, because switching threads costs more than it saves.
+#: Only an API on the same machine is that fast.
 SWIFT = 0.003
-#: Speed is judged by the fastest of the last so many responses; the others may have been delayed by something else.
+#: Speed is judged by the fastest of this many latest responses. Others may have been delayed by something else.
 _LATEST = 8
-#: Seconds between two lines of progress; reads shorter than this say nothing.
+#: Seconds between two progress lines in the log. Shorter reads log none.
 PROGRESS_INTERVAL = 5.0
 
 
 class PageSource(Protocol):
-    """What a list is read from; :class:`~airflow_provider_unpod.billing.client.UnpodClient` is one."""
+    """The source of the pages of a list, such as :class:`~airflow_provider_unpod.billing.client.UnpodClient`."""
 
     page_size: int
     max_concurrency: int
@@ -39,43 +39,42 @@ class PageSource(Protocol):
 
 
 class Fetcher:
-    """Fetches windows for one read. Not thread-safe: one consumer, many requests.
+    """Fetches windows for one read. Not thread-safe: use it from one thread only.
 
-    Windows asked for ahead are fetched by up to ``concurrency`` threads, which start with the first such request; where
-    the API responds at once, a window is fetched when it is taken. The first failure cuts all requests in flight, and
-    is raised to the consumer.
+    Windows are requested ahead by up to ``concurrency`` threads. If the API is very fast, no threads are used, and a
+    window is fetched when it is taken. The first failure cancels all requests in flight and is raised to the caller.
     """
 
     def __init__(self, source: PageSource, concurrency: int) -> None:
         self._source = source
         self._concurrency = concurrency
         self._cancellation = Cancellation()
-        self._slots = threading.Semaphore(concurrency)  # shared by requests ahead and requests right now
+        self._slots = threading.Semaphore(concurrency)  # for requests of ask() and now()
         self._threads: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[WindowPage] | Window] = deque()
-        self._latest: tuple[float, ...] = ()  # seconds that responses took
+        self._latest: tuple[float, ...] = ()  # durations of the latest responses in seconds
         self._failure: BaseException | None = None
-        self._drops = 0  # generation counter: windows asked for before the latest drop() are not needed
+        self._drops = 0  # generation counter: windows requested before the latest drop() are discarded
         self.requests = 0
-        self.limit = 0  # the reader raises it as it learns how long the list is
+        self.limit = 0  # the reader raises it when it knows how long the list is
 
     @property
     def room(self) -> int:
-        """How many more windows may be asked for ahead: twice the threads, so that none waits for a slow response."""
+        """The number of windows that may still be requested ahead, up to two for each thread."""
         return max(0, (1 if self._swift else 2 * self._concurrency) - len(self._ahead))
 
     @property
     def waiting(self) -> int:
-        """How many windows were asked for ahead and not taken yet."""
+        """The number of windows that were requested ahead and not taken yet."""
         return len(self._ahead)
 
     def now(self, window: Window) -> WindowPage:
-        """Fetch one window by itself."""
+        """Fetch one window immediately."""
         self._count()
         return self._fetch(window, self._drops)
 
     def ask(self, window: Window) -> None:
-        """Ask for a window ahead of its :meth:`take`."""
+        """Request a window ahead. :meth:`take` returns it."""
         self._count()
         if self._swift:
             self._ahead.append(window)
@@ -85,19 +84,19 @@ class Fetcher:
         self._ahead.append(self._threads.submit(self._fetch, window, self._drops))
 
     def take(self) -> WindowPage:
-        """The next of the windows asked for ahead, in the order of asking."""
+        """Return the next window that was requested ahead, in the order of the requests."""
         ahead = self._ahead.popleft()
         return self._fetch(ahead, self._drops) if isinstance(ahead, Window) else ahead.result()
 
     def drop(self) -> None:
-        """Forget what was asked for ahead; what has not been sent yet is not sent (and not counted)."""
+        """Discard all windows requested ahead. Requests that were not sent yet are neither sent nor counted."""
         self._drops += 1
         while self._ahead:
             ahead = self._ahead.pop()
             self.requests -= isinstance(ahead, Window) or ahead.cancel()
 
     def close(self) -> None:
-        """Cut what is in flight and wait for the threads, which then end at once."""
+        """Cancel all requests in flight and wait until the threads have ended."""
         self._cancellation.cancel()
         self._ahead.clear()
         if self._threads is not None:
@@ -106,8 +105,8 @@ class Fetcher:
     def _count(self) -> None:
         if self.requests >= self.limit:
             raise UnpodListUnstable(
-                f"Try again at a quieter time: gave up after {self.requests} requests for one list, which moved faster "
-                "than it could be read."
+                f"Try again when fewer invoices change: gave up after {self.requests} requests, because the list "
+                "changed faster than it could be read."
             )
         self.requests += 1
 
@@ -125,18 +124,18 @@ class Fetcher:
                 raise self._failure from None
             raise
         except BaseException as failure:
-            if drops == self._drops:  # else it is not needed any more, and its failure does not matter
+            if drops == self._drops:  # otherwise the window was discarded, and its failure does not matter
                 if self._failure is None:
                     self._failure = failure
                 self._cancellation.cancel()
             raise
-        # Replaced, not changed: threads that do so at the same time lose one of their times, and nothing else.
+        # Replaced, not modified: if two threads do this at the same time, only one duration is lost.
         self._latest = (*self._latest[1 - _LATEST :], time.monotonic() - began)
         return WindowPage(window, page)
 
 
 class Progress:
-    """One line of log every few seconds of a long read."""
+    """Logs the progress of a long read every few seconds."""
 
     def __init__(self, source: PageSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = source
@@ -144,9 +143,9 @@ class Progress:
         self._began = self._said = clock()
 
     def report(self, *, pages: int, invoices: int, requests: int, rows_to_go: int | None) -> None:
-        """Say how far the read has got, if it is time to.
+        """Log the progress, unless the last line is too recent.
 
-        :param rows_to_go: rows not read yet, ``None`` where the API does not say.
+        :param rows_to_go: number of rows not read yet. ``None`` if it is unknown.
         """
         now = self._clock()
         if now - self._said < PROGRESS_INTERVAL:

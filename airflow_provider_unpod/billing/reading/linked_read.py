@@ -1,4 +1,4 @@
-"""Reading a whole list by linked windows, while it moves."""
+"""Reads a whole list in linked windows while it changes."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.reading.evidence import Evidence
     from airflow_provider_unpod.billing.reading.fetcher import Fetcher
 
-#: A read gives up beyond this many times the requests that it would need if nothing moved ...
+#: A read may make this many times the requests that an unchanging list of the same length needs ...
 PATIENCE = 4
-#: ... and this many more, which the end of a list may take that moves there.
+#: ... plus this many, because a list that changes at its end needs more there.
 PATIENCE_AT_THE_END = 50
-#: No list is planned to be longer than this, whatever its `count` says.
+#: Longest list to plan for, even if its `count` is larger.
 _MOST_ROWS = 10_000_000
-#: So many responses may end where the list does not, by their own `count` or as far as neighbors show.
+#: Most responses whose end is doubtful.
 _MOST_DOUBTS = 12
-#: Pages by which rows may shift, unseen by `count`, between two responses. More is taken for a change of order.
+#: Pages by which rows may shift between two responses without a change of `count`. A larger shift means a new order.
 _SLACK_PAGES = 3
-#: Give up after so many responses in a row without a new invoice (besides a whole re-read of what was found).
+#: Give up after this many responses in a row without a new invoice (a full re-read not counted).
 _MOST_IDLE = 30
-#: Rows by which the first window across a gap goes back: most gaps are a deletion or two wide.
+#: Rows by which the first window across a gap goes back. Most gaps are caused by one or two deletions.
 _STEP_BACK = 9
 
 
 @dataclass(slots=True)
 class _End:
-    """What short responses have shown of the end of the list."""
+    """Judges from short responses whether the end of the list is reached."""
 
     reached: bool = False
-    #: Those that did not show it.
+    #: Number of short responses that did not prove the end.
     doubts: int = 0
-    #: Whether one of them ended elsewhere than its own ``count`` says.
+    #: Whether a short response has disagreed with its own ``count``.
     contradicted: bool = False
-    #: Those in a row that ended where their own ``count`` says.
+    #: Number of short responses in a row that agree with their own ``count``.
     agreeing: int = 0
 
     def contradict(self) -> None:
-        """A response disagreed with its own ``count``: from now on two must agree in a row."""
+        """Record a response that disagrees with its own ``count``. From now on, two in a row must agree."""
         self.contradicted, self.agreeing = True, 0
         self.doubts += 1
 
@@ -70,11 +70,11 @@ class _End:
 
 
 class LinkedRead:
-    """One read. :meth:`pages` yields every invoice once, in list order as far as nothing moves.
+    """One read of the list. :meth:`pages` yields every invoice once, in list order while the list does not change.
 
-    It needs a server that gives a ``count`` in every response, shows its page limit in the first one, and gives every
-    window in full except the last. A response that is short *inside* the list, or ends elsewhere than its own ``count``
-    says, is dropped; so whatever was linked is a whole piece of the list, without rows that a server left out or cut.
+    The server must send ``count`` in every response, apply its page limit from the first response on, and return every
+    window in full except the last. A response that is short *inside* the list, or that disagrees with its own
+    ``count``, is discarded. So a linked response is a contiguous part of the list, without omitted rows.
     """
 
     def __init__(self, fetcher: Fetcher, evidence: Evidence, page_size: int) -> None:
@@ -82,16 +82,16 @@ class LinkedRead:
         self._fetcher = fetcher
         self._evidence = evidence
         self._plan = _Plan(fetcher)
-        self._cap = page_size  # rows that a page may have
-        self._expected = 0  # rows in the list, by the newest `count`
-        self._idle = 0  # responses since the last new invoice
+        self._cap = page_size  # most rows per page
+        self._expected = 0  # latest `count`
+        self._idle = 0  # number of responses since the last new invoice
         self._end = _End()
 
     def pages(self) -> Iterator[list[Invoice]]:
-        """The invoices that each response adds.
+        """Yield the new invoices of each response.
 
-        :raises Unlinkable: if this way of reading does not suit the server.
-        :raises UnpodListUnstable: if the list moved too much.
+        :raises Unlinkable: if windows cannot be linked on this server.
+        :raises UnpodListUnstable: if the list changed too much.
         """
         self._fetcher.limit = 1
         yield self._begin_with(self._fetcher.now(Window(0, self._cap)))
@@ -107,7 +107,7 @@ class LinkedRead:
         self._evidence.end, self._evidence.order = SHORT, self.links.order.order
 
     def _begin_with(self, first: WindowPage) -> list[Invoice]:
-        """Learn from the first response how long the list is, and how many rows a page may have."""
+        """Determine the length of the list and the server's page limit from the first response."""
         rows = len(self._receive(first).invoices)
         limited = first.short and 0 < rows < self._expected
         if limited:
@@ -115,38 +115,38 @@ class LinkedRead:
         longest = min(self._expected, _MOST_ROWS) + self._cap
         self._fetcher.limit = PATIENCE * planned_requests(longest, self._cap) + PATIENCE_AT_THE_END
         if limited:
-            return []  # read again in windows of that size, which must come in full
+            return []  # read again in windows of that size, which the server must return in full
         fresh = self._take_in(first)
         self._end.reached = first.is_whole_list
         return fresh or []
 
     @property
     def _widest(self) -> int:
-        """Rows of the largest window to ask for. An end in doubt is read by windows so small that none is cut."""
+        """The size of the largest window to request. Near a doubtful end, it is so small that no server cuts it."""
         near_the_end = self._expected < self.links.reach + self._cap
         return min(self._cap, SMALLEST_LIMIT) if self._end.doubts and near_the_end else self._cap
 
     def _bridge(self, beyond: WindowPage) -> Iterator[list[Invoice]]:
-        """Read windows around the gap before ``beyond`` until that links, or what it holds has been read."""
+        """Read windows around the gap before ``beyond``, until ``beyond`` links or its rows have been read."""
         self._evidence.relinked += 1
         back = _STEP_BACK
         while not self._end.reached and beyond.window.end > (reach := self.links.reach):
             self._give_up_if_hopeless()
-            # From the first row a read can always start afresh; a size that differs from the first request's shows
-            # a server that ignores `page_size`, the likeliest reason to come here.
+            # A read can always restart at the first row. A size that differs from the first request's detects a server
+            # that ignores `page_size`, the most likely cause of a gap.
             window = farthest(reach - back, self._widest) if back < reach else Window(0, max(1, self._cap - 1))
             fresh = self._take_in(self._receive(self._fetcher.now(window)))
             if fresh is None:
                 back *= 4
                 continue
             yield fresh
-            # With small pages a step so wide may end where reading had got: then go on from its very last row.
+            # With small pages, such a wide step may not get any farther. Then continue from the last row.
             back = _STEP_BACK if self.links.reach != reach else 1
             if not self._end.reached and (fresh := self._take_in(beyond)) is not None:
                 yield fresh
                 return
 
-    # -- what a response says
+    # --- responses
 
     def _receive(self, page: WindowPage) -> WindowPage:
         self._evidence.saw(page)
@@ -159,7 +159,7 @@ class LinkedRead:
         return page
 
     def _take_in(self, page: WindowPage) -> list[Invoice] | None:
-        """The invoices that ``page`` adds; ``None`` where it shares none with what was read before."""
+        """Return the new invoices of ``page``. ``None`` if it shares no row with the responses before."""
         if page.short and not page.shows_end and (page.invoices or not page.window.start):
             self._drop(page)
             return []
@@ -173,28 +173,28 @@ class LinkedRead:
         return link.fresh if link else None
 
     def _drop(self, page: WindowPage) -> None:
-        """Believe nothing of a response whose rows and ``count`` disagree, and the next ends only where two agree."""
+        """Discard a response whose rows disagree with its ``count``. From now on, two must agree about the end."""
         if page.window.size > SMALLEST_LIMIT and page.window.end <= self._expected:
             raise Unlinkable(
-                f"page {page.window.page} of {page.window.size} came with {len(page.invoices)} invoices, "
-                f"where `count` is {page.count}"
+                f"page {page.window.page} with a page size of {page.window.size} has {len(page.invoices)} invoices, "
+                f"but `count` is {page.count}"
             )
         self._end.contradict()
         self._plan.forget()
 
     def _give_up_if_hopeless(self) -> None:
         if self.links.order.ties and len(self.links) > 1:
-            raise Unlinkable("invoices of equal date are in no order that windows could rely on")
+            raise Unlinkable("invoices with the same date are in no fixed order")
         if self._end.doubts > _MOST_DOUBTS:
             raise Unlinkable(
-                f"the end of the list could not be established in {self._end.doubts} attempts: `count` is "
-                f"{self._expected}, the rows end at {self.links.reach}"
+                f"the end of the list was still unclear after {self._end.doubts} attempts: `count` is "
+                f"{self._expected}, but the rows end at {self.links.reach}"
             )
         idle = self._idle - _MOST_IDLE
         if idle > 0 and idle > planned_requests(self.links.invoices, self._cap):
             raise Unlinkable(
-                f"{self._idle} responses in a row had no new invoice, and the list did not end: `count` is "
-                f"{self._expected}, {self.links.invoices} invoices were found"
+                f"{self._idle} responses in a row had no new invoice: `count` is {self._expected}, but only "
+                f"{self.links.invoices} invoices were found"
             )
 
     def _compare_with_count(self) -> Iterator[list[Invoice]]:
@@ -212,24 +212,24 @@ class LinkedRead:
             yield front.fresh if front else []
         if self.links.invoices < count or order != self.links.order.order:
             raise Unlinkable(
-                f"`count` was {count} throughout, but only {self.links.invoices} invoices were in their place"
+                f"`count` was {count} in every response, but only {self.links.invoices} invoices were found"
             )
 
 
 class _Plan:
-    """The windows from where reading has got to the end that is expected, asked for ahead."""
+    """Requests the windows from the current position to the expected end ahead."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
         self._windows: Iterator[Window] = iter(())
         self._widest = 0
-        self._end = 0  # of the last window asked for
+        self._end = 0  # end of the last window that was requested
 
     def next(self, reach: int, widest: int, expected: int) -> WindowPage:
-        """The next response; a plan that is at its end is made anew from ``reach`` on.
+        """Return the next response. A finished plan is replaced by a new one that starts at ``reach``.
 
-        :param widest: rows of the largest window.
-        :param expected: rows in the list; no window is asked for that begins behind the first one to end there.
+        :param widest: size of the largest window in rows.
+        :param expected: expected number of rows. Windows after the first one that ends there are not requested.
         """
         if widest != self._widest:
             self.forget()
@@ -242,7 +242,7 @@ class _Plan:
         return self._fetcher.take()
 
     def forget(self) -> None:
-        """Drop what was asked for ahead."""
+        """Discard the windows that were requested ahead."""
         self._fetcher.drop()
         self._windows, self._end = iter(()), 0
 

@@ -1,7 +1,7 @@
-"""What the rows themselves say about the order of the list.
+"""Detects the order of the list from its rows.
 
-The API documents no order. Linked windows need only that the order is *fixed*; rows that are in the order of their
-ids, or of their dates, are the best evidence of that which a reader can have.
+The API does not document an order. Linked windows only need a *fixed* order. The best evidence of a fixed order is that
+the rows are sorted by id or by date.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BY_ID, BY_DATE, ASSUMED = "by id", "by date", "assumed"
 
 
 def rank(key: InvoiceId) -> tuple[str, int, str]:
-    """A sort key for ids: numbers by value, texts by what precedes their trailing number, then by that number."""
+    """Return a sort key for an id: an integer by value, a string by its prefix and then by its trailing number."""
     if isinstance(key, int):
         return ("", key, "")
     match = _TRAILING_NUMBER(key)
@@ -35,7 +35,7 @@ def rank(key: InvoiceId) -> tuple[str, int, str]:
 
 
 def direction_of(keys: Sequence[InvoiceId]) -> _Direction | None:
-    """The direction in which all ``keys`` follow each other strictly; ``None`` where there is none."""
+    """Return whether ``keys`` are strictly rising or strictly falling. ``None`` if they are neither."""
     values: Sequence[Any] = keys if _all_integers(keys) else [rank(key) for key in keys]
     return next((way for way in (_RISING, _FALLING) if all(map(way, values, values[1:]))), None)
 
@@ -45,7 +45,7 @@ def _all_integers(keys: Sequence[InvoiceId]) -> bool:
 
 
 def _readable_date(invoice: Invoice) -> datetime | None:
-    """The date; ``None`` also where it is invalid, which is not an error here: only the order is asked for."""
+    """Return the date. ``None`` if it is missing or invalid, which is not an error when only the order matters."""
     try:
         return invoice.invoice_date
     except UnpodBadAnswer:
@@ -53,10 +53,10 @@ def _readable_date(invoice: Invoice) -> datetime | None:
 
 
 class OrderWitness:
-    """Observes every response and says what order all of them have in common.
+    """Observes all responses and determines the order that they have in common.
 
-    ``ties`` is set where the list goes by date but equal dates are in no order of ids: databases break such ties
-    differently for different ``LIMIT``/``OFFSET``, so windows of varying size may then not be compared.
+    ``ties`` is true if the list is sorted by date but rows with the same date are not sorted by id. Databases order
+    such ties differently for different ``LIMIT`` and ``OFFSET``, so windows of different sizes cannot be compared.
     """
 
     def __init__(self) -> None:
@@ -68,14 +68,14 @@ class OrderWitness:
         self._skipped_dates = False
 
     def observe(self, invoices: Sequence[Invoice]) -> None:
-        """Take the rows of one response, in their order, into account."""
+        """Take the rows of one response into account."""
         if len(invoices) < 2:
             return
         if self._by_id:
             found = direction_of([invoice.key for invoice in invoices])
             self._by_id &= {found} if found else set()
             if self._by_id:
-                self._skipped_dates = True  # parsing dates costs, and ids are the better evidence
+                self._skipped_dates = True  # parsing dates takes time, and ids are the better evidence
                 return
         if self._dates:
             self._observe_dates(invoices)

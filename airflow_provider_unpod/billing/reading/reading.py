@@ -1,8 +1,8 @@
-"""One complete list out of many pages: the entry to reading, at each level of consistency.
+"""Reads one complete list from many pages, at the chosen level of consistency.
 
-``linked`` (the default) proves that nothing was lost while the list moved, and falls back to ``repeated`` whole passes
-where the server does not allow the proof. ``single-pass`` reads every page once and notices what ``count`` and repeated
-ids show. See `docs/completeness.md`.
+``linked`` (the default) proves that no invoice is missing although the list changes. If the server does not allow this
+proof, the read falls back to ``repeated`` passes. ``single-pass`` reads every page once and checks only ``count`` and
+repeated ids. See `docs/completeness.md`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-#: Wants every invoice.
+#: Selects every invoice.
 EVERYTHING = Selection()
 
 
@@ -44,13 +44,13 @@ def read_list(
     page_size: int | None = None,
     max_concurrency: int | None = None,
 ) -> Reading:
-    """Begin to read the whole billing list; no request is made before the first invoice is asked for.
+    """Start to read the whole billing list. The first request is made when the first invoice is taken.
 
-    :param selection: which of its invoices are yielded; all of them by default.
+    :param selection: the invoices to yield. Default: all.
     :param consistency: ``"linked"`` or ``"single-pass"``.
-    :param page_size: rows asked for at a time, at most; the source's own by default.
-    :param max_concurrency: requests in flight, at most; the source's own by default.
-    :raises UnpodConfigError: if an argument is out of range.
+    :param page_size: most rows per page. Default: that of ``source``.
+    :param max_concurrency: most requests in flight. Default: that of ``source``.
+    :raises UnpodConfigError: if an argument is invalid.
     """
     check_consistency(consistency)
     size = source.page_size if page_size is None else argument_of_reading("page_size", page_size)
@@ -61,15 +61,13 @@ def read_list(
 
 
 class Reading(Iterator[Invoice]):
-    """The wanted invoices of one complete list, each once, as they come.
+    """An iterator over the selected invoices of one list, each once.
 
-    Only a reading that ended without an error is complete: the invoices yielded before an error must not be taken for
-    the whole. Close it (or use it in a ``with``) to stop early; requests in flight are then cut.
+    The result is complete only if the iteration ends without an error. It raises
+    :class:`~airflow_provider_unpod.billing.errors.UnpodListUnstable` if completeness cannot be proved, and the errors
+    of requests. To stop early, close it or use it in a ``with`` statement; this cancels all requests in flight.
 
-    :ivar selection: which invoices are wanted. The whole list is read and proved complete, whatever is wanted of it.
-
-    Iteration raises :class:`~airflow_provider_unpod.billing.errors.UnpodListUnstable` where completeness cannot be
-    proved, and whatever a request raises.
+    :ivar selection: the invoices to yield. The whole list is read and proved complete, even if few are selected.
     """
 
     def __init__(
@@ -81,19 +79,19 @@ class Reading(Iterator[Invoice]):
         self._evidence = Evidence(consistency)
         self._finished = False
         self._read = self._read_list(page_size)
-        # Most readings want everything: spare them a call for each invoice.
+        # Most reads select everything. They are spared a call for each invoice.
         self._invoices: Iterator[Invoice] = (
             self._read if selection == EVERYTHING else filter(selection.matches, self._read)
         )
 
     @property
     def evidence(self) -> Evidence:
-        """How completeness was established.
+        """The evidence that the list is complete.
 
-        :raises RuntimeError: before the last invoice was taken.
+        :raises RuntimeError: if the list has not been read to the end.
         """
         if not self._finished:
-            raise RuntimeError("The list has not been read to its end, so nothing is known about its completeness.")
+            raise RuntimeError("Read the list to the end first: until then there is no evidence of its completeness.")
         return self._evidence
 
     def __next__(self) -> Invoice:
@@ -108,7 +106,7 @@ class Reading(Iterator[Invoice]):
         self.close()
 
     def close(self) -> None:
-        """Stop; idempotent."""
+        """Stop the read. It may be called more than once."""
         self._read.close()
         self._fetcher.close()
 
@@ -125,7 +123,7 @@ class Reading(Iterator[Invoice]):
             self._fetcher.close()
 
     def _pages(self, page_size: int) -> Iterator[list[Invoice]]:
-        """The invoices that each response adds."""
+        """Yield the new invoices of each response."""
         fetcher, evidence = self._fetcher, self._evidence
         if evidence.consistency == SINGLE_PASS:
             yield from single_pass(fetcher, evidence, page_size)
@@ -137,7 +135,7 @@ class Reading(Iterator[Invoice]):
         except Unlinkable as reason:
             evidence.consistency, evidence.fallback = REPEATED, str(reason)
         fetcher.drop()
-        log.info("Reading the list by whole passes, until two agree: %s.", evidence.fallback)
+        log.info("Reading the whole list repeatedly until two passes agree: %s.", evidence.fallback)
         yield from repeated_passes(fetcher, evidence, page_size, read.links)
 
     def _report_progress(self) -> None:

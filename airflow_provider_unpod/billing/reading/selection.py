@@ -1,4 +1,4 @@
-"""Selects invoices of a complete list, because the API has no filters."""
+"""Filters the invoices of a complete list, because the API has no filters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Statuses and a half-open span of invoice dates; ``None`` leaves a side open."""
+    """Selected statuses and invoice dates. ``None`` means no restriction.
 
-    #: In the form in which they are compared, see ``Invoice.status_key``.
+    :param statuses: statuses as in ``Invoice.status_key``.
+    :param invoice_date_from: earliest date, inclusive; aware, UTC.
+    :param invoice_date_to: latest date, exclusive; aware, UTC.
+    """
+
     statuses: frozenset[str] | None = None
-    #: The first moment that belongs to the span; aware, UTC.
     invoice_date_from: datetime | None = None
-    #: The first moment after the span; aware, UTC.
     invoice_date_to: datetime | None = None
 
     @classmethod
@@ -34,13 +36,13 @@ class Selection:
         invoice_date_to: str | date | None = None,
         timezone: str = "UTC",
     ) -> Selection:
-        """Make a selection from what users write.
+        """Build a selection from the arguments that users write.
 
-        :param statuses: one status or several, in any case; as a text also with commas between, or a rendered list.
-        :param invoice_date_from: ISO 8601 text, ``date`` or ``datetime``; inclusive.
-        :param invoice_date_to: the same; exclusive.
-        :param timezone: IANA name of the time zone of dates that name none.
-        :raises UnpodConfigError: naming the argument that is invalid, or if the span is empty.
+        :param statuses: one status or several, ignoring case. A string may be comma-separated or a rendered list.
+        :param invoice_date_from: earliest date, inclusive: an ISO 8601 string, ``date`` or ``datetime``.
+        :param invoice_date_to: latest date, exclusive: an ISO 8601 string, ``date`` or ``datetime``.
+        :param timezone: IANA name of the time zone for dates without an offset.
+        :raises UnpodConfigError: if an argument is invalid, or the dates select nothing. The message names it.
         """
         zone = zone_of(timezone, "timezone")
         first = None if invoice_date_from is None else moment_of(invoice_date_from, "invoice_date_from", zone)
@@ -55,7 +57,7 @@ class Selection:
         return cls(wanted, first, end)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same, ready for JSON; moments are ISO 8601 in UTC."""
+        """Return the selection as a dictionary for JSON, with dates in ISO 8601 and UTC."""
         return {
             "statuses": None if self.statuses is None else sorted(self.statuses),
             "invoice_date_from": self.invoice_date_from and self.invoice_date_from.isoformat(),
@@ -63,19 +65,19 @@ class Selection:
         }
 
     def matches(self, invoice: Invoice) -> bool:
-        """Say whether ``invoice`` is selected.
+        """Return whether ``invoice`` is selected.
 
-        :raises UnpodBadAnswer: if that depends on a date which the invoice does not have.
+        :raises UnpodBadAnswer: if the selection has dates and the invoice has none.
         """
         if self.statuses is not None and invoice.status_key not in self.statuses:
             return False
         first, end = self.invoice_date_from, self.invoice_date_to
         if first is None and end is None:
             return True
-        moment = invoice.invoice_date
-        if moment is None:
-            # Leaving it out would look right and be wrong.
+        dated = invoice.invoice_date
+        if dated is None:
+            # Omitting the invoice would look right and be wrong.
             raise UnpodBadAnswer(
                 f"Invoice {short_repr(invoice.invoice_id)} has no `invoice_date`, so it cannot be selected by date."
             )
-        return (first is None or moment >= first) and (end is None or moment < end)
+        return (first is None or dated >= first) and (end is None or dated < end)

@@ -1,11 +1,12 @@
-"""Which responses hang together: the proof that nothing between them was lost.
+"""Links responses to one another. Linked responses prove that no invoice between them is missing.
 
-A response is *linked* when it begins at the list's first row, or shares a row with a response that is linked already.
-From the first row to a linked response that shows the list's end there is then a path of responses in which neighbors
-share a row. Take any invoice that existed throughout the read, while the rows that stay kept their order: it is
-before the first shared row of the path, or between two of them, or after the last; in each case it lies inside one
-response, which is a whole, contiguous piece of the list. So it was read, whatever was inserted or deleted meanwhile,
-and in whatever order the windows were fetched. `docs/completeness.md` has the argument at length.
+A response is *linked* if it begins at the first row of the list, or shares a row with a linked response. From the first
+row to the end of the list there is then a path of responses in which neighbors share a row.
+
+Take any invoice that existed during the whole read, and assume that the remaining rows keep their order. The invoice is
+before the first shared row of the path, between two shared rows, or after the last. In each case it is inside one
+response, which is a contiguous part of the list. So it was read, although other rows were inserted or deleted, and in
+whatever order the windows were fetched. `docs/completeness.md` explains the proof in detail.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
 
 
 class Unlinkable(Exception):
-    """Windows cannot be linked on this server, or must not be believed; the text says why. Whole passes may do."""
+    """Windows cannot be linked on this server. The message says why. Repeated passes may still work."""
 
 
 class Link(NamedTuple):
-    """How a response was linked."""
+    """The result of linking a response.
 
-    fresh: list[Invoice]  # the invoices not read before
-    #: Its shared rows are where they were before, in responses to *other* windows with the same ``count``: nothing
-    #: has shifted in between, and the server gave the window that was asked for.
+    :param fresh: the new invoices.
+    :param in_place: whether all shared rows are where they were in responses to *other* windows with the same
+        ``count``. If so, nothing has shifted, and the server returned the requested window.
+    """
+
+    fresh: list[Invoice]
     in_place: bool
 
 
@@ -39,24 +43,24 @@ class _Accepted:
     end: int
     keys: tuple[InvoiceId, ...]
     count: int | None
-    drift: int  # by how much rows around here have shifted since the first response, as far as links show
+    drift: int  # rows by which this part of the list has shifted since the first response
 
 
 @dataclass
 class Links:
-    """All linked responses, and how far into the list they reach.
+    """All linked responses, and the row up to which they cover the list.
 
-    :param slack: by how many rows a shared row may have shifted without ``count`` saying so. A row farther off than
-        that is taken for one that changed its place in the list, and links nothing.
+    :param slack: most rows by which a shared row may shift without a change of ``count``. A row that shifted more is
+        assumed to have moved within the list, and does not link.
     """
 
     slack: int
     order: OrderWitness = field(default_factory=OrderWitness)
-    #: The offset up to which everything is read, in today's positions as far as known.
+    #: Row up to which the list is covered, in current positions as far as they are known.
     reach: int = 0
 
     _accepted: list[_Accepted] = field(default_factory=list)
-    _found_in: dict[InvoiceId, int] = field(default_factory=dict)  # the latest response that holds it
+    _found_in: dict[InvoiceId, int] = field(default_factory=dict)  # index of the latest response with this invoice
     _frontier: int = 0
 
     def __len__(self) -> int:
@@ -67,17 +71,17 @@ class Links:
 
     @property
     def invoices(self) -> int:
-        """How many different invoices were read."""
+        """The number of different invoices read."""
         return len(self._found_in)
 
     def add(self, page: WindowPage) -> Link | None:
-        """Link a response; ``None`` where it shares no row with those before.
+        """Link a response. Return ``None`` if it shares no row with the linked ones.
 
-        :raises Unlinkable: if it contradicts what linking rests on.
+        :raises Unlinkable: if the response shows that the order of the list is not fixed.
         """
         keys = tuple([invoice.key for invoice in page.invoices])
         if len(set(keys)) < len(keys):
-            raise Unlinkable("one response held the same invoice twice")
+            raise Unlinkable("a response listed the same invoice twice")
         shifts = self._shifts(page, keys)
         root = page.window.start == 0
         if not (root or shifts):
@@ -92,7 +96,7 @@ class Links:
         return Link(fresh, in_place)
 
     def _shifts(self, page: WindowPage, keys: tuple[InvoiceId, ...]) -> list[tuple[int, int]]:
-        """By how much each shared row moved, and the response it was in; without those that moved unbelievably far."""
+        """Return how far each shared row shifted, and the response it was in. Rows that shifted too far are omitted."""
         shifts = []
         last_in: dict[int, int] = {}
         shared = [(i, found) for i, key in enumerate(keys) if (found := self._found_in.get(key)) is not None]
@@ -114,7 +118,7 @@ class Links:
         index = len(self._accepted)
         goes_on = root or (bool(keys) and keys[-1] not in self._found_in)
         drift = 0
-        if not goes_on:  # nothing new at its end; it may still lead on from the response that had got farthest
+        if not goes_on:  # no new invoice at its end, but it may still continue the response that reaches farthest
             frontier = self._accepted[self._frontier]
             goes_on = keys[-1] not in frontier.keys and any(found == self._frontier for _, found in shifts)
         if shifts and not root:
@@ -124,5 +128,5 @@ class Links:
         self._found_in.update(dict.fromkeys(keys, index))
         if goes_on:
             self._frontier, self.reach = index, page.end
-        else:  # it shows where the rows of the farthest response have got to
+        else:  # it shows how far the rows of the farthest response have shifted
             self.reach = max(1, frontier.end + drift - frontier.drift)

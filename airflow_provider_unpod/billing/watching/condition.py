@@ -1,7 +1,7 @@
-"""The condition of a wait, and what the invoices of one poll mean for it.
+"""The condition of a wait, and the decision that follows from the invoices of one poll.
 
-One function, :meth:`Condition.decide`, decides for the first poll in the worker, for poke, reschedule and deferrable
-mode. They cannot disagree, because nothing else decides.
+:meth:`Condition.decide` decides for the first poll in the worker and for poke, reschedule and deferrable mode. Modes
+cannot disagree, because there is no other decision.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 #: The target status is removed from these automatically. Keep sorted, like the result of `statuses_of`.
 DEFAULT_FAILURE_STATUSES = (CANCELLED, FAILED, REFUNDED)
 
-#: Polls in a row that may fail for a reason that does not pass by itself, before the wait ends with it.
+#: Number of polls in a row that may find the API unreachable before the wait fails.
 DEFAULT_MAX_FAILURES = 5
 
-#: At most this many invoices are described one by one in a message; the rest is counted.
+#: Most invoices described one by one in a message. The rest is counted.
 _DESCRIBED = 5
 
 State: TypeAlias = Literal["done", "failed", "waiting"]
-#: How a report begins, since a row alone does not say what is wrong with it.
+#: First words of a report.
 _LEADS: dict[State, str] = {
     "waiting": "Waiting for {}: ",
     "failed": "Waiting for {} has failed: ",
@@ -37,7 +37,7 @@ _LEADS: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The outcome of a poll for a wait. Once done, ``result`` is the return value of the wait."""
+    """The outcome of a poll for a wait. If the state is ``"done"``, ``result`` is the return value of the wait."""
 
     state: State
     result: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -45,11 +45,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Invoices and the status they must reach. Make it with :meth:`from_arguments`, which checks it.
+    """Invoices and the status that they must reach. Create it with :meth:`from_arguments`, which checks its values.
 
-    :ivar target_status: in the form in which statuses are compared; so are ``failure_statuses``.
-    :ivar single: one id was given, not a list of one: the result is one record.
-    :ivar keys: the ids in the form in which ids are compared, in the same order.
+    :ivar target_status: the status to reach, as in ``Invoice.status_key``.
+    :ivar failure_statuses: statuses that end the wait as failed, in the same form.
+    :ivar single: whether one id was given instead of a list. The result is then one record.
+    :ivar keys: the :func:`~airflow_provider_unpod.billing.invoice.match_key` of each id, in the same order.
     """
 
     invoice_ids: tuple[InvoiceId, ...]
@@ -71,7 +72,7 @@ class Condition:
     ) -> Condition:
         """Check the arguments of a sensor or a trigger.
 
-        :raises UnpodConfigError: naming the invalid argument and what to pass instead.
+        :raises UnpodConfigError: if an argument is invalid. The message says what to pass instead.
         """
         given = unrendered(invoice_id, "invoice_id")
         single = isinstance(given, (int, str))
@@ -82,7 +83,7 @@ class Condition:
         return cls(tuple(by_key.values()), target, failures, wait_for, on_missing, single, tuple(by_key))
 
     def as_arguments(self) -> dict[str, Any]:
-        """The arguments of :meth:`from_arguments`, JSON-ready, that make an equal condition."""
+        """Return the arguments with which :meth:`from_arguments` creates an equal condition, as JSON values."""
         return {
             "invoice_id": self.invoice_ids[0] if self.single else list(self.invoice_ids),
             "target_status": self.target_status,
@@ -92,11 +93,11 @@ class Condition:
         }
 
     def decide(self, rows: Mapping[InvoiceId, Invoice]) -> Decision:
-        """Decide this wait by the invoices of one poll.
+        """Decide whether the wait is done, failed or still waiting.
 
-        :param rows: the invoices that were found, by key. With ``on_missing="fail"`` the absence of any other must be
-            proved by a complete reading of the list.
-        :raises UnpodBadAnswer: if the target is reached, and a row cannot become a record.
+        :param rows: the invoices that the poll found, by key. With ``on_missing="fail"``, a complete read of the list
+            must have proved that the others do not exist.
+        :raises UnpodBadAnswer: if the wait is done and a row cannot be converted to a record.
         """
         seen = [rows.get(key) for key in self.keys]
         state = self._state(seen)
@@ -129,11 +130,13 @@ class Condition:
         since: datetime | None = None,
         failure: Exception | None = None,
     ) -> str:
-        """The state of the wait in a few sentences that can be sent as an alert.
+        """Describe the state of the wait in a few sentences, for logs and alerts.
 
-        :param rows: the invoices of the last poll that succeeded, ``None`` if none did; ``seen_at``: when that was.
-        :param polls: how many polls there were, ``since`` when.
-        :param failure: why the last poll failed, if it did.
+        :param rows: the invoices of the last successful poll. ``None`` if there was none.
+        :param seen_at: time of that poll.
+        :param polls: number of polls so far.
+        :param since: time of the first poll.
+        :param failure: error of the last poll, if it failed.
         """
         if rows is None or seen_at is None:
             names = ", ".join(map(str, self.invoice_ids[:_DESCRIBED]))
@@ -145,20 +148,20 @@ class Condition:
         return text if failure is None else f"{text} The last poll failed: {failure}"
 
     def _describe(self, rows: Mapping[InvoiceId, Invoice]) -> str:
-        """The invoices that keep the wait going, failures first; all of them where none does."""
+        """Describe the invoices that have not reached the target, failures first. If there are none, describe all."""
         seen = [(name, rows.get(key)) for name, key in zip(self.invoice_ids, self.keys, strict=True)]
         open_ = [(name, one) for name, one in seen if one is None or not self._reached(one)]
-        shown = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
+        listed = sorted(open_ or seen, key=lambda item: item[1] is None or not self._failed(item[1]))
         text = _LEADS[self._state([one for _, one in seen])].format(repr(self.target_status))
-        text += "; ".join(self._describe_one(name, one) for name, one in shown[:_DESCRIBED])
-        if len(shown) > _DESCRIBED:
-            text += f"; and {len(shown) - _DESCRIBED} more"
+        text += "; ".join(self._describe_one(name, one) for name, one in listed[:_DESCRIBED])
+        if len(listed) > _DESCRIBED:
+            text += f"; and {len(listed) - _DESCRIBED} more"
         if len(seen) > 1:
             text += f" ({len(seen) - len(open_)} of {len(seen)} reached {self.target_status!r})"
         return text
 
     def _describe_one(self, name: InvoiceId, invoice: Invoice | None) -> str:
-        """One invoice in half a line of an alert: amount, status, dates."""
+        """Describe one invoice in half a line: amount, status, dates."""
         if invoice is None:
             return f"invoice {name} " + ("is not in the list" if self.on_missing == "fail" else "was not found yet")
         status = f"{invoice.status!r}" + (" (a failure status)" if self._failed(invoice) else "")
@@ -166,7 +169,7 @@ class Condition:
 
 
 def ended_by(error: UnpodError, failures: int, report: str) -> str:
-    """The message of a wait that ended after so many failed polls in a row: the reason first, then the report."""
+    """Return the message of a wait that failed polls ended: the reason first, then the report."""
     in_a_row = f"{failures} polls in a row failed like this" if failures > 1 else "One poll failed like this"
     return f"{error.message.rstrip('.')}. {in_a_row}, which ends the wait. {report}"
 
@@ -197,7 +200,7 @@ def _age(invoice: Invoice) -> str:
 
 
 def _date(invoice: Invoice, name: str) -> datetime | None:
-    """A date as far as it can be read: an invalid one, or one at the end of the calendar, must not cost the alert."""
+    """Return a date, or ``None`` if it is missing or invalid. An invalid date must not prevent the report."""
     try:
         date: datetime | None = getattr(invoice, name)
     except (UnpodBadAnswer, OverflowError):

@@ -1,8 +1,7 @@
-"""Finding one invoice in a list that can only be read page by page, in few requests.
+"""Finds one invoice in few requests, although the list can only be read page by page.
 
-A finder remembers where invoices were and how the list moves; where ids are in an order it searches by it; and only
-when neither finds the invoice does it read the whole list. Only such a complete reading proves that an invoice does not
-exist.
+A finder first tries the page where the invoice was before. Then it searches by the order of the ids, if the list has
+one. If both fail, it reads the whole list. Only a complete read proves that an invoice does not exist.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.reading.fetcher import PageSource
 
-#: Requests that one search by order may cost: halving 200,000 invoices takes eleven, guessing by number a few.
+#: Most requests of one search by order. Bisecting 200,000 invoices takes eleven, guessing from the ids only a few.
 _MOST_REQUESTS = 16
-#: Requests to find an invoice near where it was, before it is searched for.
+#: Most requests near the previous place of an invoice.
 _MOST_REQUESTS_NEARBY = 3
 
 
@@ -37,33 +36,33 @@ class _Place:
 
 @dataclass(slots=True)
 class _Miss:
-    """A complete reading that did not hold an invoice: the ``count`` it ended with, and the polls since."""
+    """A complete read that did not contain an invoice: its last ``count``, and the number of polls since."""
 
     count: int | None
     polls: int = 0
 
 
 class InvoiceFinder:
-    """Finds invoices by id, and remembers where they were. Not thread-safe; keep one for a series of polls.
+    """Finds invoices by id and remembers their places. Not thread-safe. Use one object for all polls of a wait.
 
-    :param source: the client to ask.
+    :param source: client that requests the pages.
     """
 
     def __init__(self, source: PageSource) -> None:
         self._source = source
         self._places: dict[InvoiceId, _Place] = {}
-        self._newest_first = True  # until a list shows otherwise
+        self._newest_first = True  # corrected by the first list that shows an order
         self._misses: dict[InvoiceId, _Miss] = {}
 
     def find(self, invoice_id: InvoiceId, *, conclusive: bool = True) -> Invoice | None:
-        """Return the invoice as it is now; ``None`` if it is not in the list.
+        """Return the current invoice, or ``None`` if it is not in the list.
 
-        :param invoice_id: its ``id`` or ``invoice_number``; ``101`` and ``"101"`` are the same.
-        :param conclusive: whether ``None`` must rest on a complete reading made now. Pass ``False`` to wait for an
-            invoice to appear: once a complete reading has not found it, a search by order, or an unchanged ``count``,
-            is then taken for "not yet" in the polls up to the next complete reading, the tenth.
-        :raises UnpodListUnstable: if the list could not be read completely, so that nothing is known.
-        :raises UnpodError: whatever else the requests raise.
+        :param invoice_id: ``id`` or ``invoice_number`` of the invoice. ``101`` and ``"101"`` are the same.
+        :param conclusive: whether ``None`` requires a complete read now. Pass ``False`` to wait for an invoice to
+            appear: after a complete read without the invoice, the next nine polls also return ``None`` if a search by
+            order does not find it or ``count`` has not changed.
+        :raises UnpodListUnstable: if the list could not be read completely.
+        :raises UnpodError: if a request fails.
         """
         key = match_key(invoice_id)
         invoice = self._nearby(key)
@@ -83,9 +82,9 @@ class InvoiceFinder:
         return self._by_reading_all(key)
 
     def _may_still_miss(self, key: InvoiceId, ordered: bool, count: int | None) -> bool:
-        """Whether the last complete reading, which did not hold the invoice, need not be made again yet.
+        """Return whether the last complete read, which did not contain the invoice, may still be relied on.
 
-        Neither sign is a proof: an invoice can be put in out of order, and another one can go when it comes.
+        This is not a proof: an invoice may be inserted out of order, or replace another one.
         """
         miss = self._misses.get(key)
         if miss is None:
@@ -102,7 +101,7 @@ class InvoiceFinder:
         return invoice
 
     def _nearby(self, key: InvoiceId) -> Invoice | None:
-        """Look where it was, then where the growth of the list must have moved it, then on the side the ids show."""
+        """Try the previous page, then the page to which new invoices have moved it, then the next one by id."""
         place = self._places.get(key)
         if place is None:
             return None
@@ -124,13 +123,13 @@ class InvoiceFinder:
         return None
 
     def _by_order(self, key: InvoiceId, first: WindowPage) -> tuple[bool, Invoice | None]:
-        """Search between the first row and ``count`` by the order of the ids; also say whether there is one."""
+        """Search by the order of the ids. Return whether the list has such an order, and the invoice if found."""
         names = _names(first.invoices, key)
         direction = direction_of(names) if len(names) > 1 else None
         if direction is None or first.count is None or type(names[0]) is not type(key):
             return False, None
         self._newest_first = direction(2, 1)
-        size = len(first.invoices)  # what the server gives; it may be fewer than asked for
+        size = len(first.invoices)  # the server may limit pages to fewer rows than requested
         low, high = first.end, first.count
         low_number, high_number = rank(names[-1])[1], None
         wanted = rank(key)[1]
@@ -155,7 +154,7 @@ class InvoiceFinder:
             elif side > 0:
                 low, low_number = page.end, rank(names[-1])[1]
             else:
-                break  # its place is on this page, and it is not there
+                break  # the invoice would be on this page if it existed
             halved = high - low <= between // 2
         return True, None
 
@@ -176,14 +175,14 @@ def _held_by(page: WindowPage, key: InvoiceId) -> Invoice | None:
 
 
 def _names(invoices: Sequence[Invoice], key: InvoiceId) -> list[InvoiceId]:
-    """The values to compare ``key`` with: the ids of the invoices, or their numbers if ``key`` is such a number."""
+    """Return the values to compare ``key`` with: ids, or invoice numbers if ``key`` is an invoice number."""
     if isinstance(key, str) and invoices and isinstance(invoices[0].key, int):
         return [match_key(str(invoice.raw.get("invoice_number"))) for invoice in invoices]
     return [invoice.key for invoice in invoices]
 
 
 def _side(invoices: Sequence[Invoice], key: InvoiceId) -> int:
-    """On which side of these rows ``key`` must stand: -1 before, 1 behind, 0 among them or not to be said."""
+    """Return the side of these rows on which ``key`` must be: -1 before, 1 after, 0 among them or unknown."""
     names = _names(invoices, key)
     direction = direction_of(names) if len(names) > 1 else None
     if direction is None:
@@ -194,14 +193,14 @@ def _side(invoices: Sequence[Invoice], key: InvoiceId) -> int:
 
 
 def _around(row: int, cap: int) -> Window:
-    """The window that has ``row`` as far from its edges as can be: the list may move a little and it is still in."""
+    """Return the window with ``row`` closest to its middle, so that small shifts of the list do not matter."""
     windows = [Window(row // size * size, size) for size in range(1, cap + 1)]
     return max(windows, key=lambda window: min(row - window.start, window.end - 1 - row))
 
 
 def _guess(low: int, high: int, low_number: int, high_number: int | None, wanted: int, newest_first: bool) -> int:
-    """The row where ``wanted`` should stand, judging by the numbers in the ids; the middle where they don't say."""
-    if high_number is None:  # nothing known of the far end: ids mostly count by one
+    """Guess the row of ``wanted`` from the numbers in the ids. Return the middle if they do not help."""
+    if high_number is None:  # the far end is unknown: assume that ids count by one
         row = low + (low_number - wanted if newest_first else wanted - low_number)
     elif high_number == low_number:
         row = high

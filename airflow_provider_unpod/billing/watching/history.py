@@ -1,8 +1,8 @@
-"""Finds changes since the last report. Each is reported once and has its own key.
+"""Finds the changes of statuses since the last report. Each change is reported once and has its own key.
 
-A condition ("is paid") stays true and would be reported for ever; a transition ("pending → paid") happens once. Its key
-is made of the invoice, both statuses and the number of times the invoice has changed its status. So a repetition, after
-a crash for instance, can be recognized, and a second failed → paid is a new transition.
+A condition ("is paid") stays true and would be reported forever. A transition ("pending → paid") happens once. Its key
+consists of the invoice, both statuses, and the number of times the status has changed. The key identifies repetitions,
+for example after a crash, and a second "failed → paid" gets a new key.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: At most this many settled invoices are stored, the newest, so that the stored form stays small (some 20 KB).
+#: Most settled invoices to store. Only the newest are stored, so that the stored history stays small (about 20 KB).
 MAX_SETTLED = 20_000
 
-#: The status of an invoice before it existed, in a transition's key.
+#: Previous status of a new invoice, in a transition's key.
 NEW = "new"
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One invoice changed its status.
+    """A change of an invoice's status.
 
-    :ivar before: the previous status in the form in which statuses are compared; ``None`` for a new invoice.
-    :ivar change: how many times the invoice has changed its status, this time included.
+    :ivar before: the previous status, as in ``Invoice.status_key``. ``None`` for a new invoice.
+    :ivar change: the number of times the status has changed, including this change.
     """
 
     invoice: Invoice
@@ -46,11 +46,11 @@ class Transition:
 
     @property
     def key(self) -> str:
-        """Identifies the transition, whichever trigger reports it and however often."""
+        """The key of the transition. It is the same in every trigger and every repetition."""
         return f"{self.invoice.key}:{self.before or NEW}:{self.invoice.status_key}:{self.change}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The transition ready for JSON."""
+        """Return the transition as a dictionary for JSON."""
         return {
             "key": self.key,
             "invoice_id": self.invoice.invoice_id,
@@ -62,33 +62,33 @@ class Transition:
 
 
 def _record_of(invoice: Invoice) -> dict[str, Any]:
-    """The record, or the raw row if it cannot become one; losing the transition would be worse."""
+    """Return the record, or the raw row if it cannot be converted. Losing the transition would be worse."""
     try:
         return invoice.as_record()
     except UnpodBadAnswer as error:
-        log.warning("The record of a changed invoice is passed on as the API sent it: %s", error.message)
+        log.warning("The changed invoice is reported as the API sent it, because it is invalid: %s", error.message)
         row: dict[str, Any] = plain(dict(invoice.raw))
         return row
 
 
 class History:
-    """The status of each invoice as it was last reported.
+    """The last reported status of each invoice.
 
-    :param statuses: what counts as reported already, in the form in which statuses are compared.
+    :param statuses: statuses that have been reported already, as in ``Invoice.status_key``.
     """
 
     def __init__(self, statuses: Mapping[InvoiceId, str] | None = None) -> None:
         self._statuses = dict(statuses or {})
         # Change counters, stored only when they differ from the default (0 for open invoices, 1 for settled ones).
         self._changes: dict[InvoiceId, int] = {}
-        # The greatest key that was dropped from the stored form, of integer keys and of text keys.
+        # The greatest key that was not stored, for integer keys and for string keys.
         self._forgotten: dict[str, InvoiceId] = {}
 
     def __len__(self) -> int:
         return len(self._statuses)
 
     def observe(self, invoice: Invoice, seen_at: datetime) -> Transition | None:
-        """The transition, if the status differs from the reported one; it counts as reported from now on."""
+        """Return the transition if the status differs from the reported one, and mark it as reported."""
         key, status = invoice.key, invoice.status_key
         before = self._statuses.get(key)
         if before == status:
@@ -102,9 +102,10 @@ class History:
         return Transition(invoice, before, change, seen_at)
 
     def news_in(self, statuses: Mapping[InvoiceId, str]) -> set[InvoiceId]:
-        """The invoices of a complete list that differ from what was reported.
+        """Return the invoices of a complete list whose status differs from the reported one.
 
-        A settled invoice that may have been dropped from the stored form does not: its status is taken over.
+        Old settled invoices are not stored. If such an invoice may have been reported before, its status is accepted
+        as reported.
         """
         news = set()
         for key, status in statuses.items():
@@ -116,22 +117,22 @@ class History:
         return news
 
     def keep_only(self, keys: Iterable[InvoiceId]) -> None:
-        """Drop the invoices that are not in a complete list any more."""
+        """Forget all invoices except ``keys``, those of a complete list."""
         kept = set(keys)
         self._statuses = {key: status for key, status in self._statuses.items() if key in kept}
         self._changes = {key: change for key, change in self._changes.items() if key in kept}
 
     def copy(self) -> History:
-        """An independent copy, to be dumped in another thread."""
+        """Return an independent copy, which another thread can dump."""
         other = History(self._statuses)
         other._changes = dict(self._changes)
         other._forgotten = dict(self._forgotten)
         return other
 
     def dump(self, max_settled: int = MAX_SETTLED) -> dict[str, Any]:
-        """A small JSON-ready form: all open invoices, and the newest settled ones.
+        """Return the history as small JSON data: all open invoices and the newest settled ones.
 
-        Packed as a whole, and so storable by any database whatever the ids and statuses contain.
+        The data is compressed and encoded, so any database can store it, whatever the ids and statuses contain.
         """
         settled: dict[str, list[InvoiceId]] = {"int": [], "str": []}
         for key, status in self._statuses.items():
@@ -163,9 +164,9 @@ class History:
 
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> History:
-        """The history that :meth:`dump` has packed.
+        """Restore the history that :meth:`dump` returned.
 
-        :raises ValueError: if ``dumped`` is something else.
+        :raises ValueError: if ``dumped`` is not the result of :meth:`dump`.
         """
         try:
             if dumped["version"] != 1:
@@ -184,7 +185,7 @@ class History:
                     history._changes[key] = change
             history._forgotten = dict(content["forgotten"])
         except (KeyError, TypeError, ValueError, zlib.error) as error:
-            raise ValueError(f"it is not a stored history of invoices: {error}") from error
+            raise ValueError(f"not a stored history of invoices: {error}") from error
         return history
 
     def _was_forgotten(self, key: InvoiceId) -> bool:
@@ -193,5 +194,5 @@ class History:
 
 
 def _usual(status: str) -> int:
-    """How many times an invoice has usually changed its status to have this one."""
+    """Return how many changes usually lead to this status."""
     return 1 if status in SETTLED_STATUSES else 0

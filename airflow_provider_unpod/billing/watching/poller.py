@@ -1,4 +1,4 @@
-"""The polls of one wait in a worker. A few invoices are searched; for many the list is read once and then tracked."""
+"""Polls for one wait in a worker. It searches for a few invoices one by one, and tracks the whole list for many."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A search costs a few requests for each invoice, a complete reading one for a hundred invoices of the list.
+#: Most invoices to search for one by one. A search costs a few requests for each; a complete read costs one per page.
 _FEW = 4
 
 
 class InvoicePoller:
-    """Polls the invoices of one wait, and knows the state of the wait between two polls.
+    """Polls the invoices of one wait and keeps the state of the wait between polls.
 
-    :param connect: returns a client that belongs to this poller, which closes it; called before the first poll.
-    :param max_failures: how many polls in a row may find the API unreachable before the wait ends.
-    :ivar failures: how many did so far; set it to continue the count of an earlier poller.
+    :param connect: returns a new client, which this poller closes. Called before the first poll.
+    :param max_failures: number of polls in a row that may find the API unreachable before the wait fails.
+    :ivar failures: current number of such polls. Set it to continue the count of an earlier poller.
     """
 
     def __init__(self, condition: Condition, connect: Callable[[], UnpodClient], max_failures: int) -> None:
@@ -45,9 +45,9 @@ class InvoicePoller:
         self._failure: UnpodError | None = None
 
     def poll(self) -> Decision | None:
-        """The decision for the wait; ``None`` if the invoices could not be read and the wait goes on.
+        """Poll once and return the decision. ``None`` if the poll failed and the wait continues.
 
-        :raises UnpodError: if the wait cannot go on, since the fault does not pass by itself.
+        :raises UnpodError: if the failure ends the wait.
         """
         self._polls += 1
         try:
@@ -59,28 +59,28 @@ class InvoicePoller:
         return self.condition.decide(rows)
 
     def report(self) -> str:
-        """The state of the wait, see :meth:`Condition.report`."""
+        """Describe the state of the wait, see :meth:`Condition.report`."""
         return self.condition.report(self._rows, self._seen_at, self._polls, failure=self._failure)
 
     def check_reachable(self) -> None:
-        """:raises UnpodUnreachable: if the last poll could not reach the API."""
+        """Raise :class:`UnpodUnreachable` if the last poll could not reach the API."""
         error = self._failure
         if isinstance(error, UnpodUnreachable):
-            self._failure = None  # the message begins with it
+            self._failure = None  # the message already begins with it
             raise UnpodUnreachable(ended_by(error, self.failures, self.report()), url=error.url) from error
 
     def close(self) -> None:
-        """Close the connections that are kept open between polls."""
+        """Close the client."""
         self._reader = None
         if self._client is not None:
             client, self._client = self._client, None
             client.close()
 
     def _survive(self, error: UnpodError) -> None:
-        """:raises UnpodError: if this failure ends the wait."""
+        """Record a failed poll. Raise :class:`UnpodError` if it ends the wait."""
         if isinstance(error, UnpodUnreachable):
             self.failures += 1
-            self.close()  # somebody may mend the connection before the next poll
+            self.close()  # the connection may be corrected before the next poll
             if self.failures >= self._max_failures:
                 self._failure = error
                 self.check_reachable()
@@ -93,7 +93,7 @@ class InvoicePoller:
         self._failure = error
 
     def _read(self) -> Mapping[InvoiceId, Invoice]:
-        """The wanted invoices that exist, by key."""
+        """Return the wanted invoices that exist, by key."""
         keys, certain = self.condition.keys, self.condition.on_missing == "fail"
         if self._reader is None:
             self._client = self._client or self._connect()

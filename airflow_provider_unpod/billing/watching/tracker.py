@@ -1,12 +1,12 @@
-"""A list that is polled again and again: what changed, for as few requests as the changes call for.
+"""Polls a list repeatedly and finds changes in as few requests as possible.
 
-The first poll reads the whole list, with the proof that it is complete. After that a poll reads the pages of the
-wanted invoices and the page where new ones appear. Every tenth poll or so, and after one that did not find an invoice
-where it was expected, the whole list is read again. That an invoice does *not* exist is only ever concluded from a
-complete reading.
+The first poll reads the whole list and proves that it is complete. Later polls read only the pages of the wanted
+invoices and the page where new invoices appear. About every tenth poll reads the whole list again, and so does the poll
+after one that did not find an invoice where it was expected. Only a complete read proves that an invoice does *not*
+exist.
 
-One integer (place and status) is remembered of each invoice, and rows are kept only while they are wanted, so that
-hundreds of thousands of invoices fit into a few dozen megabytes.
+The tracker keeps one integer (place and status) for each invoice, and rows only while they are wanted. Hundreds of
+thousands of invoices fit into a few dozen megabytes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.client import Page
 
-#: Errors that pass by themselves: they never end a wait, however often they come.
+#: Transient errors. They never end a wait, however often they occur.
 TRANSIENT = (UnpodUnavailable, UnpodRateLimited, UnpodListUnstable)
 
-#: A complete reading is due after this many polls, or after a tenth as many polls as the list has pages where
-#: that is more: on average it then costs at most a dozen requests per poll, however long the list is.
+#: Number of polls after which the whole list is read again. For a long list, it is a tenth of the number of pages, so a
+#: complete read costs at most a dozen requests per poll on average.
 FULL_REFRESH_EVERY = 10
 
-#: A missing invoice is searched on its page and the pages beside it this many times before everything is read.
+#: Number of searches near the expected place of an invoice before the whole list is read.
 _SEARCHES = 2
 
-# What is known of an invoice is packed into one integer: place, parity of the last complete reading, status.
+# One integer holds the state of an invoice: place, parity of the last complete read, status.
 _STATUS_BITS = 12
 _STATUS_MASK = (1 << _STATUS_BITS) - 1
 _PARITY = 1 << _STATUS_BITS
@@ -48,10 +48,9 @@ _PARITY = 1 << _STATUS_BITS
 class Wanted:
     """The invoices that a poll must read.
 
-    :ivar keys: the invoices to find, as :func:`~airflow_provider_unpod.billing.invoice.match_key` gives them.
-    :ivar certain: those of them whose absence must be proved, each with the number of the poll after which the proof
-        must have been made.
-    :ivar everything: also all open invoices, and every change that is seen.
+    :ivar keys: the :func:`~airflow_provider_unpod.billing.invoice.match_key` of each wanted invoice.
+    :ivar certain: keys whose absence must be proved. The value is the number of the poll after which the proof counts.
+    :ivar everything: whether the poll must also read all open invoices and report every change.
     """
 
     keys: Collection[InvoiceId] = frozenset()
@@ -60,24 +59,24 @@ class Wanted:
 
 
 class Subscriptions:
-    """The invoices that all subscribers of one poll want, and the number of polls begun. Not thread-safe."""
+    """The invoices that the subscribers of a poll want. Also counts the polls. Not thread-safe."""
 
     def __init__(self) -> None:
-        #: The number of the poll that began last.
+        #: Number of the latest poll.
         self.polls = 0
         self._keys: Counter[InvoiceId] = Counter()
         self._certain: dict[InvoiceId, int] = {}
         self._everything = 0
 
     def add(self, keys: Collection[InvoiceId], *, certain: bool = False, everything: bool = False) -> None:
-        """Subscribe to these invoices, in every poll that begins from now on."""
+        """Subscribe to these invoices in all future polls."""
         self._keys.update(keys)
         self._everything += everything
         if certain:
             self._certain.update(dict.fromkeys(keys, self.polls))
 
     def remove(self, keys: Collection[InvoiceId], *, everything: bool = False) -> None:
-        """Unsubscribe from these invoices; with the same arguments as :meth:`add`."""
+        """Unsubscribe. Pass the same arguments as to :meth:`add`."""
         self._everything -= everything
         for key in keys:
             self._keys[key] -= 1
@@ -86,23 +85,23 @@ class Subscriptions:
                 self._certain.pop(key, None)
 
     def begin(self) -> Wanted:
-        """Count a poll, and return what it must read."""
+        """Start a poll and return the invoices that it must read."""
         self.polls += 1
         return Wanted(frozenset(self._keys), dict(self._certain), self._everything > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The result of one poll, shared by all waits: do not change it.
+    """The result of one poll. All waits share it, so do not modify it.
 
-    :ivar number: the number of the poll.
-    :ivar at: when the poll ended, UTC.
-    :ivar rows: the wanted invoices, by the wanted key, and those in ``changed``; all of them were read in this poll.
-        The absence of a key that was wanted as certain and is not in here is proved.
-    :ivar changed: new invoices, and those whose status differs from the previous poll that read them; empty for the
+    :ivar number: number of the poll.
+    :ivar at: time when the poll ended, in UTC.
+    :ivar rows: the wanted invoices by wanted key, and the changed ones. All were read in this poll. If a key of
+        ``Wanted.certain`` is missing here, the invoice is proved not to exist.
+    :ivar changed: keys of new invoices, and of those whose status has changed since they were last read. Empty in the
         first poll.
-    :ivar statuses: returns all known invoices and their last known statuses when it is called.
-    :ivar first: nothing is known of the time before, so ``changed`` does not cover it.
+    :ivar statuses: function that returns the last known status of all known invoices.
+    :ivar first: whether this is the first poll, so that earlier changes are unknown.
     """
 
     number: int
@@ -114,9 +113,9 @@ class Snapshot:
 
 
 class Tracker:
-    """Polls the invoices of one organization. One thread at a time.
+    """Polls the invoices of one organization. Use it from one thread at a time.
 
-    :param full_refresh_every: read the whole list every so many polls; ``None``: see ``FULL_REFRESH_EVERY``.
+    :param full_refresh_every: number of polls between complete reads. ``None``: see ``FULL_REFRESH_EVERY``.
     """
 
     def __init__(self, source: PageSource, *, full_refresh_every: int | None = None) -> None:
@@ -126,35 +125,34 @@ class Tracker:
         self._unsettled: set[InvoiceId] = set()
         self._statuses: list[str] = []
         self._codes: dict[str, int] = {}
-        self._numbers: dict[InvoiceId, InvoiceId] = {}  # wanted invoice numbers of rows that go by another id
+        self._numbers: dict[InvoiceId, InvoiceId] = {}  # from wanted invoice number to id
         self._numbered = False
-        self._absent: dict[InvoiceId, int] = {}  # and the number of the poll that proved it
+        self._absent: dict[InvoiceId, int] = {}  # from key to the poll that proved its absence
         self._changes: dict[InvoiceId, Invoice] = {}  # kept until a poll succeeds
         self._polls = 0
         self._last_complete = 0
         self._overdue = False  # an invoice was not where it was expected
         self._parity = 0
-        self._shift = 0  # by how many rows new invoices in front have moved the others
+        self._shift = 0  # rows by which new invoices at the front have moved the others
         self._count: int | None = None
-        self._uncounted = 0  # rows that `count` includes and the list does not show
+        self._uncounted = 0  # rows that `count` includes but the list does not contain
         self._page_size: int | None = None
-        self._front = self._back = True  # at which ends new invoices may appear
+        self._front = self._back = True  # ends at which new invoices may appear
 
     def statuses(self) -> dict[InvoiceId, str]:
-        """All known invoices and their last known statuses: a copy."""
+        """Return a copy of the last known status of all known invoices."""
         names = self._statuses
         return {key: names[packed & _STATUS_MASK] for key, packed in list(self._known.items())}
 
     def cancel(self) -> None:
-        """End the poll that runs in another thread: its requests are cut, and it raises ``Cancelled``."""
+        """Cancel the poll that runs in another thread. It raises ``Cancelled`` there."""
         self._source.cancellation.cancel()
 
     def poll(self, wanted: Wanted, *, number: int | None = None) -> Snapshot:
         """Poll the list once.
 
-        :param number: the number of this poll; by default one more than that of the previous one.
-        :raises UnpodError: if the list cannot be read. Changes that were seen until then are reported by the next
-            poll that succeeds.
+        :param number: number of this poll. Default: the previous number plus 1.
+        :raises UnpodError: if the list cannot be read. The next successful poll reports the changes seen until then.
         """
         self._polls = self._polls + 1 if number is None else number
         sighting, first = _Sighting(wanted), not self._last_complete
@@ -166,14 +164,14 @@ class Tracker:
             if not found and any(key not in sighting.rows and self._place(key) is not None for key in wanted.certain):
                 self._read_all(sighting)
             elif not found or self._something_unseen():
-                self._overdue = True  # not in this poll: its requests are spent
+                self._overdue = True  # the next poll reads everything, since this one has used its requests
         for key in sighting.keys - sighting.rows.keys():
             self._numbers.pop(key, None)
         changes, self._changes = self._changes, {}
         rows = {**changes, **sighting.rows}
         return Snapshot(self._polls, datetime.now(timezone.utc), rows, tuple(changes), self.statuses, first)
 
-    # --- when everything must be read
+    # --- when a complete read is due
 
     def _complete_due(self, wanted: Wanted) -> bool:
         if not self._last_complete or self._overdue:
@@ -186,11 +184,11 @@ class Tracker:
         return any(self._place(key) is None and self._unproved(key, wanted) for key in wanted.keys)
 
     def _unproved(self, key: InvoiceId, wanted: Wanted) -> bool:
-        """Whether an unknown key may be in the list after all, and that matters."""
+        """Return whether an unknown key may still be in the list and a complete read must find out."""
         proved = self._absent.get(key, 0)
         if key in wanted.certain:
             return proved <= wanted.certain[key]
-        # Numbers of settled invoices are not remembered: a complete reading shows which row has this one.
+        # Invoice numbers of settled invoices are not kept. Only a complete read finds the row with this number.
         return self._numbered and type(key) is str and not proved
 
     def _something_unseen(self) -> bool:
@@ -215,7 +213,7 @@ class Tracker:
                     rows += 1
                 self._count = reading.evidence.count_last
         except BaseException:
-            # Mark all invoices as seen by this reading, so that those which the next one does not see stand out.
+            # Mark all invoices as seen by this read, so that the next one can detect missing invoices.
             for key, packed in self._known.items():
                 self._known[key] = packed & ~_PARITY | self._parity << _STATUS_BITS
             raise
@@ -230,7 +228,7 @@ class Tracker:
 
     def _read_landing(self, sighting: _Sighting) -> None:
         """Read the pages where new invoices appear, up to one with a known invoice."""
-        last = max(0, self._total - 1)  # as it was: new invoices are behind it
+        last = max(0, self._total - 1)  # last row of the previous poll: new invoices are after it
         if self._front or self._page_size is None:
             page = 1
             while self._fetch([page], sighting) >= self._size and not sighting.met_known:
@@ -246,7 +244,7 @@ class Tracker:
                 rows = self._fetch([page], sighting)
 
     def _read_places(self, sighting: _Sighting) -> bool:
-        """Read the pages of the wanted invoices; whether all of them that are known were found."""
+        """Read the pages of the wanted invoices. Return whether all known ones were found."""
         for search in range(1 + _SEARCHES):
             wanted = sighting.keys | self._unsettled if sighting.everything else sighting.keys
             places = [
@@ -258,19 +256,19 @@ class Tracker:
                 return True
             pages = {page for place in places for page in self._pages_to_search(place, search, sighting)}
             if search and len(pages) > max(4, self._total // self._size // 2):
-                return False  # reading everything hardly costs more, and proves more
+                return False  # a complete read costs little more and proves more
             self._fetch(sorted(pages), sighting)
         return False
 
     def _pages_to_search(self, place: int, search: int, sighting: _Sighting) -> Iterable[int]:
-        """The page where an invoice is expected; in later searches the one where its neighbors went, and the next."""
+        """Return the page where an invoice is expected. Later searches follow its neighbors and add the next page."""
         page, row = divmod(max(0, place + sighting.drift_near(place)), self._size)
         if not search:
             return () if page + 1 in sighting.pages else (page + 1,)
         return (page + 1, max(1, page) if row < self._size // 2 else page + 2)
 
     def _fetch(self, pages: list[int], sighting: _Sighting) -> int:
-        """Read these pages, several at a time; returns the number of rows on the last one."""
+        """Read these pages, several at a time. Return the number of rows on the last one."""
         rows = 0
         fetcher = Fetcher(self._source, min(self._source.max_concurrency, max(1, len(pages))))
         fetcher.limit = len(pages)
@@ -288,7 +286,7 @@ class Tracker:
     def _take(self, page: int, invoices: list[Invoice], count: int | None, sighting: _Sighting) -> None:
         if count is not None:
             self._count = count
-        if self._page_size is None:  # the server may limit the page size without saying so
+        if self._page_size is None:  # the server may limit the page size silently
             clamped = 0 < len(invoices) < min(self._source.page_size, self._total)
             self._page_size = len(invoices) if clamped else self._source.page_size
         start = (page - 1) * self._size
@@ -298,7 +296,7 @@ class Tracker:
             if (place := self._place(one.key)) is not None
         ]
         if moved and page == 1 and not sighting.pages:
-            # New invoices in front have moved all others: correct every place at once.
+            # New invoices at the front have moved all others. Correct all places at once.
             by = moved[0][1]
             self._shift += by
             moved = [(row, drift - by) for row, drift in moved]
@@ -317,11 +315,11 @@ class Tracker:
 
     @property
     def _total(self) -> int:
-        """The number of invoices, as far as it is known."""
+        """The number of invoices, as far as known."""
         return len(self._known) if self._count is None else self._count
 
     def _place(self, key: InvoiceId) -> int | None:
-        """The 0-based row where the invoice is expected; ``None`` if it is unknown."""
+        """Return the row (from 0) where the invoice is expected. ``None`` if the invoice is unknown."""
         packed = self._known.get(key)
         if packed is None:
             packed = self._known.get(self._numbers.get(key, key))
@@ -351,35 +349,35 @@ class Tracker:
             self._numbered = True
             if sighting.keys:
                 name = match_key(number)
-                # As in `Invoice.answers_to`: what may be an id is never taken for a number.
+                # As in `Invoice.answers_to`: an integer may be an id, so it never matches an invoice number.
                 if not is_integer(name) and name in sighting.keys and name not in self._known:
                     self._numbers[name] = key
                     sighting.rows[name] = invoice
 
 
 class _Sighting:
-    """The pages that one poll must read, and those that it has read so far."""
+    """The state of one poll: the invoices it wants, and the pages it has read."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.keys = set(wanted.keys)
         self.everything = wanted.everything
         self.rows: dict[InvoiceId, Invoice] = {}
-        #: Open invoices that were read and are not in ``keys``.
+        #: Open invoices that were read but are not in ``keys``.
         self.seen: set[InvoiceId] = set()
-        #: The pages that were read, and how many rows each had.
+        #: Number of rows by page read.
         self.pages: dict[int, int] = {}
-        #: Whether the page that was read last had an invoice that was known before.
+        #: Whether the latest page contained a known invoice.
         self.met_known = False
-        #: How far invoices were from where they were expected: (place, number of rows, 0 included).
+        #: Pairs of a place and the rows by which its invoice had moved.
         self.drifts: list[tuple[int, int]] = []
 
     def drift_near(self, place: int) -> int:
-        """By how many rows the invoices around ``place`` have moved, as far as is known."""
+        """Return by how many rows the invoices near ``place`` have moved, as far as known."""
         return min(self.drifts, key=lambda drift: abs(drift[0] - place), default=(0, 0))[1]
 
 
 class _Cancellable:
-    """A source of pages whose requests can all be cut at once."""
+    """A source of pages whose requests can all be cancelled at once."""
 
     def __init__(self, source: PageSource) -> None:
         self._source = source
@@ -395,7 +393,7 @@ class _Cancellable:
 
 
 def _order(one: Invoice, other: Invoice) -> int:
-    """1 if ``other`` is newer, -1 if it is older, 0 if that is unknown. Only costs depend on it, never a result."""
+    """Return 1 if ``other`` is newer, -1 if it is older, 0 if unknown. It affects only costs, never a result."""
     a, b = one.key, other.key
     if type(a) is not int or type(b) is not int:
         a, b = str(one.raw.get("invoice_date")), str(other.raw.get("invoice_date"))
