@@ -34,7 +34,9 @@ exclude_patterns = [".*", "build", "dist"]
 myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"airflow-provider-unpod {version}"
+# Copied as it is: an index at the root, and a style sheet.
 html_extra_path = ["site"]
+html_css_files = ["../style/wide.css"]
 html_show_sphinx = False
 html_copy_source = False
 # Messages are quoted as they are.
