@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_unpod``."""
+"""Runs the command line as ``python -m airflow_provider_unpod``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The asset of an organization's billing data: ``unpod://<organization handle>/billing``.
 
-It names the source, not a file: an operator has it as an inlet, and a watcher's events belong to it.
+The asset names the source, not a file. It is an inlet of operators, and watchers emit their events for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCHEME = "unpod"
 
 
 def billing_asset_uri(org_handle: str) -> str:
-    """``unpod://<org handle>/billing``, with the handle percent-encoded.
+    """Return ``unpod://<organization handle>/billing``, with the handle percent-encoded.
 
     :raises ValueError: if the handle is empty.
     """
@@ -23,7 +23,7 @@ def billing_asset_uri(org_handle: str) -> str:
 
 
 def billing_asset(org_handle: str) -> Asset:
-    """The billing data of one organization as Airflow's ``Asset`` (2.11: ``Dataset``).
+    """Return the billing data of one organization as an ``Asset`` (in Airflow 2.11, a ``Dataset``).
 
     :raises ValueError: if the handle is empty.
     """
@@ -33,11 +33,11 @@ def billing_asset(org_handle: str) -> Asset:
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """The normalized form of an ``unpod://`` URI; Airflow calls this for each of them.
+    """Normalize an ``unpod://`` URI. Airflow calls this for every asset of this scheme.
 
-    The handle keeps its case, since the API compares it as it is. ``/billing`` may be left out.
+    The handle keeps its case, because the API is case-sensitive. ``/billing`` may be omitted.
 
-    :raises ValueError: if it is not ``unpod://<organization handle>/billing``.
+    :raises ValueError: if the URI is not ``unpod://<organization handle>/billing``.
     """
     handle = unquote(uri.netloc)
     if not handle or ":" in uri.netloc or "@" in uri.netloc:

@@ -1,6 +1,6 @@
 """Metadata of this provider for Airflow.
 
-The connection's form is defined here once: Airflow 3.2 and later read it from this metadata, Airflow 2.11 asks the hook
+It also defines the connection's form. Airflow 3.2 and later read the form from here. Airflow 2.11 and 3.1 call the hook
 class, which returns the same fields (see :mod:`airflow_provider_unpod.hooks.unpod`).
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 CONNECTION_TYPE = "unpod"
 HOOK_NAME = "Unpod"
 
-#: Fields kept in the connection's ``extra``. An empty field has the default that its description names. The form of
-#: Airflow 3 shows labels, descriptions and examples; placeholders do not reach these fields.
+#: Fields in the connection's ``extra``. The description names the default of an empty field. Airflow 3 shows labels,
+#: descriptions and examples in the form, but no placeholders for these fields.
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Timeout (seconds)",
@@ -38,7 +38,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Proxies",
         "description": 'A JSON object such as {"https": "http://proxy.example:3128"}. '
         "Default: the proxies of the worker's environment.",
-        # With two types Airflow 3 shows a text field with label and description, without "string" a bare JSON editor.
+        # With "string", Airflow 3 shows a text field with label and description. Without, it shows a bare JSON editor.
         "schema": {"type": ["string", "object", "null"]},
     },
     "auth_scheme": {
@@ -59,8 +59,8 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
 }
 
 FIELD_BEHAVIOUR: dict[str, Any] = {
-    # The host contains the scheme, and all that the extra can hold has a field of its own. The host may contain the
-    # port, too, but Airflow 3.3's Test button fails for a saved connection without one: it sends 0, which differs.
+    # The host contains the scheme, and every key of the extra has its own field. The host may also contain the port,
+    # but the port field stays: Airflow 3.3's Test button fails for a saved connection without a port.
     "hidden-fields": ["schema", "extra"],
     "relabeling": {"login": "Organization handle", "password": "API token", "port": "Port (443 for https)"},
     "placeholders": {
@@ -72,10 +72,10 @@ FIELD_BEHAVIOUR: dict[str, Any] = {
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Provider metadata, as ``airflow/provider_info.schema.json`` describes it."""
+    """Return the provider metadata, as defined by ``airflow/provider_info.schema.json``."""
     integration = "Unpod"
     module = "airflow_provider_unpod"
-    # 2.11 looks under `dataset-uris`, 3.x under `asset-uris`.
+    # Airflow 2.11 reads `dataset-uris`, 3.x reads `asset-uris`.
     uris = [{"schemes": ["unpod"], "handler": f"{module}.assets.sanitize_uri"}]
 
     def listing(*modules: str) -> list[dict[str, Any]]:

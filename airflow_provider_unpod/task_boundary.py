@@ -1,9 +1,8 @@
-"""The boundary between Airflow and the billing client: arguments in, results and errors out.
+"""The boundary between Airflow and the billing client: arguments, results and errors.
 
-Arguments are checked when a DAG is parsed as far as they are known then, and again once templates are rendered.
-Results become what Airflow's database can store. Errors that no retry can mend (a wrong token, an unknown
-organization, an invalid connection) end the task at once; all others stay what they are and are retried as the task
-says.
+Arguments are checked when a DAG is parsed, as far as they are known, and again when templates are rendered. Results are
+converted to values that Airflow's database can store. Permanent errors (a wrong token, an unknown organization, an
+invalid connection) fail the task immediately. All other errors are retried as the task says.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-#: The same in JSON, and integers that may have more than 64 bits.
+#: Matches the JSON of values with such characters, or with integers that may have more than 64 bits.
 _SUSPICIOUS = re.compile(r"\\u0000|\\ud[89a-f]|[0-9]{19}").search
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-#: The integers that Airflow's processes can pass to each other (msgpack).
+#: Smallest and largest integer that Airflow's processes can exchange (msgpack).
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 
 
 @contextmanager
 def fail_fast() -> Iterator[None]:
-    """Turn a permanent :class:`UnpodError` into ``AirflowFailException``; a context manager and a decorator.
+    """Turn a permanent :class:`UnpodError` into ``AirflowFailException``. A context manager and a decorator.
 
-    The new exception has the same text and neither cause nor the frames below, so that a task log shows what is wrong
-    once. Wrapped around another ``fail_fast`` it removes the frames in between, too.
+    The new exception has the same message but no cause and no inner frames, so that the task log shows the message only
+    once. An outer ``fail_fast`` removes the frames of an inner one.
 
-    :raises AirflowFailException: for an ``UnpodError`` whose ``permanent`` is true; Airflow then spends no retries on
-        the task.
+    :raises AirflowFailException: for an ``UnpodError`` whose ``permanent`` is true. Airflow then does not retry the
+        task.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     try:
         yield
     except AirflowFailException as error:
-        # A new one, since a context manager gives an exception that passes through it all of its frames again.
+        # A new exception, because a context manager adds its frames to one that passes through it.
         raise AirflowFailException(*error.args) from None
     except UnpodError as error:
         if not error.permanent:
@@ -55,12 +54,12 @@ def fail_fast() -> Iterator[None]:
 
 
 def storable(value: T) -> T:
-    """A JSON-ready value in a form that Airflow can store: for XCom, the events of triggers and assets, and state.
+    """Convert a JSON value to one that Airflow can store in XCom, in events and in state stores.
 
-    One U+0000 in a trigger's event ends the triggerer of the whole deployment on PostgreSQL, whose ``jsonb`` refuses
-    it. So every U+0000, and every unpaired surrogate, which UTF-8 cannot encode, becomes U+FFFD; an integer of more
-    than 64 bits, which Airflow's processes cannot pass to each other, becomes the text of its digits. This holds for
-    keys and values at any depth, and each call that replaces something logs one warning. All else is unchanged.
+    PostgreSQL's ``jsonb`` refuses U+0000, and a single one in a trigger's event would stop the triggerer of the whole
+    deployment. So U+0000 and unpaired surrogates, which UTF-8 cannot encode, become U+FFFD. Integers of more than 64
+    bits, which Airflow's processes cannot exchange, become strings of digits. This applies to keys and values at any
+    depth. A call that replaces something logs one warning.
     """
     if _is_storable(value):
         return value
@@ -69,7 +68,7 @@ def storable(value: T) -> T:
     if replaced:
         log.warning(
             "Airflow cannot store U+0000, unpaired surrogates or integers of more than 64 bits. %d of them were "
-            "replaced, by U+FFFD or by the text of the digits; the first: %s",
+            "replaced by U+FFFD or by a string of digits; the first: %s",
             len(replaced),
             short_repr(replaced[0]),
         )
@@ -77,9 +76,9 @@ def storable(value: T) -> T:
 
 
 def _is_storable(value: object) -> bool:
-    """Whether nothing needs to be replaced. In doubt false: a pair of surrogates looks like one in JSON.
+    """Return whether ``value`` can be stored unchanged. It may return false for a value that can.
 
-    Ten thousand waits may end with one poll, and this is several times as fast as the copy.
+    One poll may end ten thousand waits, and this check is several times as fast as a copy.
     """
     try:
         return not _SUSPICIOUS(json.dumps(value))
@@ -88,9 +87,9 @@ def _is_storable(value: object) -> bool:
 
 
 def cleaned(item: Any, replaced: list[object]) -> Any:
-    """As :func:`storable`, without a warning: what was replaced is appended to ``replaced``."""
+    """Convert ``item`` like :func:`storable`, and append each replaced value to ``replaced`` instead of warning."""
     if isinstance(item, dict):
-        # Clean names keep their values; a name that becomes equal to one of them stays apart by further U+FFFD.
+        # Valid names are kept. If a replaced name equals another name, further U+FFFD keep them apart.
         copied = {key: None for key in item if not isinstance(key, str) or not _UNSTORABLE.search(key)}
         for key, value in item.items():
             name = cleaned(key, replaced)
@@ -105,16 +104,16 @@ def cleaned(item: Any, replaced: list[object]) -> Any:
         return _UNSTORABLE.sub(_REPLACEMENT, item)
     if isinstance(item, int) and not _MIN_INTEGER <= item <= _MAX_INTEGER:
         replaced.append(item)
-        return str(Decimal(item))  # Python's own `str` refuses more than 4,300 digits
+        return str(Decimal(item))  # `str` of an integer refuses more than 4,300 digits
     return item
 
 
 def materialized(value: Any) -> Any:
-    """An argument in a form that can be iterated again and that looks the same whenever the DAG is parsed.
+    """Convert an argument to one that can be iterated twice and is the same in every parse of the DAG.
 
-    A generator or another iterable becomes a list; its own text would hold an address, and each parse would make a new
-    version of the DAG. So does a set, sorted, because its order differs from process to process. Text, lists, mappings
-    and another task's result, which must not be iterated, stay what they are.
+    Generators and other iterables become lists: their ``repr`` contains an address, so each parse would create a new
+    DAG version. Sets become sorted lists, because their order differs between processes. Strings, lists, mappings and
+    results of other tasks are returned unchanged.
     """
     if isinstance(value, Set):
         return sorted(value, key=lambda one: (type(one).__name__, str(one)))
@@ -124,9 +123,9 @@ def materialized(value: Any) -> Any:
 
 
 def is_final(value: object) -> bool:
-    """Whether an argument is what the task will get, so that it can be checked when the DAG is parsed.
+    """Return whether an argument is already known when the DAG is parsed.
 
-    A template is not, nor is another task's result, nor a container of one of them.
+    Templates and results of other tasks are not, and neither are containers of them.
     """
     if isinstance(value, str):
         return "{{" not in value and "{%" not in value
@@ -138,14 +137,14 @@ def is_final(value: object) -> bool:
 
 
 def _is_result(value: object) -> bool:
-    """Whether this is another task's result, which is not known yet; iterating it would never end."""
+    """Return whether ``value`` is another task's result. Such a value is not known yet and must not be iterated."""
     return hasattr(value, "resolve")
 
 
 def check_connection_of(task: Any) -> None:
-    """Refuse an invalid connection id or organization handle of a task when the DAG is parsed.
+    """Check the connection id and the organization handle of a task, as far as they are known.
 
-    :raises UnpodConfigError: naming the argument.
+    :raises UnpodConfigError: if one is invalid. The message names it.
     """
     if is_final(task.unpod_conn_id):
         text_of(task.unpod_conn_id, "unpod_conn_id")
@@ -154,15 +153,15 @@ def check_connection_of(task: Any) -> None:
 
 
 def given_templates(task: Any) -> tuple[str, ...]:
-    """The names of a task's template fields that are not ``None``; call it when the task is made."""
+    """Return the names of a task's template fields that are not ``None``. Call it when the task is created."""
     return tuple(name for name in task.template_fields if getattr(task, name, None) is not None)
 
 
 def check_rendered(task: Any, names: Iterable[str]) -> None:
-    """Refuse a ``None`` that came from an upstream task or a native template, since it would mean the default.
+    """Refuse a ``None`` from an upstream task or a native template. It would silently select the default.
 
-    :param names: from :func:`given_templates`.
-    :raises UnpodConfigError: naming the field.
+    :param names: the result of :func:`given_templates`.
+    :raises UnpodConfigError: if a field rendered to ``None``. The message names it.
     """
     for name in names:
         if getattr(task, name) is None:

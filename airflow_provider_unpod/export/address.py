@@ -35,7 +35,7 @@ class StoreAddress(NamedTuple):
     account: str | None
 
 
-def normalised(address: object) -> str:
+def normalized(address: object) -> str:
     """The address of a folder, with its scheme and without a slash at its end.
 
     :raises UnpodConfigError: if it is neither on a store nor an absolute path; if it contains credentials (which are
@@ -84,7 +84,7 @@ def path_segment(name: object) -> str:
 
 
 def store_address(address: str) -> StoreAddress:
-    """A normalised address as Airflow takes it: ``abfs://container@account.dfs…/path`` is ``abfs://container/path``."""
+    """A normalized address as Airflow takes it: ``abfs://container@account.dfs…/path`` is ``abfs://container/path``."""
     scheme, _, rest = address.partition("://")
     parts = _AZURE(rest) if EXTRA_OF.get(scheme) == "azure" else None
     if parts is None:

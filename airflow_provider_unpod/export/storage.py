@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.address import EXTRA_OF, normalised, store_address
+from airflow_provider_unpod.export.address import EXTRA_OF, normalized, store_address
 from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.spool import temporary_file, temporary_space
 
@@ -51,7 +51,7 @@ class Folder:
     """
 
     def __init__(self, address: str | Path, conn_id: str | None = None) -> None:
-        self.address = normalised(address)
+        self.address = normalized(address)
         self.conn_id = None if conn_id is None else text_of(conn_id, "storage_conn_id")
         with self._explained("reached"):
             _require_filesystem(self.address)

@@ -1,4 +1,4 @@
-"""A database connection of Airflow's as its DB-API hook."""
+"""Finds the database hook of an Airflow connection."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def sql_hook_of(conn_id: str, only: Collection[str] | None = None) -> tuple[str, DbApiHook]:
-    """The connection's type, and its hook.
+    """Return the type of a connection and its DB-API hook.
 
-    :param only: the types of connection that are accepted; ``None``: every database that Airflow has a hook for.
-    :raises UnpodConfigError: if it is a connection of another type, or the provider of its type is not installed.
-    :raises AirflowNotFoundException: if there is no such connection.
+    :param only: accepted connection types. ``None`` accepts every database that Airflow has a hook for.
+    :raises UnpodConfigError: if the connection has another type, or the provider for its type is not installed.
+    :raises AirflowNotFoundException: if the connection does not exist.
     """
     from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 

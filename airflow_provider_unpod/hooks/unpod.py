@@ -1,6 +1,6 @@
-"""UnpodHook: a Connection of type Unpod becomes a client of the billing API.
+"""UnpodHook: creates a client of the billing API from a connection of type Unpod.
 
-The client is imported when it is made: DAG files that import the hook do not pay for ``requests``.
+The client is imported on first use, so DAG files that import the hook do not import ``requests``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ class UnpodHook(BaseHook):
     """Reads billing data of an Unpod organization.
 
     :param unpod_conn_id: id of a connection of type ``unpod``.
-    :param org_handle: organization handle (``Org-Handle`` header) in place of the connection's ``login``; ``None``
-        means the connection's, and nothing else does.
-    :param retry: how often and how long transient failures are retried; ``None``: ``RetryPolicy()``.
+    :param org_handle: organization handle (``Org-Handle`` header). Default: the ``login`` of the connection.
+    :param retry: how often and how long transient errors are retried. Default: ``RetryPolicy()``.
     """
 
     conn_name_attr = "unpod_conn_id"
@@ -58,10 +57,10 @@ class UnpodHook(BaseHook):
         self.retry = retry
 
     def get_conn(self) -> UnpodClient:
-        """Give the client of this hook, always the same one: its sessions and its budget of requests are shared.
+        """Return the client of this hook. Every call returns the same client.
 
-        :raises UnpodConfigError: naming the connection, the field that is wrong and what to enter.
-        :raises AirflowNotFoundException: if there is no such connection.
+        :raises UnpodConfigError: if a field of the connection is invalid. The message says what to enter.
+        :raises AirflowNotFoundException: if the connection does not exist.
         """
         return self._client
 
@@ -70,29 +69,29 @@ class UnpodHook(BaseHook):
         return client_from(self._connection(), self.org_handle, self.retry)
 
     def _connection(self) -> Connection:
-        # Not kept: the repr of a connection contains its password, and so would the hook's attributes.
+        # The connection is not kept in an attribute, because its repr contains the password.
         conn_id = text_of(self.unpod_conn_id, "unpod_conn_id")
         try:
             return self.get_connection(conn_id)
         except AirflowNotFoundException as error:
-            # The same type, which is retried: a secrets backend that cannot be reached looks just the same.
+            # The task retries this type, as it should: an unreachable secrets backend raises the same error.
             raise AirflowNotFoundException(why_not_found(conn_id)) from error
 
     def get_organizations(self) -> list[dict[str, Any]]:
-        """List the organizations that the token may read, as the API sends them; ``domain_handle`` is the handle.
+        """List the organizations that the token may access, as the API sends them. ``domain_handle`` is the handle.
 
         :raises UnpodError: see :mod:`airflow_provider_unpod.billing.errors`.
         """
         return self.get_conn().get_organizations()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Check host, token and organization handle with one request, and say what to change; reads no billing data."""
+        """Check host, token and organization handle with one request, without reading billing data."""
         from airflow_provider_unpod.billing.http.retry import RetryPolicy
 
         try:
             connection = self._connection()
-            # Somebody waits for the result, and wants to know how it is now. Without the connection's id: Airflow's
-            # form tests under a random one.
+            # One attempt, because a person waits for the result. Messages do not name the connection's id, because
+            # Airflow's form tests under a random one.
             with _client_of(connection, self.org_handle, RetryPolicy(attempts=1)) as client:
                 found = [each.get("domain_handle") for each in client.get_organizations()]
                 handles = sorted(handle for handle in found if isinstance(handle, str))
@@ -102,10 +101,10 @@ class UnpodHook(BaseHook):
             note = _about_unknown_fields(extra_of(connection))
             return True, f"Connected to {client.base_url} as organization {client.org_handle!r}. {note}".rstrip()
         if not handles:
-            return False, "Check API token (`password`): it is accepted, but gives access to no organization."
+            return False, "Check API token (`password`): it is valid, but it cannot access any organization."
         return False, (
-            f"Organization handle (`login`) must be one of: {', '.join(handles)}. The API token (`password`) is "
-            f"accepted, but gives no access to an organization {client.org_handle!r}."
+            f"Organization handle (`login`) must be one of: {', '.join(handles)}. The API token (`password`) is valid, "
+            f"but it cannot access the organization {client.org_handle!r}."
         )
 
     def iter_invoices(
@@ -117,20 +116,20 @@ class UnpodHook(BaseHook):
         max_concurrency: int | None = None,
         consistency: str = "linked",
     ) -> Reading:
-        """Iterate over the organization's invoices, read completely while the list may change.
+        """Iterate over the invoices of the organization. The list is read completely, even while it changes.
 
-        The API has no filters, so the whole list is read whatever is selected.
+        The API has no filters, so the whole list is read even if few invoices are selected.
 
-        :param statuses: one status or several, in any case; ``None``: all.
-        :param invoice_date_from: the earliest invoice date, inclusive: ISO 8601 text, a date or a datetime, in UTC
-            where it has no offset; ``None``: no limit.
-        :param invoice_date_to: the end of the span, exclusive; the same.
-        :param page_size: rows per request, 1 to 100,000, in place of the connection's.
-        :param max_concurrency: requests in flight at once, 1 to 64, in place of the connection's.
+        :param statuses: one status or several, ignoring case. Default: all.
+        :param invoice_date_from: earliest invoice date, inclusive: an ISO 8601 string, ``date`` or ``datetime``, in UTC
+            if it has no offset. Default: no limit.
+        :param invoice_date_to: latest invoice date, exclusive, in the same forms. Default: no limit.
+        :param page_size: rows per request, 1 to 100,000. Default: that of the connection.
+        :param max_concurrency: requests in flight, 1 to 64. Default: that of the connection.
         :param consistency: ``linked`` (proved complete) or ``single-pass`` (fewest requests; see
             :mod:`airflow_provider_unpod.billing.reading.reading`).
-        :raises UnpodConfigError: at once, if an argument is invalid.
-        :raises UnpodError: while iterating, if the list cannot be read or its completeness not be proved.
+        :raises UnpodConfigError: if an argument is invalid. Raised by the call itself.
+        :raises UnpodError: while iterating, if the list cannot be read or its completeness cannot be proved.
         """
         from airflow_provider_unpod.billing.reading.reading import read_list
         from airflow_provider_unpod.billing.reading.selection import Selection
@@ -147,14 +146,14 @@ class UnpodHook(BaseHook):
         )
 
     def get_invoice(self, invoice_id: int | str) -> Invoice:
-        """Find one invoice by its id or number; ``101`` and ``"101"`` are the same invoice.
+        """Find one invoice by its id or number. ``101`` and ``"101"`` are the same invoice.
 
-        The API has no such endpoint: the list is searched. The hook remembers where invoices were, so the next search
-        for one costs a request.
+        The API has no endpoint for this, so the hook searches the list. It remembers the place of each invoice, and the
+        next search for it usually costs one request.
 
         :param invoice_id: an invoice id or number.
-        :raises UnpodConfigError: if it is not an id.
-        :raises UnpodInvoiceNotFound: if a complete reading of the list did not contain it.
+        :raises UnpodConfigError: if ``invoice_id`` is invalid.
+        :raises UnpodInvoiceNotFound: if the list does not contain the invoice. The whole list was read.
         :raises UnpodError: if the list cannot be read.
         """
         invoice_ids_of([invoice_id], "invoice_id")
@@ -174,13 +173,13 @@ class UnpodHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Describe the connection form's standard fields for Airflow 2.11 and 3.1; later ones read metadata."""
+        """Describe the standard fields of the connection form for Airflow 2.11 and 3.1. Later ones read metadata."""
         return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOUR.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Describe the connection form's extra fields for Airflow 2.11 and 3.1; later ones read metadata."""
-        # A plain Airflow 3 has neither of these: 3.1 puts its own in their place, later versions do not ask.
+        """Describe the extra fields of the connection form for Airflow 2.11 and 3.1. Later ones read metadata."""
+        # A plain Airflow 3 has neither library: 3.1 replaces them, and later versions do not call this method.
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import BooleanField, IntegerField, StringField
         from wtforms.validators import any_of, number_range, optional
@@ -197,22 +196,22 @@ class UnpodHook(BaseHook):
             if kind == "integer":
                 checks.append(number_range(schema.get("minimum"), schema.get("maximum")))
                 return IntegerField(**texts, validators=checks, widget=BS3TextFieldWidget())
-            # Airflow 2 has no widget for decimal numbers and objects: they are entered as text.
+            # Airflow 2 has no widget for decimal numbers and objects, so they are entered as text.
             return StringField(**texts, validators=checks, widget=BS3TextFieldWidget())
 
         return {name: widget(field) for name, field in CONNECTION_FIELDS.items()}
 
 
 def client_from(connection: Connection, org_handle: str | None = None, retry: RetryPolicy | None = None) -> UnpodClient:
-    """Make a client from a connection, and have Airflow mask its secrets in all logs of this process.
+    """Create a client from a connection, and register its secrets with Airflow's log masking.
 
-    The one way from a connection to a client. It may block for a while: not to be called on an event loop.
+    All code that needs a client uses this function. It may block, so do not call it on an event loop.
 
-    :param org_handle: organization handle; ``None`` means the connection's ``login``, and nothing else does.
-    :param retry: how often and how long transient failures are retried; ``None``: the client's default.
-    :raises UnpodConfigError: naming the argument, or the connection and the field, and what to enter.
+    :param org_handle: organization handle. ``None`` uses the ``login`` of the connection.
+    :param retry: how often and how long transient errors are retried. ``None`` uses the client's default.
+    :raises UnpodConfigError: if an argument or a field of the connection is invalid. The message says what to enter.
     """
-    org_handle_of(org_handle)  # an argument, so its error does not name the connection
+    org_handle_of(org_handle)  # checked here, because an error in an argument must not name the connection
     try:
         client = _client_of(connection, org_handle, retry)
         note = _about_unknown_fields(extra_of(connection))
@@ -245,31 +244,31 @@ def _client_of(connection: Connection, org_handle: str | None, retry: RetryPolic
 def _mask_secret(secret: str) -> None:
     try:
         from airflow.sdk.log import mask_secret
-    except ImportError:  # Airflow 2.11; the newest common-compat for Python 3.10 does not bridge this name
+    except ImportError:  # Airflow 2.11. For Python 3.10, common-compat does not have this name.
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]  # one or the other
 
     mask_secret(secret)
 
 
 def why_not_found(conn_id: str) -> str:
-    """Say what to do about a connection that Airflow does not find, or finds and cannot read."""
+    """Explain why Airflow does not find a connection, and what to do."""
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     if variable in os.environ:
-        # Airflow reports one that it cannot parse, and drops the reason.
+        # Airflow also reports "not found" for a variable that it cannot parse.
         return (
             f"Put all values in {variable} in quotes: Airflow cannot read connection {conn_id!r}. It must be a URI, or "
             "a JSON object whose `login`, `password` and `host` are strings, even if they are digits only."
         )
-    return f"There is no connection {conn_id!r}. Create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
+    return f"Connection {conn_id!r} does not exist. Create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
 
 
 def extra_of(connection: Connection) -> dict[str, Any]:
-    """Parse a connection's ``extra``; empty where there is none.
+    """Parse the ``extra`` of a connection. Return an empty dictionary if there is none.
 
-    Airflow's own ``extra_dejson`` quietly gives an empty dict for broken JSON, and may call its supervisor, which must
-    not be done on an event loop.
+    Airflow's own ``extra_dejson`` silently returns an empty dictionary for invalid JSON. It may also call the
+    supervisor, which must not happen on an event loop.
 
-    :raises UnpodConfigError: if it is not a JSON object.
+    :raises UnpodConfigError: if ``extra`` is not a JSON object.
     """
     if not connection.extra:
         return {}
@@ -283,7 +282,7 @@ def extra_of(connection: Connection) -> dict[str, Any]:
 
 
 def _about_unknown_fields(extra: dict[str, Any]) -> str:
-    """Name the keys that have no effect, which nothing else would show. Names only: values may be secret."""
+    """Return a note that names the unknown keys of ``extra``, or an empty string. Values are omitted as secret."""
     from airflow_provider_unpod.billing.http.settings import OPTIONS, unknown_fields
 
     unknown = ", ".join(map(repr, unknown_fields(extra)))

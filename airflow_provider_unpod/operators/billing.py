@@ -14,7 +14,7 @@ from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, te
 from airflow_provider_unpod.billing.errors import UnpodBadRows, UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import check_consistency
-from airflow_provider_unpod.export.address import normalised
+from airflow_provider_unpod.export.address import normalized
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
 from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
 from airflow_provider_unpod.task_boundary import (
@@ -39,49 +39,51 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.writer import Written
     from airflow_provider_unpod.hooks.unpod import UnpodHook
 
-#: Most bytes of JSON that are returned as an XCom; every database and XCom backend takes as many.
+#: Default limit for an XCom in bytes of JSON. Every database and XCom backend accepts this size.
 MAX_XCOM_BYTES = 256 * 1024
 
 _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-_NO_CHANGE = "No invoice is new or different since the last export: nothing is written."
+_NO_CHANGE = "No invoice has changed since the last export, so no export was written."
 
 
 class UnpodBillingOperator(BaseOperator):
-    """Read all invoices of an organization, completely, and pass them on: as an XCom, or as files with a manifest.
+    """Exports all invoices of an organization: as an XCom, or as files with a manifest.
 
-    :param unpod_conn_id: connection of type Unpod.
-    :param org_handle: organization handle; ``None``: the connection's login.
-    :param output_path: folder of the export, on a store or an absolute local path, for example
-        ``s3://my_aws@bucket/invoices/{{ ds }}``; no other task may use it. ``None``: the task returns the records.
-    :param storage_conn_id: the storage connection, if it is not in ``output_path``.
-    :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (extra ``parquet``).
-    :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (extra ``zstd``; parquet has its own).
-    :param statuses: one status or several, in any case; as text also a rendered list, or separated by commas.
-        ``None``: all.
-    :param invoice_date_from: only invoices of this moment or later: ISO 8601 text or a datetime; without an offset it
-        is in ``business_timezone``.
-    :param invoice_date_to: only invoices before this moment.
-    :param page_size: rows per page, at most; ``None``: the connection's.
-    :param max_concurrency: most requests at the same time; ``None``: the connection's.
-    :param consistency: ``"linked"`` or ``"single-pass"``: how surely the list is complete.
-    :param max_xcom_bytes: without ``output_path``, the task fails if its records take more bytes than this as JSON.
-    :param partition_by: any of ``"currency"``, ``"status"``, ``"month"`` (of ``invoice_date``): Hive layout.
-    :param business_timezone: IANA name of the time zone of months, and of dates that have no offset.
-    :param export_mode: ``"full"``, or ``"changes"``: only invoices that are new or different since the last export of
-        the same path, each record with ``old_status`` and ``new_status`` added.
-    :param ignore_fields: with ``export_mode="changes"``: fields of the API whose differences are not changes.
-    :param on_no_change: how the task ends when ``export_mode="changes"`` finds none: ``"skip"`` or ``"succeed"``;
-        either way no export is written and no asset event emitted.
-    :param report: write a report beside the manifest, one HTML file for people. It is part of the export.
+    :param unpod_conn_id: id of a connection of type Unpod.
+    :param org_handle: organization handle. Default: the ``login`` of the connection.
+    :param output_path: folder of the export, in a store or as an absolute local path, for example
+        ``s3://my_aws@bucket/invoices/{{ ds }}``. No other task may use it. ``None``: the task returns the records.
+    :param storage_conn_id: id of the storage connection, if it is not in ``output_path``.
+    :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (requires the extra ``parquet``).
+    :param compression: ``None``, ``"gzip"`` or ``"zstd"`` (requires the extra ``zstd``). Parquet has its own.
+    :param statuses: one status or several, ignoring case. A string may be comma-separated or a rendered list.
+        Default: all.
+    :param invoice_date_from: earliest invoice date, inclusive: an ISO 8601 string or a ``datetime``. Without an offset
+        it is in ``business_timezone``.
+    :param invoice_date_to: latest invoice date, exclusive, in the same forms.
+    :param page_size: most rows per page. Default: that of the connection.
+    :param max_concurrency: most requests in flight. Default: that of the connection.
+    :param consistency: ``"linked"`` (proved complete) or ``"single-pass"``.
+    :param max_xcom_bytes: limit for the records as JSON, in bytes. Without ``output_path``, the task fails if they are
+        larger.
+    :param partition_by: one or more of ``"currency"``, ``"status"`` and ``"month"`` (of ``invoice_date``), as Hive
+        partitions.
+    :param business_timezone: IANA name of the time zone for months and for dates without an offset.
+    :param export_mode: ``"full"``, or ``"changes"`` for only the invoices that are new or different since the last
+        export to the same path. Records of changes also have ``old_status`` and ``new_status``.
+    :param ignore_fields: with ``export_mode="changes"``, fields of the API whose differences do not count as changes.
+    :param on_no_change: with ``export_mode="changes"``, the end of a task without changes: ``"skip"`` or ``"succeed"``.
+        In both cases the task writes no export and emits no asset event.
+    :param report: whether to write a report next to the manifest: one HTML file, which is part of the export.
     :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. A template that renders to an invalid
-        value, or to ``None``, fails the task without retries.
+        value or to ``None`` fails the task without retries.
 
-    Returns the list of records, or with ``output_path`` a summary: ``manifest`` (its address), ``export_id``,
-    ``manifest_sha256`` (the manifest file's fingerprint), ``file_count``, ``files`` (addresses), ``count``, ``totals``
-    (``{currency: {status: {"count": n, "amount": "…"}}}``), ``consistency`` (the level that was reached) and ``report``
-    (its address, or ``None``). Beyond 100 entries or 64 KiB, ``files`` and ``totals`` are ``None``. A retried or
-    cleared task replaces its export. The events of the task's outlets carry the summary, without ``files``, in
-    ``extra``.
+    Without ``output_path``, the task returns the list of records. With ``output_path``, it returns a summary:
+    ``manifest`` (address of the manifest), ``export_id``, ``manifest_sha256`` (of the manifest file), ``file_count``,
+    ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``),
+    ``consistency`` (the level reached) and ``report`` (address of the report, or ``None``). Beyond 100 entries or
+    64 KiB, ``files`` and ``totals`` are ``None``. The asset events of the task's outlets have the same summary, without
+    ``files``, in ``extra``. A retried or cleared task replaces its export.
     """
 
     template_fields: Sequence[str] = (
@@ -145,7 +147,7 @@ class UnpodBillingOperator(BaseOperator):
         self._check_arguments()
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
-        """Read the invoices and pass them on, as the class describes."""
+        """Export the invoices, as described in the class."""
         from airflow_provider_unpod.hooks.unpod import UnpodHook
         from airflow_provider_unpod.task_boundary import fail_fast
 
@@ -172,7 +174,7 @@ class UnpodBillingOperator(BaseOperator):
         return storable(summary)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""
+        """The OpenLineage provider, if installed, calls this after the task has succeeded."""
         from airflow_provider_unpod.operators.lineage import openlineage_facets
 
         return openlineage_facets(*self._lineage) if self._lineage else None
@@ -192,8 +194,8 @@ class UnpodBillingOperator(BaseOperator):
                 size += len(encode_record(record)) + 1
                 if size > self.max_xcom_bytes:
                     raise ExportRefused(
-                        f"Set `output_path` to export to files, or select fewer invoices: after {len(records)} of "
-                        f"them they exceed max_xcom_bytes={self.max_xcom_bytes}, the most that is returned as an XCom."
+                        f"Set `output_path` to export to files, or select fewer invoices: {len(records) + 1} or more "
+                        f"invoices exceed the limit of an XCom, max_xcom_bytes={self.max_xcom_bytes}."
                     )
                 records.append(record)
                 totals.add(invoice.currency, invoice.status, invoice.amount)
@@ -207,7 +209,7 @@ class UnpodBillingOperator(BaseOperator):
         from airflow_provider_unpod.web.report import render_report
 
         client = hook.get_conn()
-        # The whole list: the export selects by itself, because an invoice that leaves the selection is a change, too.
+        # Reads the whole list. The export itself selects, because an invoice that leaves the selection is a change.
         with self._read(hook, Selection()) as invoices:
             return write_export(
                 invoices,
@@ -228,7 +230,7 @@ class UnpodBillingOperator(BaseOperator):
         if self.on_no_change == "skip":
             raise AirflowSkipException(_NO_CHANGE)
         self.log.info(_NO_CHANGE)
-        # Airflow emits an event for every outlet of a task that succeeds, but this one has not changed them.
+        # Airflow emits an event for every outlet of a successful task, but this task has not changed them.
         self.outlets = []
         nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency", "report"))
         return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
@@ -272,7 +274,7 @@ class UnpodBillingOperator(BaseOperator):
         )
 
     def _check_arguments(self) -> None:
-        """Refuse invalid arguments while the DAG is parsed; templates are checked once they are rendered."""
+        """Check the arguments when the DAG is parsed. Templates are checked when they are rendered."""
         self._options()
         self._check_numbers()
         self._check_what_is_final()
@@ -292,7 +294,7 @@ class UnpodBillingOperator(BaseOperator):
             }
             if useless := [name for name, value in of_files.items() if value]:
                 raise UnpodConfigError(
-                    f"Set `output_path`, or remove {', '.join(useless)}: without it there are no files to write."
+                    f"Set `output_path`, or remove {', '.join(useless)}: without a path, no files are written."
                 )
 
     def _check_numbers(self) -> None:
@@ -303,9 +305,9 @@ class UnpodBillingOperator(BaseOperator):
         whole_number_of(self.max_xcom_bytes, "max_xcom_bytes")
 
     def _check_last_folder(self) -> None:
-        """Refuse ``s3://bucket/{{ handle }}`` if the handle is empty: it would be the folder above."""
+        """Refuse ``s3://bucket/{{ handle }}`` if the handle is empty, because it would mean the parent folder."""
         path = self.output_path
-        if path is not None and normalised(path) and str(path).strip().endswith("/") and _depth_of(path) < self._depth:
+        if path is not None and normalized(path) and str(path).strip().endswith("/") and _depth_of(path) < self._depth:
             raise UnpodConfigError(
                 f"`output_path` must not end with an empty folder name, got {path!r}. {GAVE_NOTHING}"
             )
@@ -315,7 +317,7 @@ class UnpodBillingOperator(BaseOperator):
 
         check_connection_of(self)
         if self.output_path is not None and is_final(self.output_path):
-            normalised(self.output_path)
+            normalized(self.output_path)
         if self.storage_conn_id is not None and is_final(self.storage_conn_id):
             text_of(self.storage_conn_id, "storage_conn_id")
         names = ("statuses", "invoice_date_from", "invoice_date_to")
@@ -324,13 +326,13 @@ class UnpodBillingOperator(BaseOperator):
 
 
 def _depth_of(path: object) -> int:
-    """Slashes of a path, or at least of what a template renders to."""
+    """Count the slashes in a path. A template counts as one name."""
     return _EXPRESSION.sub("x", str(path)).strip().rstrip("/").count("/")
 
 
 @contextmanager
 def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
-    """A list with one bad row often has more: name all of them in the error, or each costs another failed run."""
+    """Report all invalid rows in one error, so that users do not find them one failed run at a time."""
     from airflow_provider_unpod.billing.reading.bad_rows import name_bad_rows
 
     try:
@@ -340,7 +342,7 @@ def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
 
 
 def _run_of(context: Context) -> dict[str, Any] | None:
-    """The task instance that writes an export. A retried or cleared one differs only in its try number."""
+    """Identify the task instance for the manifest. A retried or cleared one differs only in its try number."""
     ti = context.get("ti")
     if ti is None:
         return None

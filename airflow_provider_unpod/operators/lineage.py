@@ -1,4 +1,4 @@
-"""Lineage of an export, its input and its output: for OpenLineage and for Airflow's own collector."""
+"""Reports the input and output of an export or a load, to OpenLineage and to Airflow's hook lineage collector."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def report_export(hook: Any, org_handle: str, written: Written | None) -> None:
-    """Report the reading of the list, and the export if one was written, to Airflow's hook lineage collector."""
+    """Report the read of the list, and the export if there is one, to Airflow's hook lineage collector."""
     with _guarded():
         _report(hook, billing_asset_uri(org_handle), None if written is None else _uri_of(written.address))
 
@@ -35,7 +35,7 @@ def report_load(hook: Any, address: str, table_uri: str) -> None:
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Log a failure, and no more: the work is committed by then, and each retry of the task would fail alike."""
+    """Only log a failure: the work is already committed, and a retry of the task would fail in the same way."""
     try:
         yield
     except Exception:
@@ -47,7 +47,7 @@ def _uri_of(address: str) -> str:
 
 
 def _report(hook: Any, source: str, target: str | None) -> None:
-    """Airflow's collector ignores what it gets unless something collects lineage."""
+    """Pass input and output to the collector, which ignores them if no plugin collects lineage."""
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 
     collector = get_hook_lineage_collector()  # type: ignore[no-untyped-call] # Airflow's
@@ -57,7 +57,7 @@ def _report(hook: Any, source: str, target: str | None) -> None:
 
 
 def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLineage[Any, Any]:
-    """The facets of a finished task. Only called if the OpenLineage provider is installed."""
+    """Build the facets of a finished export. Call it only if the OpenLineage provider is installed."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,
@@ -87,7 +87,7 @@ def openlineage_facets(org_handle: str, written: Written | None) -> OperatorLine
 
 
 def _dataset(address: str) -> tuple[str, str]:
-    """Namespace and name by OpenLineage's naming conventions for stores."""
+    """Return namespace and name by OpenLineage's naming conventions for stores."""
     parts = urlsplit(without_connection(address))
     if parts.scheme == "file":
         return "file", parts.path
@@ -95,7 +95,7 @@ def _dataset(address: str) -> tuple[str, str]:
 
 
 def openlineage_facets_of_load(address: str, table_uri: str, rows: int) -> OperatorLineage[Any, Any]:
-    """The facets of a finished load; only called where the OpenLineage provider is installed."""
+    """Build the facets of a finished load. Call it only if the OpenLineage provider is installed."""
     from airflow.providers.common.compat.openlineage.facet import (
         InputDataset,
         OutputDataset,
@@ -108,7 +108,7 @@ def openlineage_facets_of_load(address: str, table_uri: str, rows: int) -> Opera
     return OperatorLineage(
         inputs=[InputDataset(namespace=source[0], name=source[1])],
         outputs=[
-            # OpenLineage names a table by database, schema and table with dots between.
+            # OpenLineage names a table by database, schema and table, separated by dots.
             OutputDataset(namespace=target, name=table.replace("/", "."), outputFacets={"outputStatistics": statistics})
         ],
     )

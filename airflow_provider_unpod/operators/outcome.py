@@ -21,19 +21,20 @@ log = logging.getLogger(__name__)
 
 _PROOFS = {
     "linked": "proved complete by linked windows",
-    "repeated": "proved complete by passes that agree",
+    "repeated": "proved complete by two passes that agree",
     "single-pass": "read in a single pass, which proves less than `linked`",
 }
 _MOST_CURRENCIES = 10
-#: Digits of a sum; no total of an export has as many.
+#: Digits for sums. No total of an export is that long.
 _PRECISION = 250
 
 
 def log_line(verb: str, count: int, totals: Mapping[str, Any], evidence: Mapping[str, Any], seconds: float) -> str:
-    """How many invoices of how many in the list, how much money, how surely complete, and at what cost.
+    """Format counts, amounts, the proof of completeness and the costs for the task log.
 
     :param totals: ``{currency: {status: {"count": n, "amount": "…"}}}``.
-    :param evidence: of the reading, as in a manifest. Its `invoices` shows a misspelt status, which selects none.
+    :param evidence: evidence of the read, as in a manifest. Its number of invoices reveals a misspelled status, which
+        selects none of them.
     """
     amounts = f" ({_amounts(totals)})" if totals else ""
     requests = f"{evidence['requests']} request{'' if evidence['requests'] == 1 else 's'}"
@@ -42,12 +43,12 @@ def log_line(verb: str, count: int, totals: Mapping[str, Any], evidence: Mapping
 
 
 def send_asset_events(outlets: Iterable[Any], context: Context, written: Written) -> None:
-    """Put what downstream DAGs need to know into the events of a task's outlets.
+    """Add the summary of an export to the asset events of a task's outlets.
 
-    An export with a partition by month sends, on Airflow 3.3, one event a month with the month as its partition key.
-    DAGs that are scheduled on such events need a partitioned timetable. An asset alias becomes the organization's
-    billing asset; Airflow 2 takes only flat values there, so these events lack ``totals``, which the manifest has.
-    Outlets that are not assets, and references to assets that Airflow does not know, are left alone.
+    An export that is partitioned by month emits one event per month on Airflow 3.3, with the month as partition key.
+    DAGs that are scheduled on such events need a partitioned timetable. An asset alias resolves to the organization's
+    billing asset. Airflow 2 accepts only flat values for an alias, so its events lack ``totals``; the manifest has
+    them. Outlets that are not assets, and references to unknown assets, are ignored.
     """
     from airflow.providers.common.compat.sdk import AssetAlias
 
@@ -75,10 +76,10 @@ def _event_of(outlet: Any, context: Context) -> Any:
     except TypeError:  # not an asset but, for example, a dataset of OpenLineage
         return None
     except Exception as error:
-        # The text of Airflow's own error begins with its kind. Others may pass, and a retry sends the event then.
+        # Airflow's message begins with the kind of error. Other errors may be transient and are left to a retry.
         if not str(error).startswith("ASSET_NOT_FOUND"):
             raise
-        log.warning("The outlet %s is not an asset that Airflow knows, so it gets no event.", short_repr(outlet))
+        log.warning("Airflow does not know the outlet %s as an asset, so no event is emitted.", short_repr(outlet))
         return None
 
 

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_unpod.billing.arguments import choice_of, decimals_of, whole_number_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.address import normalised
+from airflow_provider_unpod.export.address import normalized
 from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final, storable
 
 if TYPE_CHECKING:
@@ -26,50 +26,49 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.reader import Export
     from airflow_provider_unpod.export.reconciliation import Entry
 
-#: Differences that the log and the XCom show; the files have all of them.
+#: Number of differences in the log and in the XCom. The files have all of them.
 _SHOWN = 20
-#: Bytes of a ledger that are copied to the worker's disk at most.
+#: Largest ledger, in bytes. It is copied to the worker's disk.
 _LARGEST_LEDGER = 4 * 1024**3
 _SOURCES = ("against_path", "sql", "ledger_path")
 
 
 class UnpodReconcileOperator(BaseOperator):
-    """Compare a certified export with what somebody else knows of the same invoices, to the last digit.
+    """Compares a certified export with another export, a database or a ledger file, to the last digit.
 
-    Invoices are matched by id or number; amount, currency, status and date are compared. What the other side does not
-    have (a status, a date) is not compared. Of an export of changes only its own invoices are compared.
+    Invoices are matched by id or number. Amount, currency, status and date are compared, as far as the other side has
+    them. If the export has only changes, only its own invoices are compared.
 
     :param export_path: folder of the export, or its manifest (templated).
-    :param storage_conn_id: the storage connection of ``export_path``, ``against_path``, ``ledger_path`` and
-        ``output_path``, where they do not name one (templated).
-    :param export_id: compare this export and no other, from the summary or asset event of the export (templated).
-    :param manifest_sha256: compare only if the manifest has this SHA-256, from the same place (templated).
+    :param storage_conn_id: id of the storage connection of ``export_path``, ``against_path``, ``ledger_path`` and
+        ``output_path``, if they do not name one (templated).
+    :param export_id: compare only the export with this id, from its summary or asset event (templated).
+    :param manifest_sha256: compare only if the manifest has this SHA-256, from the same source (templated).
     :param against_path: compare with the export in this folder (templated).
-    :param sql: compare with the rows of this query, whose columns are called ``id``, ``amount``, ``currency`` and, if
-        there are any, ``date`` and ``status``; amounts must be NUMERIC, whole numbers or text (templated).
-    :param sql_conn_id: connection of the database for ``sql`` (templated).
+    :param sql: compare with the rows of this query. Its columns must be named ``id``, ``amount``, ``currency`` and
+        optionally ``date`` and ``status``. Amounts must be NUMERIC, whole numbers or text (templated).
+    :param sql_conn_id: id of the database connection for ``sql`` (templated).
     :param ledger_path: compare with this CSV file (templated).
-    :param csv: how the CSV file is written, as
-        :class:`~airflow_provider_unpod.export.entries.LedgerFormat` has it, for example
+    :param csv: format of the CSV file, see :class:`~airflow_provider_unpod.export.entries.LedgerFormat`, for example
         ``{"delimiter": ";", "decimal": ",", "columns": {"id": "Invoice", "amount": "Amount"}, "currency": "EUR"}``.
     :param match_by: ``"id"`` or ``"invoice_number"``.
-    :param statuses: only invoices of the export with one of these statuses (templated).
-    :param invoice_date_from: only invoices of the export of this moment or later (templated).
-    :param invoice_date_to: only invoices of the export before this moment (templated).
-    :param business_timezone: IANA name of the time zone of calendar days, and of dates that have no offset.
-    :param date_window: days by which dates may differ.
-    :param tolerance: by currency code, by how much amounts may differ, for example ``{"USD": "0.01"}``; zero for all
-        others.
-    :param on_difference: ``"fail"`` the task, without retries, after the files are written; or ``"warn"`` in its log.
-    :param output_path: folder for ``reconciliation.json`` and ``reconciliation.csv``, with all differences; ``None``:
-        no files (templated).
-    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work.
-    :raises ExportError: when the task runs, if the export is not certified or was changed, or if the
-        ledger cannot be read.
+    :param statuses: compare only invoices of the export with one of these statuses (templated).
+    :param invoice_date_from: compare only invoices of the export with this date or a later one (templated).
+    :param invoice_date_to: compare only invoices of the export before this date (templated).
+    :param business_timezone: IANA name of the time zone for calendar days and for dates without an offset.
+    :param date_window: number of days by which dates may differ.
+    :param tolerance: amount by which amounts may differ, by currency code, for example ``{"USD": "0.01"}``. Other
+        currencies must agree exactly.
+    :param on_difference: ``"fail"`` the task without retries after writing the files, or ``"warn"`` in its log.
+    :param output_path: folder for ``reconciliation.json`` and ``reconciliation.csv``, with all differences. Default: no
+        files (templated).
+    :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid.
+    :raises ExportError: when the task runs, if the export is not certified or was modified, or if the ledger cannot be
+        read.
 
-    Returns ``agrees``, ``counts`` (ids by outcome), ``bridges`` (by currency, the steps from the export's total to the
-    other's), ``first_differences`` (up to twenty) and ``files`` (addresses). Events of the task's outlets carry the
-    same as their extra, without the differences.
+    The task returns ``agrees``, ``counts`` (number of ids by outcome), ``bridges`` (the steps from the export's total
+    to the other side's, by currency), ``first_differences`` (up to twenty) and ``files`` (addresses). The asset events
+    of its outlets have the same in ``extra``, without the differences.
     """
 
     template_fields: Sequence[str] = (
@@ -135,18 +134,18 @@ class UnpodReconcileOperator(BaseOperator):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Refuse what cannot work while the DAG is parsed."""
+        """Check the arguments when the DAG is parsed."""
         from airflow_provider_unpod.export.entries import LedgerFormat
 
         given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise UnpodConfigError(
-                f"Exactly one of {', '.join(f'`{name}`' for name in _SOURCES)} must be given, got {given or 'none'}."
+                f"Pass exactly one of {', '.join(f'`{name}`' for name in _SOURCES)}, got {given or 'none'}."
             )
         if (self.sql is None) != (self.sql_conn_id is None):
             raise UnpodConfigError("`sql` and `sql_conn_id` must be given together.")
         if self.csv is not None and self.ledger_path is None:
-            raise UnpodConfigError("`csv` does nothing without `ledger_path`. Leave it out, or give the ledger's file.")
+            raise UnpodConfigError("`csv` has no effect without `ledger_path`. Omit it, or pass the ledger's path.")
         LedgerFormat.from_dict(self.csv, "csv")
         choice_of(self.match_by, "match_by", ("id", "invoice_number"))
         choice_of(self.on_difference, "on_difference", ("fail", "warn"))
@@ -155,10 +154,10 @@ class UnpodReconcileOperator(BaseOperator):
         for name in ("export_path", "against_path", "output_path"):
             value = getattr(self, name)
             if value is not None and is_final(value):
-                normalised(value)
+                normalized(value)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare, write the files, and report; see the class."""
+        """Compare, write the files and report the result, as described in the class."""
         from airflow_provider_unpod.export.difference_files import Differences
         from airflow_provider_unpod.export.errors import LedgerDiffers
         from airflow_provider_unpod.export.reconciliation import reconcile
@@ -217,7 +216,7 @@ class UnpodReconcileOperator(BaseOperator):
         with Folder(parent, self.storage_conn_id) as folder:
             file = folder.fetch(name, _LARGEST_LEDGER + 1)
         if file is None:
-            raise LedgerError(f"There is no file {path}. Correct `ledger_path`.")
+            raise LedgerError(f"{path} does not exist. Correct `ledger_path`.")
         if file.seek(0, os.SEEK_END) > _LARGEST_LEDGER:
             file.close()
             raise LedgerError(f"{path} is larger than {_LARGEST_LEDGER:,} bytes. Split it, or load it into a database.")
@@ -249,7 +248,7 @@ class UnpodReconcileOperator(BaseOperator):
             timezone=self.business_timezone,
         )
 
-    # --- what comes of it
+    # --- the result
 
     def _write(self, differences: Differences, export: Export) -> list[str]:
         from airflow_provider_unpod.export.storage import Folder

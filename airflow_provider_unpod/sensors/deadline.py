@@ -1,6 +1,6 @@
-"""The deadline of a deferrable sensor, counted from its first try as in Airflow's sensors in reschedule mode.
+"""The deadline of a deferrable sensor. It counts from the first try, as for Airflow's sensors in reschedule mode.
 
-A retry, for example after a triggerer failed, must not start the wait anew.
+A retry, for example after a triggerer crashed, must not extend the wait.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _KEY = "airflow_provider_unpod.deadline"
 
 
 def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
-    """The moment (UTC) when the wait of this task ends. Clearing a task starts a new wait.
+    """Return the time (UTC) when the wait of this task ends. Clearing the task starts a new wait.
 
-    Airflow 3.3 keeps the deadline in the task's state store; 2.11 knows when earlier tries began. The versions between
-    have neither: there each try waits the whole ``timeout``.
+    Airflow 3.3 stores the deadline in the task's state store, and 2.11 knows when earlier tries began. Versions in
+    between have neither, so each try waits for the whole ``timeout``.
     """
     ti = context.get("ti")
     first_try = _first_try(sensor, ti)
@@ -29,7 +29,7 @@ def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
             return datetime.fromisoformat(str(kept["deadline"]))
     deadline = (_began_on_airflow_2(ti, first_try) or datetime.now(timezone.utc)) + timedelta(seconds=sensor.timeout)
     if store is not None:
-        # The deployment's default retention may be shorter than the wait.
+        # The default retention of the deployment may be shorter than the wait.
         store.set(
             _KEY,
             {"first_try": first_try, "deadline": deadline.isoformat()},
@@ -39,9 +39,9 @@ def deadline_of(sensor: BaseSensorOperator, context: Context) -> datetime:
 
 
 def ended_by_execution_timeout(sensor: BaseSensorOperator, context: Context) -> bool:
-    """Whether a deferral that Airflow ended was ended by ``execution_timeout``, well before the wait's own deadline.
+    """Return whether ``execution_timeout`` ended the deferral before the deadline of the wait.
 
-    Airflow 2 counts ``execution_timeout`` from the start of the try, also while the task is deferred; 3.x does not.
+    In Airflow 2, ``execution_timeout`` also counts while the task is deferred. In Airflow 3 it does not.
     """
     limit, started = sensor.execution_timeout, getattr(context.get("ti"), "start_date", None)
     if limit is None or started is None:
@@ -51,12 +51,12 @@ def ended_by_execution_timeout(sensor: BaseSensorOperator, context: Context) -> 
 
 
 def _first_try(sensor: BaseSensorOperator, ti: Any) -> int:
-    """The number of the first try since the task was last cleared, when Airflow raises ``max_tries``."""
+    """Return the number of the first try since the task was last cleared. Clearing raises ``max_tries``."""
     return int(getattr(ti, "max_tries", None) or 0) - int(sensor.retries or 0) + 1
 
 
 def _began_on_airflow_2(ti: Any, first_try: int) -> datetime | None:
-    """The start of the first try, if this is a later one and the worker may query Airflow's database."""
+    """Return the start of the first try on Airflow 2. ``None`` if this is the first try, or on Airflow 3."""
     try:
         from airflow.models.taskinstancehistory import TaskInstanceHistory
         from airflow.utils.session import create_session

@@ -1,4 +1,4 @@
-"""Counts the polls in a row that found the API unreachable, across the reschedules of one try."""
+"""Counts the polls in a row that found the API unreachable, across all reschedules of one try."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 
 _KEY = "airflow_provider_unpod.failures"
-#: Longer than between two polls of any sensible sensor, whatever the deployment's default is.
+#: Longer than the interval between two polls of any sensible sensor.
 _RETENTION = timedelta(days=30)
 
 
 class FailureCount:
-    """The count as it is kept between two polls.
+    """Stores the count between two polls.
 
-    In poke mode the process keeps it. In reschedule mode each poll is a process of its own: Airflow 3.3 keeps the count
-    in the task's state store, and before that nothing does, so that the first such poll ends the try.
+    In poke mode, the process keeps the count. In reschedule mode, each poll is a process of its own. Airflow 3.3 keeps
+    the count in the task's state store. Earlier versions cannot store it, so the first such poll ends the try.
 
-    :ivar most: how many such polls in a row end the wait.
+    :ivar most: number of such polls in a row that ends the wait.
     """
 
     def __init__(self, sensor: UnpodInvoiceSensor, context: Context) -> None:
@@ -32,14 +32,14 @@ class FailureCount:
         self.most = 1 if in_turns and self._store is None else sensor.max_failures
 
     def load(self) -> int:
-        """The count that the previous poll of this try has stored; 0 at its first poll."""
+        """Return the count that the previous poll of this try has stored. 0 for the first poll."""
         kept = None if self._store is None else self._store.get(_KEY)
         if isinstance(kept, dict) and kept.get("try") == self._try:
             self._stored = int(str(kept["failures"]))
         return self._stored
 
     def store(self, failures: int) -> None:
-        """Keep the count for the next poll; asks Airflow only where it has changed."""
+        """Store the count for the next poll, if it has changed."""
         if self._store is not None and failures != self._stored:
             self._store.set(_KEY, {"try": self._try, "failures": failures}, retention=_RETENTION)
             self._stored = failures

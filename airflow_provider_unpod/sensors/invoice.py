@@ -47,42 +47,42 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
-#: How much later than the trigger Airflow itself ends a deferred wait, in case no triggerer runs: seconds, and
-#: intervals.
+#: Airflow itself ends a deferred wait if no triggerer runs, this much later than the trigger: seconds, and intervals.
 _GRACE, _GRACE_INTERVALS = 300.0, 2
-#: Seconds. A task that is rescheduled sooner may be queued again before Airflow has recorded that it ended.
+#: Shortest pause in seconds. A task that is rescheduled sooner may be queued again before Airflow recorded its end.
 _SHORTEST_RESCHEDULE = 15.0
-#: Placeholders that are valid in any combination, for arguments that are known only when templates are rendered.
+#: Placeholders for arguments that are not known until templates are rendered. They are valid in any combination.
 _STAND_INS: dict[str, Any] = {"invoice_id": 0, "target_status": "not known yet", "failure_statuses": ()}
 
 
 class UnpodInvoiceSensor(BaseSensorOperator):
     """Waits until invoices reach a status, and returns their records as XCom.
 
-    For one id the record; for several a list of records in the order given, with ``wait_for="any"`` of those that have
-    reached the target. Poke mode, reschedule mode and ``deferrable=True`` return the same. Time-outs, rate limits and
-    server errors do not end the wait, which goes on until ``timeout``. A wrong token, an invalid connection or an
-    unknown organization fails the task without retries; a connection that does not exist, or an address that cannot be
-    reached, fails it with retries. ``soft_fail`` skips the task when time is up, and only then.
+    The XCom is one record for one id, and a list of records for several, in the given order. With ``wait_for="any"``,
+    the list has the invoices that have reached the target. All modes return the same: poke, reschedule and deferrable.
 
-    :param invoice_id: an invoice id or number, or several; ``101`` and ``"101"`` are the same, ``"101, 102"`` and
-        ``"[101, 102]"`` are two (templated).
-    :param target_status: the status to wait for, in any case; by default ``"paid"`` (templated).
-    :param failure_statuses: statuses that end the wait with an error: one, several or ``[]``, in any case; by default
-        ``cancelled``, ``failed`` and ``refunded`` without the target. With ``wait_for="all"`` one invoice in such a
-        status is enough, with ``"any"`` all must be (templated).
+    Timeouts, rate limits and server errors do not end the wait, which continues until ``timeout``. A wrong token, an
+    invalid connection or an unknown organization fails the task without retries. A missing connection or an
+    unreachable address fails it with retries. ``soft_fail`` skips the task only if ``timeout`` ends the wait.
+
+    :param invoice_id: an invoice id or number, or several. ``101`` and ``"101"`` are the same id. ``"101, 102"`` and
+        ``"[101, 102]"`` are two ids (templated).
+    :param target_status: status to wait for, ignoring case. Default: ``"paid"`` (templated).
+    :param failure_statuses: statuses that end the wait as failed, ignoring case: one, several or ``[]``. Default:
+        ``cancelled``, ``failed`` and ``refunded``, without the target. With ``wait_for="all"``, the wait fails if one
+        invoice has such a status; with ``"any"``, if all have one (templated).
     :param wait_for: ``"all"`` (default) or ``"any"`` of the invoices.
-    :param on_missing: ``"wait"`` (default) for an invoice that does not exist yet, or ``"fail"`` once a complete
-        reading of the list has shown that it does not exist.
-    :param unpod_conn_id: id of a connection of type ``unpod``, by default ``unpod_default`` (templated).
-    :param org_handle: organization handle in place of the connection's ``login`` (templated).
-    :param deferrable: wait in the triggerer; by default Airflow's ``[operators] default_deferrable``.
-    :param max_failures: how many polls in a row may fail before the wait ends, at least 1, by default 5: because the
-        address cannot be reached (unknown host, untrusted certificate), and, once deferred, for any reason that does
-        not pass by itself, so that a token can be replaced meanwhile.
+    :param on_missing: ``"wait"`` (default) for an invoice that does not exist yet, or ``"fail"`` as soon as a complete
+        read of the list proves that it does not exist.
+    :param unpod_conn_id: id of a connection of type ``unpod``. Default: ``unpod_default`` (templated).
+    :param org_handle: organization handle. Default: the ``login`` of the connection (templated).
+    :param deferrable: whether to wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
+    :param max_failures: number of polls in a row that may find the address unreachable (unknown host, untrusted
+        certificate) before the wait fails; at least 1, default 5. While deferred, all errors that are not transient
+        count, so that a wrong token can be replaced during the wait.
 
-    :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. If that shows only when templates are
-        rendered, or if one renders to ``None``, the task fails without retries.
+    :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. If a template renders to an invalid
+        value or to ``None``, the task fails without retries.
     """
 
     template_fields: Sequence[str] = (
@@ -94,7 +94,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     )
     ui_color = "#d6eadf"
 
-    #: Lives as long as one run of the task: a deferred or rescheduled task starts with a new one.
+    #: Created in each run of the task. A task that was deferred or rescheduled starts with a new one.
     _poller: InvoicePoller | None = None
     _failures: FailureCount
 
@@ -126,11 +126,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Check what is known before templates are rendered and other tasks have run."""
+        """Check the arguments that are known when the DAG is parsed."""
         if self.deferrable and self.exponential_backoff:
             raise UnpodConfigError(
-                "`exponential_backoff` must be False with `deferrable=True`, since deferred waits share one poll of a "
-                "fixed `poke_interval`. Leave it out, or pass deferrable=False."
+                "`exponential_backoff` must be False with `deferrable=True`, because deferred waits share one poll "
+                "with a fixed `poke_interval`. Omit it, or pass deferrable=False."
             )
         check_connection_of(self)
         final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
@@ -141,16 +141,15 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait in the worker, or poll once and defer.
 
-        :raises AirflowFailException: if the invoices can no longer reach their status, and for every error that no
-            retry can mend.
-        :raises AirflowSensorTimeout: when time is up.
-        :raises UnpodError: for every other error that ends the wait.
+        :raises AirflowFailException: if the invoices can no longer reach the status, and for permanent errors.
+        :raises AirflowSensorTimeout: if ``timeout`` has passed.
+        :raises UnpodError: for other errors that end the wait.
         """
         with fail_fast():
             condition = self._start(context)
             if condition.target_status not in KNOWN_STATUSES:
                 known = ", ".join(sorted(KNOWN_STATUSES))
-                self.log.warning("%r is not a status that Unpod is known to use (%s).", condition.target_status, known)
+                self.log.warning("%r is not a known status of Unpod (%s).", condition.target_status, known)
             try:
                 if not self.deferrable:
                     return self._wait_in_worker(context)
@@ -173,9 +172,9 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             "Deferred until %s at the latest: the triggerer polls every %g s, %s.",
             f"{deadline:%Y-%m-%d %H:%M:%S} UTC",
             self.poke_interval,
-            "in one poll that all waits with this connection, organization and interval share"
+            "in one poll for all waits with this connection, organization and interval"
             if shared
-            else "each wait by itself (waits share one poll from Airflow 3.3 on)",
+            else "in one poll for each wait (from Airflow 3.3 on, waits share polls)",
         )
         self.defer(
             trigger=UnpodInvoiceTrigger(
@@ -203,8 +202,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         # Airflow says how often the task was rescheduled, so that the warning comes once and not with every poll.
         if self.reschedule and self.poke_interval < _SHORTEST_RESCHEDULE and context.get("task_reschedule_count") == 0:
             self.log.warning(
-                "`poke_interval` should be at least %g s in reschedule mode, got %g: Airflow may take a task that "
-                "comes back sooner for a killed one, and fail it.",
+                "`poke_interval` should be at least %g s in reschedule mode, got %g: with shorter intervals, Airflow "
+                "may treat the task as killed and fail it.",
                 _SHORTEST_RESCHEDULE,
                 self.poke_interval,
             )
@@ -214,7 +213,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             self._check_reachable()
             raise AirflowSensorTimeout(f"{self._report()} {error}") from None
         except AirflowSkipException as skip:
-            # Airflow's own soft_fail skips on every AirflowFailException: a wrong token would look like a late payment.
+            # Airflow's soft_fail skips on every AirflowFailException, so a wrong token would look like a late payment.
             if self.soft_fail and isinstance(skip.__cause__, AirflowFailException):
                 raise skip.__cause__ from None
             if skip.__cause__ is None or isinstance(skip.__cause__, AirflowSensorTimeout):
@@ -223,10 +222,10 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             raise
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Return or raise what the trigger reported; see :meth:`execute` for what it raises."""
+        """Return the result that the trigger reported, or raise its error. See :meth:`execute` for the errors."""
         state = event.get("state") if event else None
         if event and state == "done":
-            self.log.info("The wait is over: the invoices reached %r.", self.target_status)
+            self.log.info("The wait is done: the invoices reached %r.", self.target_status)
             return event["result"]
         if event and state == "timeout":
             self._time_out(str(event["message"]))
@@ -239,12 +238,12 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         raise AirflowException(f"The trigger's event is invalid: {event!r}")
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Called by Airflow when a deferred task goes on."""
+        """Airflow calls this when a deferred task resumes."""
         try:
             with fail_fast():
                 if next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error")).lower():
                     return self._last_poll(context)
-                # Not the sensor base class's: with soft_fail it turns every error into a skip.
+                # Bypasses the method of the sensor base class, which turns every error into a skip with soft_fail.
                 return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
         except AirflowSkipException:
             raise
@@ -254,7 +253,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             raise
 
     def _last_poll(self, context: Context) -> Any:
-        """Poll once more after Airflow, and not the trigger, has ended the deferral."""
+        """Poll once more after Airflow itself has ended the deferral."""
         self._start(context)
         try:
             decision = self._poll()
@@ -263,7 +262,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         if decision is not None and decision.state == "done":
             return decision.result
         if not ended_by_execution_timeout(self, context):
-            self._time_out_here("No triggerer ran this wait to its end.")
+            self._time_out_here("The trigger did not end the wait in time. Check that a triggerer is running.")
         self._check_reachable()
         limit = self.execution_timeout or timedelta()
         text = (
@@ -279,7 +278,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self._time_out(f"{self._report()} {remark}".rstrip())
 
     def _time_out(self, message: str) -> NoReturn:
-        text = f"Time is up after {self.timeout:g} s: {message}"
+        text = f"`timeout` of {self.timeout:g} s has passed: {message}"
         if self.soft_fail or self.never_fail:
             raise AirflowSkipException(text)
         raise AirflowSensorTimeout(text)
@@ -287,7 +286,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
     # --- polling
 
     def _start(self, context: Context) -> Condition:
-        """Check the rendered arguments and make the poller of this run."""
+        """Check the rendered arguments and create the poller of this run."""
         from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
         with fail_fast():
@@ -307,7 +306,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return UnpodHook(self.unpod_conn_id, self.org_handle, POLL_RETRY).get_conn()
 
     def _poll(self) -> Decision | None:
-        """The decision for this wait; ``None`` if a transient fault kept the invoices from being read."""
+        """Poll once and return the decision. ``None`` if the poll failed and the wait continues."""
         assert self._poller is not None
         with fail_fast():
             decision = self._poller.poll()
@@ -320,7 +319,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         return Decision(decision.state, storable(decision.result))
 
     def _check_reachable(self) -> None:
-        """Fail instead of timing out if the last poll could not reach the API: that does not make a payment late."""
+        """Raise an error instead of a timeout if the API is unreachable: it must not look like a late payment."""
         if self._poller is not None and not self.never_fail:
             self._poller.check_reachable()
 

@@ -1,1 +1,1 @@
-"""Operators that carry exports into other systems."""
+"""Operators that transfer exports to other systems."""

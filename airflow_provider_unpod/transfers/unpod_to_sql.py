@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_unpod.billing.arguments import choice_of, text_of
-from airflow_provider_unpod.export.address import normalised
+from airflow_provider_unpod.export.address import normalized
 from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final
 
 if TYPE_CHECKING:
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 
 class UnpodToSqlOperator(BaseOperator):
-    """Load a certified export into a table of PostgreSQL or SQLite, exactly once.
+    """Loads a certified export into a PostgreSQL or SQLite table, exactly once.
 
-    Rows are upserted by organization and invoice id in one transaction, and the export's id is recorded in the table
-    ``<table>_exports`` in the same transaction. The same export a second time changes nothing. A full export without a
-    selection also sets ``vanished_at`` on the invoices that it does not have any more. An export of changes must start
-    from the export that the table is current with.
+    Rows are upserted by organization and invoice id in one transaction. The same transaction records the export's id in
+    the table ``<table>_exports``. Loading the same export again changes nothing. A full export without a selection also
+    sets ``vanished_at`` on invoices that it no longer contains. An export of changes must be based on the export that
+    the table is current with.
 
     :param export_path: folder of the export, or its manifest (templated).
-    :param sql_conn_id: connection of a PostgreSQL or SQLite database (templated).
+    :param sql_conn_id: id of a PostgreSQL or SQLite connection (templated).
     :param table: name of the table (templated).
-    :param schema: schema of the table; ``None``: the connection's own search path decides (templated).
-    :param storage_conn_id: the storage connection, if it is not in ``export_path`` (templated).
-    :param export_id: load this export and no other, from the summary or asset event of the export (templated).
-    :param manifest_sha256: load only if the manifest has this SHA-256, from the same place (templated).
-    :param create_table: make the table and its ledger where they do not exist.
+    :param schema: schema of the table. Default: the search path of the connection (templated).
+    :param storage_conn_id: id of the storage connection, if it is not in ``export_path`` (templated).
+    :param export_id: load only the export with this id, from its summary or asset event (templated).
+    :param manifest_sha256: load only if the manifest has this SHA-256, from the same source (templated).
+    :param create_table: whether to create the table and its ledger if they do not exist.
     :param on_older: ``"skip"`` an export that is older than the one the table is current with, or ``"fail"``.
-    :raises UnpodConfigError: when the DAG is parsed, if arguments cannot work; when the task runs, if the database is
-        another than PostgreSQL or SQLite, before anything is read.
-    :raises ExportError: when the task runs, if the export is not certified or was changed, if exports in between were
-        not loaded, or the sums in the table are not those of the manifest. The table is unchanged then.
+    :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid. When the task runs, if the database is
+        neither PostgreSQL nor SQLite.
+    :raises ExportError: when the task runs, if the export is not certified or was modified, if exports in between were
+        not loaded, or if the sums in the table differ from the manifest. The table is then unchanged.
 
-    Returns ``table``, ``state`` (``"loaded"``, ``"already loaded"`` or ``"older"``), ``export_id``, ``rows``,
-    ``vanished``, ``altered`` (rows with characters that the database cannot store) and ``current`` (the export that
-    the table is current with).
+    The task returns ``table``, ``state`` (``"loaded"``, ``"already loaded"`` or ``"older"``), ``export_id``, ``rows``,
+    ``vanished``, ``altered`` (number of rows with characters that the database cannot store) and ``current`` (id of the
+    export that the table is current with).
     """
 
     template_fields: Sequence[str] = (
@@ -88,13 +88,13 @@ class UnpodToSqlOperator(BaseOperator):
         self._lineage: tuple[str, str, int] | None = None
         choice_of(on_older, "on_older", ("skip", "fail"))
         if is_final(export_path):
-            normalised(export_path)
+            normalized(export_path)
         for name in ("sql_conn_id", "table"):
             if is_final(getattr(self, name)):
                 text_of(getattr(self, name), name)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Load; see the class."""
+        """Load the export, as described in the class."""
         from airflow_provider_unpod.export.errors import LoadRefused
         from airflow_provider_unpod.hooks.database import sql_hook_of
         from airflow_provider_unpod.loading.dialects import DIALECTS, Target
@@ -109,16 +109,18 @@ class UnpodToSqlOperator(BaseOperator):
             outcome = self._load(export, hook, DIALECTS[kind], target)
             if outcome.state == OLDER and self.on_older == "fail":
                 raise LoadRefused(
-                    f"{self.table} is current with the later export {outcome.current}: nothing was loaded."
+                    f"{self.table} is current with the later export {outcome.current}, so nothing was loaded."
                 )
         if outcome.state == ALREADY_LOADED:
-            self.log.info("Export %s is in %s already: nothing was changed.", export.export_id, self.table)
+            self.log.info(
+                "Export %s has already been loaded into %s. Nothing was changed.", export.export_id, self.table
+            )
         elif outcome.state == OLDER:
             self.log.info(
-                "Export %s is older than %s, which %s is current with: nothing was changed.",
+                "Export %s is older than the export that %s is current with, %s. Nothing was changed.",
                 export.export_id,
-                outcome.current,
                 self.table,
+                outcome.current,
             )
         else:
             self._report(export, outcome, hook, table_uri)
@@ -135,7 +137,7 @@ class UnpodToSqlOperator(BaseOperator):
     def _open(self) -> Export:
         from airflow_provider_unpod.export.reader import stream_export
 
-        # The transaction adds the rows up, so that they need not be added up before.
+        # Does not check the sums of the records, because the transaction checks those of the loaded rows.
         return stream_export(
             self.export_path, self.storage_conn_id, export_id=self.export_id, manifest_sha256=self.manifest_sha256
         )
@@ -148,7 +150,7 @@ class UnpodToSqlOperator(BaseOperator):
             return Load(export, dialect, target, cleaned).run(connection, create_table=self.create_table)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """Called by the OpenLineage provider, where it is installed, when the task has succeeded."""
+        """The OpenLineage provider, if installed, calls this after the task has succeeded."""
         from airflow_provider_unpod.operators.lineage import openlineage_facets_of_load
 
         return openlineage_facets_of_load(*self._lineage) if self._lineage else None
@@ -156,11 +158,11 @@ class UnpodToSqlOperator(BaseOperator):
     def _report(self, export: Export, outcome: Outcome, hook: Any, table_uri: str) -> None:
         from airflow_provider_unpod.operators.lineage import report_load
 
-        address = normalised(self.export_path)
+        address = normalized(self.export_path)
         self._lineage = address, table_uri, outcome.rows
         report_load(hook, address, table_uri)
         self.log.info(
-            "Loaded export %s into %s: %d rows, %d invoices have vanished. The sums are those of the manifest.",
+            "Loaded export %s into %s: %d rows, %d vanished invoices. The sums agree with the manifest.",
             export.export_id,
             self.table,
             outcome.rows,
@@ -170,7 +172,7 @@ class UnpodToSqlOperator(BaseOperator):
             self.log.warning("%d rows had characters that the database cannot store.", outcome.altered)
 
     def _table_uri(self, kind: str, hook: Any) -> str:
-        """The table's address as Airflow's assets have it, without credentials."""
+        """Return the address of the table as in Airflow's assets, without credentials."""
         connection = hook.get_connection(self.sql_conn_id)
         if kind == "sqlite":
             return f"file://{connection.host}/{self.table}"

@@ -1,4 +1,4 @@
-"""The poll of event triggers, and the record of what each has reported, which survives a restart of the triggerer."""
+"""The poll of event triggers, and a journal of their reports that survives a restart of the triggerer."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PolledEvent:
-    """The result of one poll, and callbacks to run once Airflow has stored every event made from it."""
+    """A poll result, and callbacks to run when Airflow has stored every event made from it."""
 
     seen: Snapshot | PollFailure
     commits: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 def events_on(connection: PollKey) -> Hashable:
-    """The key of the poll that event triggers of one connection share."""
+    """Return the key of the poll that all event triggers of a connection share."""
     return ("airflow_provider_unpod: events", *connection)
 
 
 async def polled_events(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[PolledEvent, None]:
-    """The results of the poll of event triggers, for ever."""
+    """Poll forever and yield each result."""
     async for seen in poll(subscriptions, connection):
         yield PolledEvent(seen)
 
 
 def producer(connection: PollKey) -> Any:
-    """The same poll as a ``SharedStreamProducer``: Airflow reports to it which events are in its database.
+    """Return the same poll as a ``SharedStreamProducer``, to which Airflow reports the events that it has stored.
 
-    Only then may their transitions be dropped from the :class:`Journal`.
+    Their transitions can then be removed from the :class:`Journal`.
     """
     from airflow.triggers.shared_stream import SharedStreamProducer
 
@@ -60,7 +60,7 @@ def producer(connection: PollKey) -> Any:
         async def advance(self, batch: Any) -> None:
             for event, outcome in batch:
                 if outcome.failed:
-                    continue  # Airflow does not say which trigger's event failed: all emit theirs again after a restart
+                    continue  # Airflow does not report which event failed, so all are emitted again after a restart
                 for commit in event.commits:
                     await commit()
 
@@ -68,22 +68,20 @@ def producer(connection: PollKey) -> Any:
 
 
 class Journal:
-    """The changes that a trigger has reported, in the state store of each asset that it serves (Airflow 3.3 or later).
+    """The changes that a trigger has reported, stored with each of its assets (Airflow 3.3 or later).
 
-    Written before an event is given to Airflow, with the event in it, and again when Airflow has stored the event.
-    After a crash in between the event is emitted again as it was: its transitions may have been undone since, and
-    the consumers of the first event must see that, too.
+    The journal is written twice: with the event before it goes to Airflow, and without it when Airflow has stored it.
+    After a crash in between, the same event is emitted again, even if its transitions have been reverted since: a
+    consumer may have received the first event.
 
-    :param accessors: Airflow's ``asset_state_store`` of the trigger; ``None`` where there is none.
-    :param identity: JSON-ready arguments that decide what the trigger reports; watchers of one asset that report
-        different things share its store.
+    :param accessors: Airflow's ``asset_state_store`` of the trigger. ``None`` if there is none.
+    :param identity: the trigger's arguments as JSON values. They keep watchers of the same asset apart.
     """
 
     def __init__(self, accessors: Any, identity: object) -> None:
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         self._key = f"airflow_provider_unpod.history.{digest}"
-        # A trigger may serve several assets and does not learn which; Airflow keeps their names only here.
-        # Always in the same order, see `load`.
+        # A trigger may serve several assets. Airflow has their names only here. `load` relies on their order.
         by_name = getattr(accessors, "_by_name", {})
         self._accessors = [by_name[name] for name in sorted(by_name)]
         self._writing = asyncio.Lock()
@@ -91,9 +89,9 @@ class Journal:
         self.history = History()
 
     async def load(self) -> list[dict[str, Any]] | None:
-        """The transitions to emit again after a restart; ``None`` on the first start."""
-        # The last accessor is written last: if a crash cut a write short it has the older state, and emitting twice
-        # is allowed.
+        """Return the transitions to emit again after a restart. ``None`` on the first start."""
+        # The last accessor is written last. If a crash interrupted a write, it has the older state, which leads to a
+        # repetition but not to a loss.
         for accessor in reversed(self._accessors):
             kept = await accessor.aget(self._key)
             if isinstance(kept, dict):
@@ -101,25 +99,25 @@ class Journal:
                     self.history = History.load(kept["history"])
                     self._unconfirmed = list(kept["unconfirmed"])
                 except (KeyError, TypeError, ValueError) as error:
-                    log.warning("The stored state of this watcher is unreadable, so it starts anew: %s", error)
+                    log.warning("The stored state of this watcher is invalid, so it starts from scratch: %s", error)
                     return None
                 return list(self._unconfirmed)
         return None
 
     async def record(self, transitions: list[dict[str, Any]]) -> None:
-        """Store the transitions that are about to be emitted, together with the current ``history``."""
-        if self._accessors:  # without a store nobody confirms, and this would only grow
+        """Store transitions before they are emitted, together with the current ``history``."""
+        if self._accessors:  # without a store there are no confirmations, and the list would grow
             self._unconfirmed += transitions
         await self._write()
 
     async def confirm(self, transitions: list[dict[str, Any]]) -> None:
-        """Drop transitions whose event Airflow has stored."""
+        """Remove transitions whose event Airflow has stored."""
         stored = {one["key"] for one in transitions}
         self._unconfirmed = [one for one in self._unconfirmed if one["key"] not in stored]
         await self._write()
 
     async def _write(self) -> None:
-        """Never raises, since that would end the watcher. The next write contains what this one could not store."""
+        """Store the journal. Errors are only logged, since they would end the watcher. The next write tries again."""
         if not self._accessors:
             return
         try:
@@ -135,13 +133,13 @@ class Journal:
 class Watcher:
     """Turns the snapshots of a poll into the transitions that one event trigger emits.
 
-    The first snapshot shows the statuses of all invoices but not the rows of those that changed while no triggerer
-    ran. The next poll reads these *missed* invoices, wherever they are in the list, and they are reported then.
+    The first snapshot has the statuses of all invoices, but not the rows of those that changed while no triggerer ran.
+    The next poll reads these *missed* invoices and reports them.
 
-    :param invoice_ids: report these invoices only, as :func:`~airflow_provider_unpod.billing.invoice.match_key`
-        gives them; ``None``: all.
-    :param reports: whether a transition is of interest; the others are only remembered.
-    :param silent_start: on the very first start, treat the existing invoices as reported.
+    :param invoice_ids: the :func:`~airflow_provider_unpod.billing.invoice.match_key` of each invoice to report.
+        ``None`` means all.
+    :param reports: returns whether to report a transition. Others are recorded but not reported.
+    :param silent_start: whether existing invoices count as reported on the very first start.
     """
 
     def __init__(
@@ -159,13 +157,13 @@ class Watcher:
         self._reports = reports
         self._silent_start = silent_start
         self._missed: set[InvoiceId] = set()
-        #: The poll that was running when the missed invoices were subscribed to; the one after it reads them.
+        #: Number of the poll that was running when the missed invoices were added. The next poll reads them.
         self._missed_since = 0
         self._started = False
         self._emit_again: list[dict[str, Any]] = []
 
     async def watch(self, stream: AsyncIterator[PolledEvent]) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """The transitions to emit, one list for each snapshot that has some."""
+        """Yield the transitions to emit, one list for each snapshot that has any."""
         keys, everything = self._invoice_ids or (), self._invoice_ids is None
         running = self._subscriptions.polls
         self._subscriptions.add(keys, everything=everything)
@@ -173,7 +171,7 @@ class Watcher:
             async for event in stream:
                 snapshot = event.seen
                 if isinstance(snapshot, PollFailure) or snapshot.number <= running:
-                    continue  # a poll that was running may not have read what this watcher subscribed to
+                    continue  # a poll that was already running may not include this watcher's invoices
                 if not self._started or snapshot.first:
                     await self._catch_up(snapshot)
                 elif transitions := await self._take(snapshot):
@@ -184,7 +182,7 @@ class Watcher:
             self._subscriptions.remove(keys, everything=everything)
 
     async def _catch_up(self, snapshot: Snapshot) -> None:
-        """Compare a snapshot that knows nothing of the time before it with what was reported last."""
+        """Compare the first snapshot of a poll with the statuses that were reported last."""
         statuses = self._statuses(snapshot)
         if not self._started:
             self._emit_again = await self._restore(statuses)
@@ -195,7 +193,7 @@ class Watcher:
         self._missed_since = self._subscriptions.polls
 
     async def _restore(self, statuses: dict[InvoiceId, str]) -> list[dict[str, Any]]:
-        """Load what was reported before; the transitions that must be emitted again."""
+        """Load the journal. Return the transitions that must be emitted again."""
         again = await self._journal.load()
         if again is None:
             self._journal.history = History(statuses if self._silent_start else None)
@@ -205,7 +203,7 @@ class Watcher:
         return again
 
     async def _take(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        """The payload to emit for a snapshot."""
+        """Return the transitions to emit for a snapshot."""
         changed = snapshot.changed if self._invoice_ids is None else ()
         found = self._observe(snapshot, {*(self._invoice_ids or ()), *self._missed, *changed})
         transitions = [storable(one.as_dict()) for one in found if self._reports(one)]
@@ -214,13 +212,13 @@ class Watcher:
         if snapshot.number <= self._missed_since:
             return transitions
         self._forget_missed(snapshot)
-        # Repetitions go out with the news: of two events in a row Airflow starts a run with the first, and leaves the
-        # other for the next event, whenever that comes.
+        # Repetitions are emitted together with new transitions. If two events follow each other, Airflow starts a run
+        # with the first and keeps the second until another event arrives.
         again, self._emit_again = self._emit_again, []
         return again + transitions
 
     def _forget_missed(self, snapshot: Snapshot) -> None:
-        """Unsubscribe from the missed invoices that were read, or are gone; the next poll reads the whole list."""
+        """Unsubscribe from missed invoices that were read or no longer exist."""
         missing = self._missed - snapshot.rows.keys()
         left = missing & snapshot.statuses().keys() if missing else missing
         self._subscriptions.remove(self._missed - left)
@@ -232,7 +230,7 @@ class Watcher:
         return sorted((one for one in seen if one is not None), key=lambda one: str(one.invoice.key))
 
     def _statuses(self, snapshot: Snapshot) -> dict[InvoiceId, str]:
-        """The statuses of all invoices that this watcher reports."""
+        """Return the statuses of all invoices that this watcher reports."""
         if self._invoice_ids is None:
             return snapshot.statuses()
         found = (snapshot.rows[key] for key in self._invoice_ids if key in snapshot.rows)

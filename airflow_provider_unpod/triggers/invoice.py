@@ -1,4 +1,4 @@
-"""Triggers that wait for invoices without a worker."""
+"""Triggers that wait for invoices without occupying a worker."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.watching.history import Transition
 
-#: Seconds. A scheduler that hears of the deferral only when the task is queued again takes it for killed and fails it
-#: ("finished with state success, but the task instance's state attribute is queued"); it may be seconds behind.
+#: Shortest time (seconds) from the deferral to the event. If the event arrives before the scheduler has processed the
+#: deferral, the scheduler fails the task as killed ("finished with state success, but the task instance's state
+#: attribute is queued").
 _SETTLING = 5.0
 
 
 class UnpodInvoiceTrigger(PollingTrigger):
-    """Fires once: when the invoices reach their status, when they no longer can, or when time is up.
+    """Fires once: when the invoices reach the status, can no longer reach it, or the deadline has passed.
 
     The event is ``{"state": "done", "result": …}``, ``{"state": "failed" | "timeout", "message": …}`` or
     ``{"state": "error", "error": <class in billing.errors>, "message": …, "status": <HTTP status>}``.
 
     :param invoice_id: an invoice id or number, or several.
-    :param target_status: the status to wait for, in any case.
-    :param failure_statuses: statuses that end the wait with an error, in any case; the target is not one of them.
+    :param target_status: status to wait for, ignoring case.
+    :param failure_statuses: statuses that end the wait as failed, ignoring case. They must not include the target.
     :param wait_for: ``"all"`` or ``"any"`` of the invoices.
-    :param on_missing: ``"wait"`` for an invoice that does not exist yet, or ``"fail"`` once a complete reading of the
-        list has shown that it does not exist.
+    :param on_missing: ``"wait"`` for an invoice that does not exist yet, or ``"fail"`` as soon as a complete read of
+        the list proves that it does not exist.
     :param unpod_conn_id: id of a connection of type ``unpod``.
-    :param org_handle: organization handle; ``None``: the connection's ``login``.
+    :param org_handle: organization handle. Default: the ``login`` of the connection.
     :param poke_interval: seconds between two polls, or a ``timedelta``.
-    :param deadline: ISO 8601 text, in UTC without an offset; the first poll that ends after it is the last one.
-        ``None`` (default): never.
-    :param max_failures: the wait ends with an error after this many polls in a row that failed for a reason which
-        does not pass by itself, such as invalid credentials; at least 1, by default 5. The polls counted are those
-        of the poll that waits share. Time-outs, 429 and 5xx never end it.
+    :param deadline: ISO 8601 string, in UTC if it has no offset. The first poll that ends after it is the last one.
+        Default: no deadline.
+    :param max_failures: number of polls in a row that may fail with an error that is not transient, such as invalid
+        credentials, before the wait fails; at least 1, default 5. Timeouts, 429 and 5xx do not count. If waits share a
+        poll, failures before this wait joined also count.
     :raises UnpodConfigError: if an argument is invalid.
     """
 
-    #: This trigger belongs to a deferred task, not to a watcher: it runs where the task's queue says.
+    #: Airflow runs the trigger in a triggerer that serves the queue of the deferred task.
     supports_triggerer_queue = True
 
     def __init__(
@@ -78,7 +79,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
         self.max_failures = whole_number_of(max_failures, "max_failures")
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the arguments, which Airflow stores and logs: ids and numbers, no secret."""
+        """Return the class path and the arguments. Airflow stores and logs them, so they contain no secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -92,25 +93,25 @@ class UnpodInvoiceTrigger(PollingTrigger):
         )
 
     def shared_stream_key(self) -> Hashable:
-        """Everything that the poll depends on, and nothing else."""
+        """Return the key of the poll. Triggers with the same key share one poll."""
         return _waits_on(self.connection)
 
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[None, None]:
         """Run the poll shared by all triggers with this key. Yields nothing: ``Waits`` delivers the results.
 
-        :param kwargs: the serialized arguments of any of these triggers.
+        :param kwargs: the serialized arguments of one of these triggers.
         """
         connection = poll_key_of(kwargs)
         await waits_for(_waits_on(connection)).deliver(poll(waits_for(_waits_on(connection)), connection))
-        yield  # Airflow expects a generator; the line before never ends
+        yield  # never reached, but Airflow expects a generator
 
     def filter_shared_stream(self, shared_stream: AsyncIterator[None]) -> AsyncIterator[TriggerEvent]:
-        """Wait on the poll that this trigger shares with others."""
+        """Wait for the shared poll to reach the condition."""
         return self._wait(waits_for(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait on a poll of its own: before Airflow 3.3, and where Airflow runs a trigger alone."""
+        """Wait with a poll of its own. Airflow calls this before 3.3, and when it runs the trigger alone."""
         waits = Waits()
         events = self._wait(waits)
         polling = asyncio.ensure_future(waits.deliver(poll(waits, self.connection)))
@@ -134,7 +135,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
             waits.remove(keys)
 
     def _hold_back(self, began: datetime) -> float:
-        """How many seconds Airflow may still need to record that its task is deferred."""
+        """Return the seconds that Airflow may still need to record the deferral of the task."""
         if getattr(self, "task_instance", None) is None:
             return 0.0
         return max(0.0, _SETTLING - (datetime.now(timezone.utc) - began).total_seconds())
@@ -153,23 +154,21 @@ def _event(payload: dict[str, Any]) -> TriggerEvent:
 
 
 class UnpodInvoiceEventTrigger(PollingTrigger):
-    """Fires when invoices change their status, with a list of all changes of one poll; for ``AssetWatcher``.
+    """Fires when invoices change their status, with all changes of one poll in one event. For ``AssetWatcher``.
 
-    The event is ``{"transitions": [{"key", "invoice_id", "from", "to", "invoice", "seen_at"}, …]}``;
-    :func:`~airflow_provider_unpod.transitions.transitions_of` returns all of a run to its tasks.
+    The event is ``{"transitions": [{"key", "invoice_id", "from", "to", "invoice", "seen_at"}, …]}``. In a task,
+    :func:`~airflow_provider_unpod.transitions.transitions_of` returns all transitions that started its run.
 
-    From Airflow 3.3 on, what was reported is kept with the asset: nothing is lost when the triggerer restarts, and a
-    repetition after a crash has the same ``key``. Before 3.3 a restart begins anew, as on the first start.
+    From Airflow 3.3 on, the trigger stores its reports with the asset. No change is lost when the triggerer restarts,
+    and a repetition after a crash has the same ``key``. Before 3.3, a restart is like the first start.
 
     :param unpod_conn_id: id of a connection of type ``unpod``.
-    :param org_handle: organization handle; ``None``: the connection's ``login``.
-    :param to_statuses: report changes to these statuses only, one or several, in any case; ``None`` (default): all.
-    :param invoice_ids: report these invoices only, one id or several; ``None`` (default): all.
-    :param poke_interval: seconds between two polls, or a ``timedelta``; by default 60. Changes of invoices that were
-        settled (a refund) are seen by the regular complete reading, every tenth poll or less often in long lists,
-        unless ``invoice_ids`` names them.
-    :param on_first_start: which existing invoices to report when the trigger runs for the first time: ``"nothing"``
-        (default) or ``"all"``.
+    :param org_handle: organization handle. Default: the ``login`` of the connection.
+    :param to_statuses: report only changes to these statuses, one or several, ignoring case. Default: all.
+    :param invoice_ids: report only these invoices, one id or several. Default: all.
+    :param poke_interval: seconds between two polls, or a ``timedelta``. Default: 60. A settled invoice that changes
+        again (a refund) is noticed by the next complete read, about every tenth poll, unless ``invoice_ids`` names it.
+    :param on_first_start: existing invoices to report on the first start: ``"nothing"`` (default) or ``"all"``.
     :raises UnpodConfigError: if an argument is invalid.
     """
 
@@ -185,13 +184,13 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         choice_of(on_first_start, "on_first_start", ("nothing", "all"))
-        # Normalized and sorted: Airflow identifies a trigger by its serialized arguments, and so does our journal.
+        # Normalized and sorted, because Airflow and the journal identify a trigger by its serialized arguments.
         self.to_statuses = None if to_statuses is None else statuses_of(to_statuses, "to_statuses")
         self.invoice_ids = None if invoice_ids is None else _sorted_keys(invoice_ids)
         self.on_first_start = on_first_start
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the arguments, which Airflow stores and logs: ids and numbers, no secret."""
+        """Return the class path and the arguments. Airflow stores and logs them, so they contain no secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -205,20 +204,23 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
         )
 
     def shared_stream_key(self) -> Hashable:
-        """Everything that the poll depends on, and nothing else."""
+        """Return the key of the poll. Triggers with the same key share one poll."""
         return events_on(self.connection)
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
-        """The poll shared by all triggers with this key; ``kwargs`` are the serialized arguments of any of them."""
+        """Return the poll shared by all triggers with this key.
+
+        :param kwargs: the serialized arguments of one of these triggers.
+        """
         return producer(poll_key_of(kwargs))
 
     def filter_shared_stream(self, shared_stream: AsyncIterator[PolledEvent]) -> AsyncIterator[TriggerEvent]:
-        """Watch on the poll that this trigger shares with others."""
+        """Report the changes that the shared poll finds."""
         return self._watch(shared_stream, waits_for(self.shared_stream_key()))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Watch on a poll of its own, where Airflow confirms no event: before Airflow 3.3."""
+        """Report changes with a poll of its own. Airflow before 3.3 calls this. It does not confirm events."""
         subscriptions = Subscriptions()
         stream = polled_events(subscriptions, self.connection)
         try:

@@ -1,8 +1,8 @@
-"""One poll of an organization's invoices for all triggers of a kind.
+"""Polls the invoices of an organization, once for all triggers with the same key.
 
-From Airflow 3.3 on, triggers with the same ``shared_stream_key`` share one stream; before, each runs the same stream
-alone. Nothing here blocks the triggerer's event loop: connections are looked up asynchronously, requests are made in a
-thread.
+From Airflow 3.3 on, triggers with the same ``shared_stream_key`` share one stream. Before 3.3, each trigger runs its
+own stream. The triggerer's event loop is never blocked: connections are looked up asynchronously, and requests run in
+a thread.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds, and multiples of the interval: the pause after failed polls grows up to the smaller of the two.
+#: Longest pause after failed polls: the smaller of this many seconds and this many intervals.
 _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
-#: Seconds. An interval of 0 must not keep a processor and the API busy.
+#: Shortest interval in seconds. An interval of 0 would keep a CPU and the API busy.
 _SHORTEST_INTERVAL = 0.05
 
 
-#: Connection id, organization handle (``None``: the connection's), seconds between two polls.
+#: Connection id, organization handle (``None`` for the connection's), and seconds between two polls.
 PollKey: TypeAlias = tuple[str, "str | None", float]
 
 
 def poll_key_of(kwargs: Mapping[str, Any]) -> PollKey:
-    """The key of a trigger's poll, from its serialized arguments."""
+    """Return the key of a trigger's poll from its serialized arguments."""
     return kwargs["unpod_conn_id"], kwargs["org_handle"], kwargs["poke_interval"]
 
 
@@ -54,9 +54,9 @@ def poll_key_of(kwargs: Mapping[str, Any]) -> PollKey:
 class PollFailure:
     """A poll that failed.
 
-    :ivar number: the number of the poll, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
-    :ivar failures: how many polls in a row, this one included, failed for a reason that does not pass by itself; 0 if
-        this one's does.
+    :ivar number: number of the poll, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
+    :ivar failures: number of polls in a row, including this one, that failed with an error that is not transient. 0 if
+        the error of this poll is transient.
     """
 
     number: int
@@ -66,10 +66,10 @@ class PollFailure:
 
 
 class PollingTrigger(BaseEventTrigger):
-    """A trigger that depends on a poll, which it may share.
+    """A trigger that uses a poll, which it may share with other triggers.
 
-    :param unpod_conn_id: id of the connection, which is all that Airflow stores of it with the trigger.
-    :param org_handle: organization handle in place of the connection's.
+    :param unpod_conn_id: id of the connection. Airflow stores only this id with the trigger, not the connection.
+    :param org_handle: organization handle. ``None`` uses the connection's.
     :param poke_interval: seconds between two polls, or a ``timedelta``.
     :raises UnpodConfigError: if an argument is invalid.
     """
@@ -82,12 +82,12 @@ class PollingTrigger(BaseEventTrigger):
 
     @property
     def connection(self) -> PollKey:
-        """Everything that the poll depends on."""
+        """The key of the poll."""
         return self.unpod_conn_id, self.org_handle, self.poke_interval
 
 
 async def poll(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[Snapshot | PollFailure, None]:
-    """Poll the list for ever. Never raises: a failed poll is yielded, too."""
+    """Poll the list forever and yield each result. A failed poll is yielded as well and raises nothing."""
     unpod_conn_id, org_handle, poke_interval = connection
     poller = _Poller(unpod_conn_id, org_handle)
     interval = max(poke_interval, _SHORTEST_INTERVAL)
@@ -112,7 +112,7 @@ async def _pause(seconds: float) -> None:
 
 
 class _Poller:
-    """Makes the polls, and keeps the state between them: connection, tracker, the last failure."""
+    """Runs the polls and keeps the state between them: client, tracker and last failure."""
 
     def __init__(self, unpod_conn_id: str, org_handle: str | None) -> None:
         self._unpod_conn_id = unpod_conn_id
@@ -130,16 +130,16 @@ class _Poller:
         except UnpodError as error:
             return self._failure(number, error)
         except Exception as error:
-            # An exception would end every wait that shares this poll, and Airflow would start it again and again.
+            # An exception would end all waits that share this poll.
             log.debug("A poll of the invoices failed unexpectedly.", exc_info=True)
             return self._failure(number, UnpodError(f"{type(error).__name__}: {error}"))
         if self._logged is not None:
-            log.info("Polling the invoices of connection %r works again.", self._unpod_conn_id)
+            log.info("Polls of the invoices of connection %r succeed again.", self._unpod_conn_id)
         self._logged, self._failures = None, 0
         return poll
 
     def close(self) -> None:
-        """Close the idle connections. Not asynchronous, since a second cancellation would skip an ``await``."""
+        """Close the client. This is not a coroutine, because a second cancellation would skip an ``await``."""
         self._tracker = None
         if self._client is not None:
             client, self._client = self._client, None
@@ -154,7 +154,7 @@ class _Poller:
             connection = await get_async_connection(self._unpod_conn_id)
         except AirflowNotFoundException as error:
             raise UnpodConfigError(why_not_found(self._unpod_conn_id)) from error
-        # In a thread: it may have to import `requests`, and to ask Airflow to mask the secrets.
+        # In a thread, because it may import `requests` and asks Airflow to mask the secrets.
         self._client = await asyncio.to_thread(client_from, connection, self._org_handle, POLL_RETRY)
         self._tracker = Tracker(self._client)
 
@@ -165,7 +165,7 @@ class _Poller:
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
-            # The last wait has left. A thread cannot be cancelled, but its requests can be cut.
+            # The last wait has ended. A thread cannot be cancelled, but its requests can.
             tracker.cancel()
             await asyncio.wait([thread], timeout=1.0)
             if thread.done() and not thread.cancelled():
@@ -186,5 +186,5 @@ class _Poller:
             )
             self._logged = failure
         if error.permanent or isinstance(error, UnpodUnreachable):
-            self.close()  # the next poll reads the connection anew, which somebody may have mended
+            self.close()  # the next poll reads the connection again, in case it has been corrected
         return PollFailure(number, datetime.now(timezone.utc), error, self._failures)

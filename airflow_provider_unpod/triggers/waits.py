@@ -1,8 +1,8 @@
 """Delivers each snapshot to thousands of waits.
 
-Airflow's shared stream would wake every trigger for every snapshot, all at once: with ten thousand of them nothing else
-runs in the triggerer for most of a second. Here the waits are called one after the other, with pauses for the event
-loop, and only those that end wake up. The stream itself yields nothing.
+Airflow's shared stream would wake every trigger for every snapshot. With ten thousand triggers, this would block the
+triggerer for most of a second. Here the waits are called one after another, with pauses for the event loop, and only
+those that end wake up. The stream itself yields nothing.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.watching.tracker import Snapshot
 
-#: How many waits are called before the event loop gets a turn: a few milliseconds.
+#: Number of waits to call before a pause for the event loop. They take a few milliseconds.
 _AT_A_TIME = 200
-#: How many waits may end at the same time: Airflow needs a fraction of a millisecond for each event.
+#: Number of waits that may end at the same time. Airflow needs a fraction of a millisecond for each event.
 _ENDING = 20
 
 
 class Judge(Protocol):
-    """Returns the payload of a wait's event if this poll ends the wait, else ``None``."""
+    """A function that returns the payload of a wait's event if this poll ends the wait, and ``None`` otherwise."""
 
     def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None: ...
 
 
 class Wait:
-    """Judges the results of a poll for one wait, and remembers what the message at its end needs.
+    """Decides for one wait whether a poll ends it, and keeps the state for its final message.
 
-    :param deadline: the first result after it ends the wait; ``None``: never.
-    :param max_failures: so many failures in a row that do not pass by themselves end the wait.
-    :param joined: the number of the poll that was running when the wait subscribed: it may not have read its invoices.
+    :param deadline: the first poll result after this time ends the wait. ``None`` means no deadline.
+    :param max_failures: number of failures in a row, transient ones not counted, that end the wait.
+    :param joined: number of the poll that was running when the wait subscribed. It may not include its invoices.
     """
 
     __slots__ = ("_condition", "_deadline", "_joined", "_last", "_max_failures", "_polls", "began")
@@ -56,7 +56,7 @@ class Wait:
         self._last: Snapshot | None = None
 
     def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None:
-        """The storable payload of the event, if this poll ends the wait."""
+        """Return the payload of the event if this poll ends the wait. Airflow can store the payload."""
         if seen.number <= self._joined:
             return None
         self._polls += 1
@@ -65,21 +65,21 @@ class Wait:
         if payload is None and over:
             failure = seen.error if isinstance(seen, PollFailure) else None
             payload = {"state": "timeout", "message": self._report(failure)}
-        # Made storable here, and not when the event is passed on: here the event loop gets its turns.
+        # Made storable here rather than when the event is emitted, because here the event loop gets pauses.
         return None if payload is None else storable(payload)
 
     def _of_snapshot(self, snapshot: Snapshot) -> dict[str, Any] | None:
         self._last = snapshot
         try:
             decision = self._condition.decide(snapshot.rows)
-        except UnpodBadAnswer as error:  # a row that cannot become a record
+        except UnpodBadAnswer as error:  # a row that cannot be converted to a record
             return _error(error, error.message)
         if decision.state == "done":
             return {"state": "done", "result": decision.result}
         return {"state": "failed", "message": self._report()} if decision.state == "failed" else None
 
     def _of_failure(self, seen: PollFailure, over: bool) -> dict[str, Any] | None:
-        # At the deadline, too: a wrong token or an unknown host must not look like a late payment.
+        # Also at the deadline: a wrong token or an unknown host must not look like a late payment.
         if seen.failures >= self._max_failures or (seen.failures and over):
             return _error(seen.error, ended_by(seen.error, seen.failures, self._report()))
         return None
@@ -98,12 +98,12 @@ class Waits(Subscriptions):
 
     def __init__(self) -> None:
         super().__init__()
-        #: When one poll ends thousands of waits, they pass their events to Airflow in turn.
+        #: Limits how many waits emit their events at the same time.
         self.few_at_once = asyncio.Semaphore(_ENDING)
         self._waiting: dict[asyncio.Future[dict[str, Any]], Judge] = {}
 
     async def join(self, judge: Judge) -> dict[str, Any]:
-        """The payload that ``judge`` returns for the poll that ends the wait."""
+        """Wait until ``judge`` returns a payload, and return it."""
         end: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[end] = judge
         try:
@@ -112,7 +112,7 @@ class Waits(Subscriptions):
             self._waiting.pop(end, None)
 
     async def deliver(self, snapshots: AsyncGenerator[Snapshot | PollFailure, None]) -> None:
-        """Pass the results of all polls to all waits, for ever. An exception is raised in the waits, too."""
+        """Pass the result of each poll to all waits, forever. An exception is also raised in the waits."""
         try:
             async with aclosing(snapshots):
                 async for seen in snapshots:
@@ -129,7 +129,7 @@ class Waits(Subscriptions):
 
 
 def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Snapshot | PollFailure) -> None:
-    """Pass a poll's result to one wait; its exception does not reach the others."""
+    """Pass a poll's result to one wait. An exception ends only this wait."""
     try:
         payload = judge(seen)
     except Exception as error:
@@ -139,12 +139,12 @@ def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Snapshot | 
             end.set_result(payload)
 
 
-# A wait registers itself before its first poll, so the poll need not learn from Airflow which waits share it.
+# A wait registers itself before its first poll, so Airflow need not say which waits share the poll.
 _shared: WeakValueDictionary[Hashable, Waits] = WeakValueDictionary()
 
 
 def waits_for(key: Hashable) -> Waits:
-    """The waits of all triggers with this key: one object as long as there is one such trigger."""
+    """Return the waits of all triggers with this key. It is the same object as long as one such trigger exists."""
     waits = _shared.get(key)
     if waits is None:
         waits = _shared[key] = Waits()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, path_segment, read_export, write_export
-from airflow_provider_unpod.export.address import normalised, store_address, without_connection
+from airflow_provider_unpod.export.address import normalized, store_address, without_connection
 from tests.export.support import FakeReading, records, rows
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_a_folder_that_a_template_rendered_to_nothing_is_refused(address: str) -
     "address", ["s3://bucket/Nonesuch", "/data/x=y", "/data/nonempty", "/data/month=2026-02", "/d/..x"]
 )
 def test_a_folder_that_only_resembles_nothing_is_accepted(address: str) -> None:
-    assert normalised(address).endswith(address)
+    assert normalized(address).endswith(address)
 
 
 @pytest.mark.parametrize("use", WAYS)
@@ -120,8 +120,8 @@ def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
         return
     folder = path_segment(name)
 
-    assert normalised(f"s3://bucket/exports/{folder}") == f"s3://bucket/exports/{folder}"
-    assert normalised(f"/data/{folder}") == f"file:///data/{folder}"
+    assert normalized(f"s3://bucket/exports/{folder}") == f"s3://bucket/exports/{folder}"
+    assert normalized(f"/data/{folder}") == f"file:///data/{folder}"
     assert "/" not in folder
     assert unquote(folder, errors="surrogatepass") == name  # so different names are different folders
 
@@ -139,7 +139,7 @@ def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
     ],
 )
 def test_azures_own_form_of_an_address_is_understood(address: str, for_airflow: str, for_others: str) -> None:
-    assert normalised(address) == address
+    assert normalized(address) == address
     assert store_address(address) == (for_airflow, "acme")
     assert without_connection(address) == for_others
 

@@ -165,7 +165,9 @@ class TestUnknownFields:
 class TestMissingConnection:
     def test_the_error_is_airflows_own_and_says_what_to_do(self) -> None:
         hook = UnpodHook("typo")
-        with pytest.raises(AirflowNotFoundException, match=r"no connection 'typo'. Create .*`unpod_conn_id`") as caught:
+        with pytest.raises(
+            AirflowNotFoundException, match=r"'typo' does not exist. Create .*`unpod_conn_id`"
+        ) as caught:
             hook.get_conn()
         assert hook.test_connection() == (False, str(caught.value))
 
@@ -419,4 +421,4 @@ class TestMessages:
         )
         ok, said = define().test_connection()
         assert not ok
-        assert said == "Check API token (`password`): it is accepted, but gives access to no organization."
+        assert said == "Check API token (`password`): it is valid, but it cannot access any organization."

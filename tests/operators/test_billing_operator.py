@@ -177,7 +177,7 @@ def test_a_task_that_succeeds_without_a_change_says_so_in_its_log(
 ) -> None:
     for said in (0, 1):
         run(output_path=str(tmp_path), export_mode="changes", on_no_change="succeed")
-        assert task_log.text.count("No invoice is new or different since the last export") == said
+        assert task_log.text.count("No invoice has changed since the last export") == said
 
 
 @pytest.mark.unpod_sandbox(invoices=50)

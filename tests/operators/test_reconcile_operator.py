@@ -160,10 +160,10 @@ def test_a_file_that_is_not_a_ledger_says_what_is_wrong(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({}, "Exactly one of `against_path`, `sql`, `ledger_path`"),
-        ({"against_path": "/a", "ledger_path": "/b"}, "Exactly one"),
+        ({}, "Pass exactly one of `against_path`, `sql`, `ledger_path`"),
+        ({"against_path": "/a", "ledger_path": "/b"}, "Pass exactly one"),
         ({"sql": "SELECT 1"}, "`sql_conn_id`"),
-        ({"against_path": "/a", "csv": {}}, "`csv` does nothing"),
+        ({"against_path": "/a", "csv": {}}, "`csv` has no effect"),
         ({"ledger_path": "/a", "csv": {"sep": ";"}}, "no option 'sep'"),
         ({"ledger_path": "/a", "csv": {"columns": {"id": "A"}}}, "which column holds the amount"),
         ({"ledger_path": "/a", "csv": {"delimiter": ";;"}}, "`delimiter` must be one character"),

@@ -457,7 +457,7 @@ def test_a_template_that_renders_to_an_invalid_argument_fails_the_task_without_r
 
 
 def test_a_connection_that_does_not_exist_is_named_and_retried_as_the_task_says(wait: Waiter) -> None:
-    with pytest.raises(AirflowNotFoundException, match="no connection 'typo'"):
+    with pytest.raises(AirflowNotFoundException, match="Connection 'typo' does not exist"):
         wait(invoice_id=1, unpod_conn_id="typo", soft_fail=True)
 
 
@@ -662,7 +662,7 @@ def test_a_deferral_logs_its_interval_and_whether_the_poll_is_shared(
 
     with pytest.raises(TaskDeferred):
         sensor.execute(context(ti=TaskInstance()))
-    assert re.search(r"polls every 90 s, .*" + ("share" if "shared" in MODES else "by itself"), lines[-1])
+    assert re.search(r"polls every 90 s, .*" + ("for all waits" if "shared" in MODES else "for each wait"), lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -768,7 +768,7 @@ def test_a_deferral_that_execution_timeout_ended_says_so(unpod_sandbox: Sandbox,
         resume(timeout=7200)
     with pytest.raises(AirflowSkipException, match=ended):
         resume(timeout=7200, soft_fail=True)
-    with pytest.raises(AirflowSensorTimeout, match="Time is up after 600 s"):
+    with pytest.raises(AirflowSensorTimeout, match="`timeout` of 600 s has passed"):
         resume(timeout=600)
 
 

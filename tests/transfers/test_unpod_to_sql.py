@@ -63,7 +63,7 @@ def test_an_export_is_loaded_once_and_found_the_second_time(
     assert load(tmp_path / "export")["state"] == "already loaded"
 
     assert statuses(books) == ["pending", "failed"]
-    assert "is in invoices already: nothing was changed" in task_log.text
+    assert "has already been loaded into invoices. Nothing was changed." in task_log.text
 
 
 def test_only_the_export_that_the_event_names_is_loaded(tmp_path: Path, books: Path) -> None:
@@ -84,7 +84,7 @@ def test_an_older_export_is_named_with_the_one_that_is_current(
 
     assert load(tmp_path / "older")["state"] == "older"
 
-    assert f"is older than {current}" in task_log.text
+    assert f"is older than the export that invoices is current with, {current}" in task_log.text
     with pytest.raises(AirflowFailException, match=f"later export {current}"):
         load(tmp_path / "older", on_older="fail")
     assert statuses(books) == ["paid"]
