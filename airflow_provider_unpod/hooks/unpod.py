@@ -93,13 +93,15 @@ class UnpodHook(BaseHook):
             # One attempt, because a person waits for the result. Messages do not name the connection's id, because
             # Airflow's form tests under a random one.
             with _client_of(connection, self.org_handle, RetryPolicy(attempts=1)) as client:
-                found = [each.get("domain_handle") for each in client.get_organizations()]
-                handles = sorted(handle for handle in found if isinstance(handle, str))
+                found = client.get_organizations()
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
+        handles = sorted(each["domain_handle"] for each in found if isinstance(each.get("domain_handle"), str))
         if client.org_handle in handles:
             note = _about_unknown_fields(extra_of(connection))
             return True, f"Connected to {client.base_url} as organization {client.org_handle!r}. {note}".rstrip()
+        if found and not any("domain_handle" in each for each in found):
+            return False, "Check Host (`host`): what it lists are not organizations, they have no `domain_handle`."
         if not handles:
             return False, "Check API token (`password`): it is valid, but it cannot access any organization."
         return False, (

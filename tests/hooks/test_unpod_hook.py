@@ -14,6 +14,7 @@ from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS
 from airflow_provider_unpod.hooks.unpod import UnpodHook, client_from
 from airflow_provider_unpod.task_boundary import fail_fast
+from tests.billing.faulty_server import FaultyServer, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -390,8 +391,11 @@ class TestMessages:
                 "Schema (`schema`) must be https, as in `host`, or empty",
             ),
             ({"extra": {"timeout": "soon"}}, "Timeout (`timeout`) must be seconds above 0, at most 86400"),
-            ({"extra": {"page_size": 0}}, "`page_size` must be a whole number, from 1 to 100000, got 0."),
-            ({"extra": {"max_concurrency": "65"}}, "`max_concurrency` must be a whole number, from 1 to 64, got 65."),
+            ({"extra": {"page_size": 0}}, "Page size (`page_size`) must be a whole number, from 1 to 100000, got 0."),
+            (
+                {"extra": {"max_concurrency": "65"}},
+                "Max. concurrency (`max_concurrency`) must be a whole number, from 1 to 64, got 65.",
+            ),
             ({"extra": {"verify": "/no/ca.pem"}}, "Verify TLS (`verify`) must be true, false or an existing CA file"),
             ({"extra": {"proxies": "proxy:1"}}, "Proxies (`proxies`) must be a JSON object such as"),
             ({"extra": {"proxies": {"https": "socks5://p:1"}}}, "Proxies (`proxies`) must be a JSON object such as"),
@@ -422,3 +426,9 @@ class TestMessages:
         ok, said = define().test_connection()
         assert not ok
         assert said == "Check API token (`password`): it is valid, but it cannot access any organization."
+
+    def test_the_list_of_another_api_is_not_taken_for_organizations(self, define: Callable[..., UnpodHook]) -> None:
+        with FaultyServer(otherwise=answer({"count": 1, "results": [{"name": "pikachu"}]})) as another:
+            ok, said = define(host=another.url).test_connection()
+        assert not ok
+        assert said.startswith("Check Host (`host`): what it lists are not organizations")

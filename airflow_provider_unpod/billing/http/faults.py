@@ -103,6 +103,8 @@ class Route:
             return _unreachable(f"Check Host (`host`): unknown host {_host(self.server)}.", cause, retryable=True)
         if isinstance(cause, ConnectionRefusedError):
             return TransportFault(f"Check Host (`host`): {self.server} refuses connections.", cause)
+        if stage == "connection" and isinstance(cause, OSError):
+            return TransportFault(f"Check Host (`host`): {self.server} cannot be reached ({_words(cause)}).", cause)
         if isinstance(cause, http.client.BadStatusLine) and str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
             return self.wants_tls(cause)
         return TransportFault(f"Try later: no complete response from {self.server} ({_words(cause)}).", cause)

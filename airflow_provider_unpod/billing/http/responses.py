@@ -64,7 +64,8 @@ def rows_of(response: Response) -> tuple[list[dict[str, Any]], int | None]:
         raise UnpodBadAnswer(f"Unpod reports an error inside a response with HTTP 200: {error_text(response)}")
     if rows is None:
         raise UnpodBadAnswer(
-            f"{_CHECK_HOST}: its response has no list of rows under `results` or `data`: {error_text(response)}"
+            f"{_CHECK_HOST}: its response has no list of rows under `results` or `data`: "
+            f"{error_text(response) if _words(envelope) else f'it begins with {_beginning(response.body)}'}."
         )
     if any(other != rows for other in lists):
         sizes = " and ".join(str(len(each)) for each in lists)
@@ -94,9 +95,8 @@ def parse(body: bytes) -> Any:
         raise UnpodBadAnswer("Unpod's response contains an unpaired Unicode surrogate.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
-            raise Unreadable(
-                f"Try later: Unpod's response is not a complete JSON document ({shorten(str(err), 100)})."
-            ) from None
+            why = shorten(str(err), 100) if body.strip() else "it is empty"
+            raise Unreadable(f"Try later: Unpod's response is not a complete JSON document ({why}).") from None
         raise UnpodBadAnswer(f"{_CHECK_HOST}: its response is not JSON, it begins with {_beginning(body)}.") from None
     except (ValueError, InvalidOperation):
         raise UnpodBadAnswer(
@@ -118,7 +118,7 @@ def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError
     if status == 407:
         return UnpodUnreachable("Check Proxies (`proxies`): the proxy rejects the credentials in its URL.")
     if status == 429:
-        return UnpodRateLimited(f"Unpod's rate limit is used up: {said}")
+        return UnpodRateLimited(f"Try later: Unpod's rate limit is used up: {said}")
     if status == 408 or status >= 500:
         return UnpodUnavailable(f"Try later: Unpod is not available: {said}")
     if status >= 400:
@@ -130,7 +130,7 @@ def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError
         )
     if status == 206:
         return UnpodBadAnswer(f"Unpod reports an error with HTTP 206: {said}")
-    return UnpodBadAnswer(f"Unpod responded with an unexpected HTTP status: {said}")
+    return UnpodBadAnswer(f"{_CHECK_HOST}: it responded with an unexpected HTTP status: {said}")
 
 
 def _client_error(response: Response, page: int | None, org_handle: str, said: str) -> UnpodError:
@@ -157,7 +157,12 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
         )
     if status == 404:
         return UnpodBadRequest(f"{_CHECK_HOST}: it has no list of organizations: {said}")
-    return UnpodBadRequest(f"Unpod refuses the request: {said}")
+    if status in (400, 422):
+        return UnpodBadRequest(
+            "Check Organization handle (`login` or `org_handle`) and Product ID (`product_id`): Unpod refuses the "
+            f"request: {said}"
+        )
+    return UnpodBadRequest(f"{_CHECK_HOST}: it refuses the request: {said}")
 
 
 def _is_from_api(response: Response) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ MAX_CONCURRENCY = 64
 _MAX_PAGE_SIZE = 100_000
 _MAX_TIMEOUT = 86_400.0
 _PROXY_SCHEMES = ("http", "https")
+#: What a proxy is for: a scheme, perhaps with a host, as ``requests`` has it.
+_PROXIED = re.compile(r"(https?|all)(://[^/\s]+)?").fullmatch
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -99,12 +102,12 @@ def timeout(value: Any) -> float:
 
 def page_size(value: Any) -> int:
     """Check the number of rows per page."""
-    return whole_number_of(_number(value), "page_size", most=_MAX_PAGE_SIZE)
+    return _whole_number(value, "Page size", "page_size", _MAX_PAGE_SIZE)
 
 
 def max_concurrency(value: Any) -> int:
     """Check the number of requests in flight."""
-    return whole_number_of(_number(value), "max_concurrency", most=MAX_CONCURRENCY)
+    return _whole_number(value, "Max. concurrency", "max_concurrency", MAX_CONCURRENCY)
 
 
 def argument_of_reading(name: str, value: Any) -> int:
@@ -144,7 +147,7 @@ def proxies(value: Any) -> dict[str, str]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
-    if not isinstance(value, Mapping) or not all(isinstance(scheme, str) for scheme in value):
+    if not isinstance(value, Mapping) or not all(isinstance(scheme, str) and _PROXIED(scheme) for scheme in value):
         raise _bad_proxies()
     return {scheme: proxy_url(url) for scheme, url in value.items()}
 
@@ -196,6 +199,13 @@ def _flag(value: Any) -> bool | None:
     if isinstance(value, str):
         return _FLAGS.get(value.strip().lower())
     return bool(value) if type(value) is int and value in (0, 1) else None
+
+
+def _whole_number(value: Any, label: str, name: str, most: int) -> int:
+    try:
+        return whole_number_of(_number(value), name, most=most)
+    except UnpodConfigError as error:
+        raise UnpodConfigError(error.message.replace(f"`{name}`", f"{label} (`{name}`)", 1)) from None
 
 
 def _number(value: Any) -> Any:

@@ -20,6 +20,7 @@ from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import (
     UnpodAuthError,
     UnpodBadAnswer,
+    UnpodBadRequest,
     UnpodError,
     UnpodOrganizationNotFound,
     UnpodRateLimited,
@@ -148,6 +149,11 @@ CASES: dict[str, Case] = {
         UnpodUnavailable,
         r"Check Host \(`host`\): ADDRESS does not accept the connection within `timeout` = 0\.5 s\.$",
     ),
+    "no way to the address": (
+        lambda room: room.client("https://255.255.255.255"),
+        UnpodUnavailable,
+        r"Check Host \(`host`\): 255\.255\.255\.255:443 cannot be reached \(network is unreachable\)\.$",
+    ),
     # http and https
     "https to an http port": (
         lambda room: room.client(f"https://{room.plain()}"),
@@ -259,6 +265,21 @@ CASES: dict[str, Case] = {
         UnpodBadAnswer,
         r"Check Host \(`host`\): its response has no list of rows under `results` or `data`",
     ),
+    "another API, by its fields": (
+        lambda room: room.client(room.answering(answer({"swagger": "2.0"}))),
+        UnpodBadAnswer,
+        r"Check Host \(`host`\): its response has no list of rows .*: it begins with '{\"swagger\": \"2\.0\"}'\.$",
+    ),
+    "another API's status": (
+        lambda room: room.client(room.answering(answer("", 204))),
+        UnpodBadAnswer,
+        r"Check Host \(`host`\): it responded with an unexpected HTTP status",
+    ),
+    "another API's refusal": (
+        lambda room: room.client(room.answering(answer({"detail": "Method not allowed"}, 405))),
+        UnpodBadRequest,
+        r"Check Host \(`host`\): it refuses the request: Method not allowed$",
+    ),
     "another API's list": (
         lambda room: room.client(room.answering(answer([1, 2]))),
         UnpodBadAnswer,
@@ -299,6 +320,11 @@ CASES: dict[str, Case] = {
         lambda room: room.client(room.answering(answer({"status_code": 404, "message": "Not found."}, 404))),
         UnpodOrganizationNotFound,
         r"Check Organization handle \(`login` or `org_handle`\): Unpod has no organization 'acme\.tv'",
+    ),
+    "a header that Unpod misses": (
+        lambda room: room.client(room.answering(answer({"message": "Product-Id header is required."}, 400))),
+        UnpodBadRequest,
+        r"Check Organization handle \(`login` or `org_handle`\) and Product ID \(`product_id`\): .* required\.$",
     ),
     "out of order": (
         lambda room: room.client(room.answering(answer("<h1>502 Bad Gateway</h1>", 502))),
@@ -366,7 +392,7 @@ CASES: dict[str, Case] = {
     "empty": (
         lambda room: room.client(room.answering(answer(""))),
         UnpodBadAnswer,
-        r"Try later: Unpod's response is not a complete JSON document",
+        r"Try later: Unpod's response is not a complete JSON document \(it is empty\)\.$",
     ),
     "huge": (
         lambda room: room.client(

@@ -165,7 +165,13 @@ BAD: dict[str, list[Any]] = {
     "allow_insecure_http": ["maybe", 2, []],
     "proxies": [
         *("http://proxy:3128", "[]", [], 7, "[" * 100_000, {"https": 7}, {"https": ""}, {1: "http://p"}),
-        *({"https": "socks5://p:1"}, {"https": "http://p:99999"}, {"https": "http://"}),
+        *(
+            {"htps": "http://proxy:3128"},
+            {"HTTPS_PROXY": "http://proxy:3128"},
+            {"https": "socks5://p:1"},
+            {"https": "http://p:99999"},
+            {"https": "http://"},
+        ),
     ],
 }
 
