@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def test_constraints_hold_versions_only_and_no_release_is_left_over() -> None:
 def test_the_lower_bounds_are_the_versions_that_the_lowest_environment_installs() -> None:
     lowest = pinned(CONSTRAINTS / "lowest.txt")
     extras = PROJECT["optional-dependencies"]
-    for requirement in (*PROJECT["dependencies"], *extras["sandbox"], *extras["parquet"], *extras["zstd"]):
+    tested = (extras[name] for name in ("sandbox", "parquet", "zstd", "sql"))
+    for requirement in (*PROJECT["dependencies"], *chain.from_iterable(tested)):
         name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<\d+)?", requirement).groups()  # type: ignore[union-attr]
         (installed,) = lowest[name]
         if name == "apache-airflow":

@@ -73,7 +73,7 @@ def of_its_day(release: Release) -> str:
 def lowest(release: Release) -> str:
     """The lowest versions that pyproject.toml allows of what this package imports, on the oldest Airflow."""
     airflow = f"apache-airflow=={release.version}\n"
-    extras = ("pyproject.toml", "--extra", "sandbox", "--extra", "parquet", "--extra", "zstd")
+    extras = ("pyproject.toml", "--extra", "sandbox", "--extra", "parquet", "--extra", "zstd", "--extra", "sql")
     day = ("--exclude-newer", f"{release.day}T00:00:00Z")
     runtime = resolve(airflow, *extras, *day, "--resolution", "lowest-direct")
     return resolve(runtime, *extras, "--group", "dev")
