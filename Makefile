@@ -35,7 +35,7 @@ SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed sandbox airflow distributed \
-  release lint docs reference bench constraints
+  release lint docs reference bench faults soak constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -54,6 +54,8 @@ help:
 	@echo "make docs                       the documentation as a site; prints where it is"
 	@echo "make reference                  writes docs/reference.md anew from signatures and docstrings"
 	@echo "make bench                      against the alternatives; prints ratios"
+	@echo "make faults                     what each fault does to each component; writes docs/reliability.md"
+	@echo "make soak                       half an hour of exports and waits: does anything grow? (ARGS=--help)"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
 	@echo "make constraints                resolves constraints/ anew"
 
@@ -114,6 +116,12 @@ reference: $(VENV3)/.ready
 bench: $(VENV3)/.ready
 	$(PY3) -m benchmarks $(ARGS)
 
+faults: $(VENV3)/.ready-stores
+	$(PY3) -m benchmarks.faults $(ARGS)
+
+soak: $(VENV3)/.ready
+	$(PY3) -m benchmarks.soak $(ARGS)
+
 release: $(VENV3)/.ready
 	$(PY3) -m tools.release "$(TAG)"
 
@@ -137,8 +145,10 @@ define install
 	@touch $@
 endef
 
-EVERYDAY := --group dev -e '.[sandbox,parquet,zstd,sql]'
-STORES := --group services -e '.[s3,gcs,azure,openlineage]'
+# This package; in build/from-wheel the wheel of it (.ci/from-wheel).
+PACKAGE := $(if $(wildcard airflow_provider_unpod),-e .,$(wildcard dist/*.whl))
+EVERYDAY := --group dev $(PACKAGE)[sandbox,parquet,zstd,sql]
+STORES := --group services $(PACKAGE)[s3,gcs,azure,openlineage]
 
 $(VENV3)/.ready: pyproject.toml constraints/airflow-$(AIRFLOW3).txt
 	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(EVERYDAY))

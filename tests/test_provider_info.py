@@ -7,9 +7,6 @@ import importlib.metadata
 import json
 import pkgutil
 import re
-import subprocess
-import sys
-import zipfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -152,46 +149,3 @@ class TestForm:
         assert connection_type["connection-type"] == UnpodHook.conn_type
         assert connection_type["hook-name"] == UnpodHook.hook_name
         assert connection_type["hook-class-name"] == f"{UnpodHook.__module__}.{UnpodHook.__qualname__}"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel that this tree builds."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
-
-
-class TestWheel:
-    def test_holds_the_package_with_its_type_marker_and_nothing_else(self, wheel: zipfile.ZipFile) -> None:
-        names = wheel.namelist()
-        assert "airflow_provider_unpod/py.typed" in names
-        info = f"airflow_provider_unpod-{airflow_provider_unpod.__version__}.dist-info"
-        assert f"{info}/licenses/LICENSE" in names
-        assert {name.partition("/")[0] for name in names} == {"airflow_provider_unpod", info}
-
-    def test_holds_every_module_of_the_tree(self, wheel: zipfile.ZipFile) -> None:
-        tree = {str(path.relative_to(ROOT)) for path in (ROOT / "airflow_provider_unpod").rglob("*.py")}
-        assert tree == {name for name in wheel.namelist() if name.endswith(".py")}
-
-    def test_says_what_package_indexes_and_airflow_ask_for(self, wheel: zipfile.ZipFile) -> None:
-        (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = wheel.read(path).decode()
-        for line in (
-            f"Name: {PROVIDER}",
-            f"Version: {airflow_provider_unpod.__version__}",
-            "License-Expression: Apache-2.0",
-            "License-File: LICENSE",
-            "Requires-Python: >=3.10",
-            "Requires-Dist: apache-airflow>=2.11",
-            "Classifier: Framework :: Apache Airflow",
-            "Classifier: Framework :: Apache Airflow :: Provider",
-            "Classifier: Typing :: Typed",
-        ):
-            assert line in metadata.splitlines()

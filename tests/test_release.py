@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,39 @@ def test_built_from_its_own_source_distribution_a_release_has_the_same_bytes(
         os.umask(before)
     assert set(built) == {SDIST, WHEEL}
     assert again == built
+
+
+@pytest.fixture(scope="module")
+def wheel(built: dict[str, bytes]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(built[WHEEL]))
+
+
+def test_the_wheel_holds_the_package_with_its_type_marker_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert "airflow_provider_unpod/py.typed" in names
+    assert f"{NAME}.dist-info/licenses/LICENSE" in names
+    assert {name.partition("/")[0] for name in names} == {"airflow_provider_unpod", f"{NAME}.dist-info"}
+
+
+def test_the_wheel_holds_every_module_of_the_tree(wheel: zipfile.ZipFile) -> None:
+    tree = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "airflow_provider_unpod").rglob("*.py")}
+    assert tree == {name for name in wheel.namelist() if name.endswith(".py")}
+
+
+def test_the_wheel_says_what_package_indexes_and_airflow_ask_for(wheel: zipfile.ZipFile) -> None:
+    metadata = wheel.read(f"{NAME}.dist-info/METADATA").decode()
+    for line in (
+        "Name: airflow-provider-unpod",
+        f"Version: {__version__}",
+        "License-Expression: Apache-2.0",
+        "License-File: LICENSE",
+        "Requires-Python: >=3.10",
+        "Requires-Dist: apache-airflow>=2.11",
+        "Classifier: Framework :: Apache Airflow",
+        "Classifier: Framework :: Apache Airflow :: Provider",
+        "Classifier: Typing :: Typed",
+    ):
+        assert line in metadata.splitlines()
 
 
 def test_package_indexes_accept_the_metadata(built: dict[str, bytes], tmp_path: Path) -> None:
