@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import sys
-from datetime import datetime, timezone
-from pathlib import Path
 
+from benchmarks.documents import machine
 from benchmarks.environments import HERE, ROOT
 from benchmarks.tables import QUICK, TABLES, Scale, Table
 
@@ -26,7 +22,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.save and (arguments.quick or arguments.only):
         parser.error("--save needs a complete run: leave out --quick and --only")
-    report = [machine()]
+    report = [setting()]
     print(report[0], flush=True)
     tables = []
     for name in arguments.only or TABLES:
@@ -50,12 +46,8 @@ def targets(tables: list[Table]) -> str:
     return str(table)
 
 
-def machine() -> str:
-    """Date, machine and versions, in one sentence."""
-    try:
-        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
-    except (OSError, IndexError):
-        processor = platform.processor() or platform.machine()
+def setting() -> str:
+    """Machine and versions, in two sentences."""
     peers = ", ".join(
         line.partition(" ")[0].replace("==", " ")
         for name, packages in {
@@ -66,10 +58,7 @@ def machine() -> str:
         for line in (HERE / "requirements" / f"{name}.txt").read_text().splitlines()
         if line.startswith(packages)
     )
-    return (
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} CPUs ({processor}), {platform.system()}, "
-        f"Python {platform.python_version()}; {peers}. Contenders and server share the machine."
-    )
+    return f"{machine()}; {peers}. Contenders and server share the machine."
 
 
 def _http_provider() -> str:

@@ -21,14 +21,16 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, free_port
+from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, descendants, free_port
 from tools.local_postgres import LocalPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from typing_extensions import Self
 
 WORKERS = ("worker-1", "worker-2")
 #: Where ``.ci/install-stores`` puts the server that stands in for S3.
@@ -102,7 +104,7 @@ class DistributedAirflow(LocalAirflow):
         with self._lock:
             group = self._components[component].pid
             # Tasks of a worker are in groups of their own; its descendants are found before they lose their parent.
-            for pid in [*_descendants(group), group]:
+            for pid in [*descendants(group), group]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._components[component].wait()
@@ -129,61 +131,79 @@ class DistributedAirflow(LocalAirflow):
             super()._component_ended(name, process)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Children of a process, and theirs. Needs Linux's ``/proc``."""
-    found = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
-
-
-@contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
-    """A server that listens on ``port`` of 127.0.0.1.
+class Server:
+    """A program that listens on a port of 127.0.0.1; a context manager.
 
     :raises RuntimeError: if it ends, or does not listen within 30 seconds.
     """
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
+
+    def __init__(self, command: list[str], port: int) -> None:
+        self._command = command
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, again too, and wait until it listens."""
+        silent = subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+        )
         until = time.monotonic() + 30
         while True:
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{command[0]} does not listen on port {port}.")
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                return
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{self._command[0]} does not listen on port {self._port}.")
             time.sleep(0.1)
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+    def kill(self) -> None:
+        """End it by SIGKILL; idempotent."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
 
 
-@contextlib.contextmanager
-def redis() -> Iterator[str]:
-    """A Redis that keeps nothing on disk; yields its address."""
-    port = free_port()
-    with running(
-        ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"], port
-    ):
-        yield f"redis://127.0.0.1:{port}/0"
+class Redis(Server):
+    """A Redis that keeps nothing on disk."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        super().__init__(
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"], port
+        )
+        self.address = f"redis://127.0.0.1:{port}/0"
 
 
-@contextlib.contextmanager
-def s3(folder: Path) -> Iterator[str]:
-    """An object store that speaks S3, with an empty bucket; yields an Airflow connection to it as JSON."""
-    port = free_port()
-    key, secret = secrets.token_hex(10), secrets.token_hex(20)
-    (folder / BUCKET).mkdir(parents=True)
-    serve = [_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
-    with running([*serve, "--config", "/dev/null", str(folder)], port):
+class ObjectStore(Server):
+    """An object store that speaks S3, with an empty bucket.
+
+    :param folder: where the objects are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        key, secret = secrets.token_hex(10), secrets.token_hex(20)
+        self.bucket = folder / BUCKET
+        self.bucket.mkdir(parents=True)
+        serve = [_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
+        super().__init__([*serve, "--config", "/dev/null", str(folder)], port)
         extra = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
-        yield json.dumps({"conn_type": "aws", "login": key, "password": secret, "extra": json.dumps(extra)})
+        #: The Airflow connection to it as JSON.
+        self.connection = json.dumps({"conn_type": "aws", "login": key, "password": secret, "extra": json.dumps(extra)})
 
 
 def _rclone() -> str:
@@ -207,23 +227,32 @@ def missing() -> list[str]:
     return found
 
 
+class Deployment(NamedTuple):
+    """Its parts that can be stopped and started again."""
+
+    airflow: DistributedAirflow
+    postgres: LocalPostgres
+    store: ObjectStore
+
+
 @contextlib.contextmanager
-def distributed(
-    home: Path, dags: Path, sandbox: Sandbox, **environment: str
-) -> Iterator[tuple[DistributedAirflow, LocalPostgres]]:
-    """A whole deployment; yields its Airflow, and its database to restart."""
-    with LocalPostgres() as postgres, redis() as broker, s3(home / "store") as store:
+def distributed(home: Path, dags: Path, connections: Mapping[str, str], **environment: str) -> Iterator[Deployment]:
+    """A whole deployment.
+
+    :param connections: to the sandbox: connection id -> the connection as JSON.
+    """
+    with LocalPostgres() as postgres, Redis() as redis, ObjectStore(home / "store") as store:
         exports = f"s3://{STORE_CONNECTION}@{BUCKET}"
         airflow = DistributedAirflow(
             home / "airflow",
             dags,
             postgres,
-            broker,
-            connections={"unpod_default": sandbox.connection_json(), STORE_CONNECTION: store},
+            redis.address,
+            connections={**connections, STORE_CONNECTION: store.connection},
             **{"UNPOD_EXPORTS": f"{exports}/exports", "UNPOD_BOOKS": f"{exports}/books", **environment},
         )
         with airflow:
-            yield airflow, postgres
+            yield Deployment(airflow, postgres, store)
 
 
 def main() -> int:
@@ -237,7 +266,11 @@ def main() -> int:
     try:
         with Sandbox(rate_limit=limit) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-distributed-") as home:
             print("Starting; this takes about a minute ...", flush=True)
-            with distributed(Path(home), REPOSITORY / "example_dags", sandbox) as (airflow, _):
+            with distributed(Path(home), REPOSITORY / "example_dags", {"unpod_default": sandbox.connection_json()}) as (
+                airflow,
+                _,
+                _,
+            ):
                 print(
                     GREETING.format(
                         airflow=airflow.url,

@@ -307,6 +307,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def descendants(pid: int) -> list[int]:
+    """Children of a process, and theirs. Needs Linux's ``/proc``."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
 def _command(arguments: Any) -> list[str]:
     return [sys.executable, "-m", "airflow", *arguments]
 

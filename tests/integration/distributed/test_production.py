@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.distributed import BUCKET, STORE_CONNECTION, DistributedAirflow, distributed, missing
+from tools.distributed import STORE_CONNECTION, DistributedAirflow, distributed, missing
 
 ORGANIZATIONS = 30
 WAITS = 60
@@ -62,7 +61,7 @@ def test_exports_waits_and_payments_survive_a_worker_the_triggerer_and_the_datab
             ledger.create("10.00", "USD", "paid", extra={"note": "cut\u0000here"})
         unpaid = [sandbox.create("1.00", "USD", extra={"note": "a\u0000b"}).id for _ in range(WAITS)]
         dags = Path(__file__).parent / "dags"
-        with distributed(tmp_path, dags, sandbox) as (airflow, postgres):
+        with distributed(tmp_path, dags, {"unpod_default": sandbox.connection_json()}) as (airflow, postgres, store):
             airflow.wait_for(lambda: len(airflow.dags()) == 3, "the DAGs to be parsed")
             waits = airflow.trigger("wait_for_everything", conf={"invoices": unpaid})
             waiting = patiently(lambda: states(airflow, "wait_for_everything", waits)["deferred"] == WAITS)
@@ -77,7 +76,9 @@ def test_exports_waits_and_payments_survive_a_worker_the_triggerer_and_the_datab
             airflow.kill("triggerer")
             for number in unpaid[WAITS // 2 :]:
                 sandbox.pay(number)
-            time.sleep(5)  # for some of it to be in the middle of something
+            # The task that lists the invoices has ended, too: with two, waits are in the middle of ending.
+            ending = patiently(lambda: states(airflow, "wait_for_everything", waits)["success"] >= 2)
+            airflow.wait_for(ending, "the first wait to end", timeout=300, interval=0.1)
             postgres.stop()
             postgres.start()
 
@@ -90,13 +91,12 @@ def test_exports_waits_and_payments_survive_a_worker_the_triggerer_and_the_datab
             keys_of = {number: {key for key, other in payments if other == number} for _, number in payments}
             assert {number: len(keys) for number, keys in keys_of.items()} == dict.fromkeys(unpaid, 1)
 
-            store = tmp_path / "store" / BUCKET / "exports"
-            monkeypatch.setenv(f"AIRFLOW_CONN_{STORE_CONNECTION.upper()}", airflow.connections[STORE_CONNECTION])
+            monkeypatch.setenv(f"AIRFLOW_CONN_{STORE_CONNECTION.upper()}", store.connection)
             for handle, ledger in sandbox.ledgers.items():
                 export = read_export(f"{airflow.environment['UNPOD_EXPORTS']}/{handle}")
                 assert sorted(record["id"] for record in export) == sorted(ledger.ids())
                 listed = {Path(each["path"]).name for each in export.manifest["files"]}
-                assert {file.name for file in (store / handle).rglob("*") if file.is_file()} == {
+                assert {file.name for file in (store.bucket / "exports" / handle).rglob("*") if file.is_file()} == {
                     *listed,
                     "_manifest.json",
                 }
