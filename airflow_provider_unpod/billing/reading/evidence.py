@@ -48,7 +48,7 @@ class Evidence:
     #: Order of the rows: ``"by id"``, ``"by date"`` or ``"assumed"``.
     order: str = ASSUMED
     #: How the end of the list was detected. ``"short"``: a response was shorter than requested and ended where its own
-    #: ``count`` says. ``"past"``: the page after the last row was empty or a 404.
+    #: ``count`` says. ``"past"``: the page after the last row was empty or a 404, too.
     end: str = ""
 
     _counts: set[int] = field(default_factory=set)

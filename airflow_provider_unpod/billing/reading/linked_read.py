@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_unpod.billing.reading.evidence import SHORT
+from airflow_provider_unpod.billing.reading.evidence import PAST, SHORT
 from airflow_provider_unpod.billing.reading.order import BY_ID
 from airflow_provider_unpod.billing.reading.window_links import Link, Links, Unlinkable
 from airflow_provider_unpod.billing.reading.windows import (
@@ -13,6 +13,7 @@ from airflow_provider_unpod.billing.reading.windows import (
     Window,
     WindowPage,
     chain,
+    ends_list,
     farthest,
     planned_requests,
 )
@@ -45,17 +46,10 @@ class _End:
     """Judges from short responses whether the end of the list is reached."""
 
     reached: bool = False
+    #: Whether the page after it was requested, and was empty or a 404.
+    past: bool = False
     #: Number of short responses that did not prove the end.
     doubts: int = 0
-    #: Whether a short response has disagreed with its own ``count``.
-    contradicted: bool = False
-    #: Number of short responses in a row that agree with their own ``count``.
-    agreeing: int = 0
-
-    def contradict(self) -> None:
-        """Record a response that disagrees with its own ``count``. From now on, two in a row must agree."""
-        self.contradicted, self.agreeing = True, 0
-        self.doubts += 1
 
     def judge(self, page: WindowPage, link: Link) -> None:
         """The list ends here, unless the server has cut the page just where the last row would be.
@@ -63,10 +57,13 @@ class _End:
         Then other rows came than were asked for, and they are not where they were before. In a list that moves they
         never are: there it takes a window that no server cuts.
         """
-        self.agreeing += 1
-        small = page.window.size <= SMALLEST_LIMIT
-        self.reached = link.in_place or (small and self.agreeing > self.contradicted)
+        self.reached = link.in_place or page.window.size <= SMALLEST_LIMIT
         self.doubts += not self.reached
+
+    def doubt(self) -> None:
+        """Record a response that did not prove the end."""
+        self.reached = False
+        self.doubts += 1
 
 
 class LinkedRead:
@@ -85,6 +82,7 @@ class LinkedRead:
         self._cap = page_size  # most rows per page
         self._expected = 0  # latest `count`
         self._idle = 0  # number of responses since the last new invoice
+        self._discarded = False  # whether a response disagreed with its own `count`
         self._end = _End()
 
     def pages(self) -> Iterator[list[Invoice]]:
@@ -104,12 +102,14 @@ class LinkedRead:
             else:
                 yield fresh
         yield from self._compare_with_count()
-        self._evidence.end, self._evidence.order = SHORT, self.links.order.order
+        self._evidence.end, self._evidence.order = PAST if self._end.past else SHORT, self.links.order.order
 
     def _begin_with(self, first: WindowPage) -> list[Invoice]:
         """Determine the length of the list and the server's page limit from the first response."""
         rows = len(self._receive(first).invoices)
         limited = first.short and 0 < rows < self._expected
+        if limited and rows < SMALLEST_LIMIT:
+            raise _cut(first)
         if limited:
             self._cap = rows
         longest = min(self._expected, _MOST_ROWS) + self._cap
@@ -119,6 +119,11 @@ class LinkedRead:
         fresh = self._take_in(first)
         self._end.reached = first.is_whole_list
         return fresh or []
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether no response has shown so far that the list changes."""
+        return not (self.links.moved or self._discarded or self._evidence.counts_seen > 1)
 
     @property
     def _widest(self) -> int:
@@ -135,7 +140,7 @@ class LinkedRead:
             # A read can always restart at the first row. A size that differs from the first request's detects a server
             # that ignores `page_size`, the most likely cause of a gap.
             window = farthest(reach - back, self._widest) if back < reach else Window(0, max(1, self._cap - 1))
-            fresh = self._take_in(self._receive(self._fetcher.now(window)))
+            fresh = self._take_in(self._fetch(window))
             if fresh is None:
                 back *= 4
                 continue
@@ -147,6 +152,9 @@ class LinkedRead:
                 return
 
     # --- responses
+
+    def _fetch(self, window: Window) -> WindowPage:
+        return self._receive(self._fetcher.now(window))
 
     def _receive(self, page: WindowPage) -> WindowPage:
         self._evidence.saw(page)
@@ -166,20 +174,34 @@ class LinkedRead:
         link = self.links.add(page)
         self._idle = 0 if link and link.fresh else self._idle + 1
         if link and page.short:
-            self._end.judge(page, link)
             self._plan.forget()
-        elif link:
-            self._end.agreeing = 0
+            self._end.judge(page, link)
+            if self._end.reached and not self._quiet:
+                return link.fresh + self._confirm_end(page.window)
         return link.fresh if link else None
 
+    def _confirm_end(self, window: Window) -> list[Invoice]:
+        """Check that no row follows ``window`` in a list that has changed. Return new invoices.
+
+        Rows that a server omits may add up to its ``count`` in the middle of such a list. The window is read again,
+        since a row after it may have moved into it before the next page was requested.
+        """
+        after = self._fetch(Window(window.end, window.size))
+        if not after.invoices and ends_list(after, self._fetch):
+            again = self._fetch(window)
+            link = self.links.add(again) if again.shows_end else None
+            if link is not None:
+                self._end.past = True
+                return link.fresh
+        self._end.doubt()
+        return []
+
     def _drop(self, page: WindowPage) -> None:
-        """Discard a response whose rows disagree with its ``count``. From now on, two must agree about the end."""
+        """Discard a response whose rows disagree with its ``count``. From now on, the list counts as changing."""
         if page.window.size > SMALLEST_LIMIT and page.window.end <= self._expected:
-            raise Unlinkable(
-                f"page {page.window.page} with a page size of {page.window.size} has {len(page.invoices)} invoices, "
-                f"but `count` is {page.count}"
-            )
-        self._end.contradict()
+            raise _cut(page)
+        self._discarded = True
+        self._end.doubt()
         self._plan.forget()
 
     def _give_up_if_hopeless(self) -> None:
@@ -208,12 +230,19 @@ class LinkedRead:
         count = self._expected
         order = self.links.order.order
         if self.links.invoices < count and order == BY_ID:
-            front = self.links.add(self._receive(self._fetcher.now(Window(0, self._cap))))
+            front = self.links.add(self._fetch(Window(0, self._cap)))
             yield front.fresh if front else []
         if self.links.invoices < count or order != self.links.order.order:
             raise Unlinkable(
                 f"`count` was {count} in every response, but only {self.links.invoices} invoices were found"
             )
+
+
+def _cut(page: WindowPage) -> Unlinkable:
+    return Unlinkable(
+        f"page {page.window.page} with a page size of {page.window.size} has {len(page.invoices)} invoices, but "
+        f"`count` is {page.count}"
+    )
 
 
 class _Plan:

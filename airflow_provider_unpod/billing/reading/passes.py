@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_unpod.billing.errors import UnpodListUnstable, short_repr
 from airflow_provider_unpod.billing.reading.evidence import PAST, SHORT
 from airflow_provider_unpod.billing.reading.order import OrderWitness
-from airflow_provider_unpod.billing.reading.windows import Window
+from airflow_provider_unpod.billing.reading.windows import MAX_PAGES, Window, ends_list
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Most passes before the read gives up.
 MAX_PASSES = 5
-#: Most pages of one pass, ten million rows at 100 per page. Without `count`, this is the only limit.
-_MAX_PAGES = 100_000
 
 
 def single_pass(fetcher: Fetcher, evidence: Evidence, page_size: int) -> Iterator[list[Invoice]]:
@@ -101,7 +99,7 @@ class Pass:
 
     def pages(self, *, side_by_side: bool = False) -> Iterator[list[Invoice]]:
         """Yield the invoices of each page, until the end or a flaw."""
-        self._fetcher.limit = self._fetcher.requests + _MAX_PAGES
+        self._fetcher.limit = self._fetcher.requests + MAX_PAGES
         page = self._fetcher.now(Window(0, self._page_size))
         self._count, self._full = page.count, len(page.invoices)
         self._rows = self._full
@@ -145,13 +143,13 @@ class Pass:
         before = len(self._ids)
         self._ids.update(dict.fromkeys([invoice.key for invoice in page.invoices]))
         if len(self._ids) < before + rows:
-            return _name_two_of_one_number(page.invoices) or f"an invoice of page {number} was listed twice"
+            return _name_two_of_one_number(page.invoices) or f"a row of page {number} was listed twice"
         if self._rows < self._full:
-            return f"page {number - 1} had only {self._rows} of {self._full} invoices but was not the last"
+            return f"page {number - 1} had only {self._rows} of {self._full} rows but was not the last"
         if rows > self._full:
-            return f"page {number} had {rows} invoices, but page 1 only {self._full}"
+            return f"page {number} had {rows} rows, but page 1 only {self._full}"
         if self._count is not None and len(self._ids) > self._count:
-            return f"`count` was {self._count}, but the list had {len(self._ids)} invoices"
+            return f"`count` was {self._count}, but the list had {len(self._ids)} rows"
         self._order.observe(page.invoices)
         self._rows = rows
         return None
@@ -163,17 +161,12 @@ class Pass:
         if self._count is not None:
             if len(self._ids) == self._count:
                 return None
-            return f"`count` was {self._count}, but the list had {len(self._ids)} invoices"
-        if not page.past_end and not self._ends_by_empty_pages():
+            return f"`count` was {self._count}, but the list had {len(self._ids)} rows"
+        if not ends_list(page, self._fetch):
             return f"page {page.window.page} was empty, but a page far after it was not"
         if self._ids and self._rows == self._full and not self._ends_otherwise_too():
             return f"page {page.window.page} did not exist, but pages of another size ended elsewhere"
         return None
-
-    def _ends_by_empty_pages(self) -> bool:
-        """Return whether a page far after the end is empty too. If not, the server hides rows of empty pages."""
-        far = self._fetch(Window(_MAX_PAGES * self._page_size, self._page_size))
-        return not far.invoices and not far.past_end
 
     def _ends_otherwise_too(self) -> bool:
         """Return whether pages of another size end at the same row.

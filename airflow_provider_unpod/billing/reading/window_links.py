@@ -58,6 +58,8 @@ class Links:
     order: OrderWitness = field(default_factory=OrderWitness)
     #: Row up to which the list is covered, in current positions as far as they are known.
     reach: int = 0
+    #: Whether a response shared no row with earlier ones, or had a shared row in another place.
+    moved: bool = False
 
     _accepted: list[_Accepted] = field(default_factory=list)
     _found_in: dict[InvoiceId, int] = field(default_factory=dict)  # index of the latest response with this invoice
@@ -84,6 +86,7 @@ class Links:
             raise Unlinkable("a response listed the same invoice twice")
         shifts = self._shifts(page, keys)
         root = page.window.start == 0
+        self.moved = self.moved or any(shift for shift, _ in shifts) or not (root or shifts)
         if not (root or shifts):
             return None
         fresh = [invoice for invoice in page.invoices if invoice.key not in self._found_in]

@@ -11,13 +11,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_unpod.billing.client import Page
     from airflow_provider_unpod.billing.invoice import Invoice
 
 #: No server limits pages to fewer rows than this. A shorter response to a window of this size was not cut.
 SMALLEST_LIMIT = 10
+#: Most pages of a list, ten million rows at 100 per page. Without `count`, this is the only limit.
+MAX_PAGES = 100_000
 #: Most rows for which a chain is counted exactly. Longer chains are extrapolated.
 _EXACT_ROWS = 100_000
 
@@ -121,3 +123,14 @@ def planned_requests(rows: int, cap: int) -> int:
     if exact is None:
         return rows // cap + 1
     return exact * (whole + 1) if whole else exact
+
+
+def ends_list(empty: WindowPage, fetch: Callable[[Window], WindowPage]) -> bool:
+    """Return whether an empty response comes after the last row, and is not a page whose rows the server omits.
+
+    It does if it is a 404, or if a page far after the end is an empty page, too.
+    """
+    if empty.past_end:
+        return True
+    far = fetch(Window(MAX_PAGES * empty.window.size, empty.window.size))
+    return not far.invoices and not far.past_end
