@@ -1,7 +1,6 @@
-"""Exports: rows into files, with a manifest that proves what is in them.
+"""Exports: files of invoices, with a manifest that certifies their content.
 
-Names are imported when they are used: operators check their options against this package while DAGs are parsed, and
-that must not cost the import of all of it.
+Names are imported on first use, because operators check their options against this package when DAGs are parsed.
 """
 
 from __future__ import annotations

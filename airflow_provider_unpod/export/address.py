@@ -1,4 +1,4 @@
-"""Addresses of folders as users write them, and what makes one invalid; checked while DAGs are parsed, so light."""
+"""Validates the addresses of folders. Keep the imports light: this runs when DAGs are parsed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
-#: Clouds by scheme, and the extra of this package that each needs.
+#: The extra of this package that each scheme requires.
 EXTRA_OF = {
     **dict.fromkeys(("s3", "s3a", "s3n"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
@@ -17,29 +17,29 @@ EXTRA_OF = {
 }
 _LOCAL = ("file", "local")
 
-#: A user and a password before an ``@``. A storage connection has no colon.
+#: Matches a user and a password in front of an ``@``. A storage connection has no colon.
 _CREDENTIALS = re.compile(r":[^@]*@").search
-#: Azure's own form of an address, after the scheme; the storage connection may come first, as elsewhere.
+#: Azure's form of an address, after the scheme. A storage connection may come first.
 _AZURE = re.compile(
     r"(?:(?P<conn_id>[^@/]+)@)?(?P<container>[^@/]+)@(?P<account>[^@/.]+)\.(?:dfs|blob)\.[^@/]+(?P<path>/.*)?"
 ).fullmatch
-#: How Python, Jinja, pandas and JSON write a missing value, as a whole folder or behind ``key=``.
+#: Folder names that Python, Jinja, pandas and JSON write for a missing value, also after ``key=``.
 _NOTHING = frozenset({"", "null", "nan", "NaT", "undefined", "[]", "{}", "()", "set()"})
 _NONE = re.compile(r"(?<![^\W_])None(?![^\W_])").search
 
 
 class StoreAddress(NamedTuple):
-    """An address as Airflow takes it, and the Azure account it must be in, where the address names one."""
+    """An address as Airflow accepts it, and the Azure account that it names, if any."""
 
     address: str
     account: str | None
 
 
 def normalized(address: object) -> str:
-    """The address of a folder, with its scheme and without a slash at its end.
+    """Normalize the address of a folder: with a scheme, without a slash at its end.
 
-    :raises UnpodConfigError: if it is neither on a store nor an absolute path; if it contains credentials (which are
-        not shown); or if a folder in it is ``..`` or the text of nothing, as of a template without a value.
+    :raises UnpodConfigError: if it is neither in a store nor an absolute path, if it contains credentials (which the
+        message omits), or if one of its folders is ``..`` or a missing value such as ``None``.
     """
     text = str(address).strip().removesuffix("/")
     if text.startswith("/"):
@@ -49,16 +49,16 @@ def normalized(address: object) -> str:
     place, _, path = rest.partition("/")
     if "?" in text or _CREDENTIALS(rest if separator else text):
         raise UnpodConfigError(
-            "The path of an export must not contain credentials or a query string; it is not shown here. Put "
-            "credentials into an Airflow connection, and its id into `storage_conn_id`."
+            "The path of an export must not contain credentials or a query string. Put credentials into an Airflow "
+            "connection and its id into `storage_conn_id`. (The path is not shown here.)"
         )
     if reason := _reason_against(text, scheme, place, rest):
         raise UnpodConfigError(
-            "The path of an export must be on a store, like s3://bucket/invoices, or an absolute local one, like "
+            "The path of an export must be in a store, like s3://bucket/invoices, or an absolute local path, like "
             f"/data/invoices or file:///data/invoices; got {str(address)!r}{reason}."
         )
     if scheme in _LOCAL:
-        path = path.lstrip("/")  # of //data, and of file:////data, fsspec makes ./data
+        path = path.lstrip("/")  # fsspec would read //data and file:////data as ./data
     for folder in (path if scheme in _LOCAL else rest).split("/"):
         _refuse_as_folder(folder, address)
     if scheme in _LOCAL:
@@ -67,16 +67,15 @@ def normalized(address: object) -> str:
 
 
 def path_segment(name: object) -> str:
-    """A name that is not one's own, such as an organization handle, as *one* folder of an ``output_path``.
+    """Encode a name from elsewhere, such as an organization handle, as *one* folder of an ``output_path``.
 
-    Percent-encodes everything that could make another path of it: slashes, ``..``, ``?``. Different names stay
-    different.
+    Characters that could change the path are percent-encoded: slashes, ``..``, ``?``. Different names stay different.
 
-    :param name: the name; anything but a string is taken by its text.
+    :param name: the name. A value that is not a string is converted to one.
     :raises UnpodConfigError: if the name is empty or ``None``.
     """
     if name is None or not str(name).strip():
-        raise UnpodConfigError(f"A folder's name must not be empty, got {name!r}. Did an upstream task return nothing?")
+        raise UnpodConfigError(f"A folder name must not be empty, got {name!r}. Did an upstream task return nothing?")
     text = quote(str(name), safe="", errors="surrogatepass").replace("None", "%4Eone")
     if text in (".", "..") or text in _NOTHING:
         return "".join(f"%{ord(character):02X}" for character in text)
@@ -84,7 +83,7 @@ def path_segment(name: object) -> str:
 
 
 def store_address(address: str) -> StoreAddress:
-    """A normalized address as Airflow takes it: ``abfs://container@account.dfs…/path`` is ``abfs://container/path``."""
+    """Convert a normalized address for Airflow: ``abfs://container@account.dfs…/path`` to ``abfs://container/path``."""
     scheme, _, rest = address.partition("://")
     parts = _AZURE(rest) if EXTRA_OF.get(scheme) == "azure" else None
     if parts is None:
@@ -94,7 +93,7 @@ def store_address(address: str) -> StoreAddress:
 
 
 def without_connection(address: str) -> str:
-    """An address as others know it, without the storage connection in it."""
+    """Remove the storage connection from an address."""
     scheme, _, rest = address.partition("://")
     parts = _AZURE(rest) if EXTRA_OF.get(scheme) == "azure" else None
     if parts is not None:
@@ -104,12 +103,12 @@ def without_connection(address: str) -> str:
 
 
 def _reason_against(text: str, scheme: str, place: str, rest: str) -> str:
-    """The fault of an address, as the end of a sentence; empty if it has none."""
+    """Return the reason why an address is invalid, as the end of a sentence. Empty if it is valid."""
     if text.startswith("~"):
         return ": ~ would be the home folder of the worker's user"
     if "::" in text or not text.isprintable():
-        # Of a::b, fsspec makes a; line breaks it drops. Two paths would be one folder.
-        return ": `::`, line breaks and control characters make another path on some stores"
+        # fsspec reads a::b as a, and drops line breaks. Two paths would then be the same folder.
+        return ": `::`, line breaks and control characters are ambiguous in some stores"
     if not (scheme and rest):
         return ", which is neither"
     if scheme in _LOCAL and place and not place.endswith("@"):
@@ -118,7 +117,7 @@ def _reason_against(text: str, scheme: str, place: str, rest: str) -> str:
             "connection"
         )
     if scheme in EXTRA_OF and not place.rpartition("@")[2]:
-        return ": it names no bucket"
+        return ": the bucket is missing"
     return ""
 
 
@@ -126,11 +125,11 @@ def _refuse_as_folder(folder: str, address: object) -> None:
     got = f"got {short_repr(str(address), 200)}"
     if folder in (".", ".."):
         raise UnpodConfigError(
-            f"The path of an export must not contain `{folder}`, {got}. Quote names that are not your own with "
+            f"The path of an export must not contain `{folder}`, {got}. Encode names from elsewhere with "
             "`airflow_provider_unpod.export.path_segment`."
         )
     if folder.rpartition("=")[2].strip() in _NOTHING:
-        what = "a folder without a name" if not folder else f"the folder {folder!r}"
+        what = "an empty folder name" if not folder else f"the folder {folder!r}"
     elif _NONE(folder):
         what = "`None`"
     else:

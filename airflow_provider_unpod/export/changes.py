@@ -1,16 +1,16 @@
 """Finds invoices that are new or different since the previous certified export of the same path.
 
-Readers of exports of changes keep a copy of the list up to date: they load each export on top of the one before. The
-state beside an export, a file that its manifest lists, has for every invoice the versions that such a copy may hold,
-before and after this export is loaded. A version is the status and a digest of the record. The next export has every
-invoice that differs from *any* of these versions, so all copies are equal afterwards.
+Readers of change exports keep a copy of the list: they load each export on top of the one before. A state file, which
+the manifest lists, records the versions of every invoice that such a copy may have, before and after this export is
+loaded. A version is the status and a digest of the record. The next export contains every invoice that differs from
+*any* of these versions, so all copies are equal afterwards.
 
-Usually there is one version. A run that is retried or cleared *replaces* its own last export: some readers have loaded
-that one, others have not, so both versions count, even if the invoice has been set back to what it was. After a full
-export of the path, that export itself is the state.
+Usually there is one version. A run that is retried or cleared *replaces* its own last export. Some readers have loaded
+that export and others have not, so both versions count, even if the invoice has been reverted. After a full export to
+the path, that export itself is the state.
 
-An invoice is never skipped for its age and never forgotten. If one vanishes from the API, that is not a change; when it
-comes back, it is compared with its last state.
+An invoice is never skipped for its age and never forgotten. An invoice that vanishes from the API is not a change. If
+it returns, it is compared with its last version.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ OLD_STATUS, NEW_STATUS = "old_status", "new_status"
 
 _LINES_PER_BLOCK = 4096
 _CACHE_KIB = 16 * 1024
-#: Versions as JSON: ``[status, digest]``, or ``null`` of an invoice that a reader does not have.
+#: JSON list of versions. A version is ``[status, digest]``, or ``null`` for an invoice that a reader does not have.
 _UNKNOWN = "[null]"
-#: The digest of an invoice that has left the selection, so that it is reported once.
+#: Digest of an invoice that has left the selection. It is reported once.
 _LEFT = ""
 _DECIMALS, _TIMESTAMPS = fields_of_type(DECIMAL), fields_of_type(TIMESTAMP)
 _encode_sorted = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 class Comparison:
-    """Invoices compared with the versions that readers of earlier exports may hold. A context manager.
+    """Compares invoices with the versions that readers of earlier exports may have. A context manager.
 
-    The versions are in a nameless database in temporary space (``$TMPDIR``), some 150 bytes an invoice, so memory is
-    bounded whatever the number of invoices.
+    The versions are in an unnamed database in temporary space (``$TMPDIR``), about 150 bytes per invoice. Memory use
+    does not grow with the number of invoices.
 
-    :param since: id of the export that is compared with, ``None`` if there is none.
-    :param replaces: ids of the exports by the same run that this one replaces, the latest first.
-    :param ignore_fields: names of fields in which a difference does not count.
-    :param selection: the invoices that are wanted, ``None``: all.
+    :param since: id of the export to compare with. ``None`` if there is none.
+    :param replaces: ids of earlier exports of the same run, which this one replaces, latest first.
+    :param ignore_fields: names of fields whose differences do not count.
+    :param selection: the invoices to export. ``None`` means all.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Comparison:
         self._database.close()
 
     def load(self, known: Iterable[tuple[str, str]]) -> None:
-        """Take in what readers may hold: keys and lists of versions, as JSON.
+        """Load the versions that readers may have: pairs of a key and a list of versions, both as JSON.
 
         :raises ExportError: if the temporary space is full.
         """
@@ -99,7 +99,7 @@ class Comparison:
             self._database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, NULL)", known)
 
     def load_export(self, export: Export) -> None:
-        """Take in the records of a full export."""
+        """Load the versions from the records of a full export."""
         invoices = map(Invoice, export)
         self.load(
             (encode_record(invoice.key), _version(invoice, self._digest(invoice, invoice.as_record())))
@@ -107,11 +107,11 @@ class Comparison:
         )
 
     def changes(self, invoices: Iterable[Invoice]) -> Iterator[Invoice]:
-        """Yield those that differ, as invoices whose record has the old and the new status besides.
+        """Yield the invoices that differ. Their records also have the old and the new status.
 
-        An invoice that is no longer selected is yielded once, so that readers do not keep its old status for ever.
+        An invoice that is no longer selected is yielded once, so that readers do not keep its old status forever.
 
-        :raises ExportError: if the API has fields of these names itself, or the temporary space is full.
+        :raises ExportError: if the API itself has fields with these names, or the temporary space is full.
         """
         for invoice in invoices:
             record = invoice.as_record()
@@ -127,8 +127,8 @@ class Comparison:
                 continue
             if OLD_STATUS in record or NEW_STATUS in record:
                 raise ExportError(
-                    f"export_mode='changes' cannot export invoice {invoice.invoice_id!r}: the API has a field "
-                    f"`{OLD_STATUS}` or `{NEW_STATUS}` of its own. Use export_mode='full'."
+                    f"Use export_mode='full': export_mode='changes' cannot export invoice {invoice.invoice_id!r}, "
+                    f"because the API already has a field `{OLD_STATUS}` or `{NEW_STATUS}`."
                 )
             self._execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", key, before, now)
             first = versions[0]
@@ -139,7 +139,7 @@ class Comparison:
             yield Invoice({**invoice.raw, OLD_STATUS: first and first[0], NEW_STATUS: invoice.status_key})
 
     def as_dict(self) -> dict[str, Any]:
-        """The manifest's section about the comparison."""
+        """Return the section of the manifest about the comparison."""
         return {
             "since": self._since,
             "replaces": list(self._replaces),
@@ -150,12 +150,12 @@ class Comparison:
 
     @property
     def rows(self) -> int:
-        """Number of invoices that are remembered."""
+        """The number of invoices in the state."""
         count: int = self._execute("SELECT count(*) FROM known").fetchone()[0]
         return count
 
     def to_blocks(self) -> Iterator[bytes]:
-        """The state for the next export: a line for each invoice, ``[key, before]`` or ``[key, before, after]``."""
+        """Yield the state for the next export: one line per invoice, ``[key, before]`` or ``[key, before, after]``."""
         return compressed(self._blocks(), STATE_COMPRESSION)
 
     def _blocks(self) -> Iterator[bytes]:
@@ -165,8 +165,8 @@ class Comparison:
             yield "".join(lines).encode("ascii")
 
     def _digest(self, invoice: Invoice, record: Record) -> str:
-        """A digest that is the same for records that are equal by value: ``"299.0"`` and ``"299.00"``, no field and
-        ``null``, one moment in two time zones.
+        """Return a digest that is the same for equal values: ``"299.0"`` and ``"299.00"``, a missing field and
+        ``null``, the same time in two time zones.
         """
         compared = {name: value for name, value in record.items() if value is not None and name not in self._ignored}
         for name in _DECIMALS & compared.keys():
@@ -187,10 +187,10 @@ class Comparison:
 def compare_with_last(
     folder: Folder, about: Mapping[str, Any], options: ExportOptions, selection: Selection | None = None
 ) -> Comparison:
-    """A comparison with the current export of a folder, if there is one.
+    """Create a comparison with the current export of a folder, if there is one.
 
-    :param about: what the new manifest will say of itself; the same ``run`` means that a task runs again.
-    :raises ExportError: if what is in the folder cannot be believed.
+    :param about: fields of the new manifest. If ``run`` is the same as in the current one, the task runs again.
+    :raises ExportError: if the current export is invalid.
     """
     manifest = current_manifest(folder)
     rules: dict[str, Any] = {"ignore_fields": options.ignore_fields, "selection": selection}
@@ -214,7 +214,7 @@ def compare_with_last(
 
 
 def _known(state: Iterable[Any], again: bool) -> Iterator[tuple[str, str]]:
-    """The versions that readers may hold: of the last export, and if it is replaced, of those before it as well."""
+    """Yield the versions that readers may have: after the last export, and if it is replaced, also before it."""
     for key, before, *after in state:
         versions = after[0] if after else before
         if again and after:
@@ -226,9 +226,9 @@ def _temporary_database() -> sqlite3.Connection:
     handle, path = tempfile.mkstemp(prefix="unpod-export-")
     try:
         os.close(handle)
-        # Not this thread alone: a folder writes what it is given in a thread of its own, while this one waits.
+        # A folder writes blocks in its own thread, so this database is used from two threads, one at a time.
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # Nothing of it is kept, so it needs neither a journal nor a commit.
+        # The database is temporary, so it needs neither a journal nor a commit.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -247,7 +247,7 @@ def _moment(value: Any) -> Any:
     try:
         return parse_moment(value).isoformat() if type(value) is str else value
     except ValueError:
-        return value  # not a date: compared as it is
+        return value  # not a date: compared unchanged
 
 
 def _is_same_run(manifest: Manifest, about: Mapping[str, Any]) -> bool:

@@ -1,10 +1,9 @@
-"""Invoices as rows of a table, for the formats that have columns, and back to the very same records.
+"""Converts records to table rows for CSV and parquet, and back to the same records.
 
-The columns are the fields that the API's pages name, always all of them and always in this order, and ``extra``: a
-JSON object of everything that a row's cells do not hold *exactly*. These are unknown fields, and the few values that
-a column cannot hold as they came: an amount with other than the usual number of digits, a date that is not one,
-``null`` where an empty cell means that the field was missing. Reading back is one rule: the cells, overlaid by
-``extra``.
+The columns are the documented fields of the API, always all of them in this order, and ``extra``: a JSON object with
+every value that a cell cannot represent *exactly*. It has unknown fields, amounts with an unusual number of digits,
+invalid dates, and ``null`` if an empty cell means that the field was missing. To read a row back, the values in
+``extra`` replace those of the cells.
 """
 
 from __future__ import annotations
@@ -45,17 +44,18 @@ _KINDS = {
 }
 _KINDS_OF_CHANGES = {"old_status": CATEGORY, "new_status": CATEGORY}
 
-#: Of parquet's amounts, whatever the rows are: BigQuery's NUMERIC.
+#: Type of all amounts in parquet: BigQuery's NUMERIC.
 PRECISION, SCALE = 38, 9
-_MOST_DIGITS = 100  # after the point, of any amount
+_MOST_DIGITS = 100  # most digits after the decimal point
 _PLAIN_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?").fullmatch
 _UNFIT_FOR_TEXT = re.compile("[\x00\ud800-\udfff]")
-# What a spreadsheet reads as the beginning of a formula, and the escape itself. It may drop blanks in front.
+# Matches text that a spreadsheet may run as a formula, and text that begins with the escape. Spreadsheets may ignore
+# leading blanks.
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]").match  # the last four: full-width signs
 
 
 def formula_safe(text: str) -> str:
-    """``text`` as a spreadsheet shows it, and never runs it: an apostrophe before what would begin a formula."""
+    """Prefix ``text`` with an apostrophe if a spreadsheet could run it as a formula."""
     return "'" + text if _FORMULA(text) else text
 
 
@@ -63,8 +63,8 @@ def formula_safe(text: str) -> str:
 class Column:
     """A column of one export.
 
-    :param empty: what an empty cell means: ``"null"``, or ``"missing"`` where some rows do not have the field.
-    :param scale: digits after the point that most amounts of a parquet column came with; ``extra`` has the others.
+    :param empty: meaning of an empty cell: ``"null"``, or ``"missing"`` if some rows do not have the field.
+    :param scale: usual number of digits after the decimal point in a parquet column. ``extra`` has other amounts.
     """
 
     name: str
@@ -73,30 +73,30 @@ class Column:
     scale: int = 0
 
     def __post_init__(self) -> None:
-        """:raises ValueError: if no export has such a column: the manifest is forged."""
+        """Raise ``ValueError`` if no export can have this column, because the manifest is forged."""
         if self.type not in CSV_CELLS or type(self.scale) is not int or not 0 <= self.scale <= _MOST_DIGITS:
             raise ValueError(f"the column {self.name!r} is invalid")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the column as a dictionary for the manifest."""
         return asdict(self)
 
 
 def fields_of_type(kind: str) -> frozenset[str]:
-    """Names of the API's fields that hold values of a type."""
+    """Return the names of the API's fields of a type."""
     return frozenset(name for name, found in _KINDS.items() if found == kind)
 
 
 def type_of_field(name: str) -> str | None:
-    """The type of a record's field, ``None`` for fields that the API's pages do not name."""
+    """Return the type of a field. ``None`` for fields that the API does not document."""
     return (_KINDS | _KINDS_OF_CHANGES).get(name)
 
 
 def survey(records: Iterable[Record], *, changes: bool, parquet: bool) -> tuple[Column, ...]:
-    """The columns of an export, from all of its records.
+    """Determine the columns of an export from all its records.
 
-    :param changes: with the columns that records of changes have besides.
-    :param parquet: with the types of parquet, which are the same whatever the records are.
+    :param changes: whether to add the columns of changes.
+    :param parquet: whether to use parquet's types, which do not depend on the records.
     :raises ExportRefused: if a value does not fit its parquet type.
     """
     kinds = _KINDS | (_KINDS_OF_CHANGES if changes else {})
@@ -125,12 +125,16 @@ def survey(records: Iterable[Record], *, changes: bool, parquet: bool) -> tuple[
 
 
 def _usual(digits: Counter[int] | None) -> int:
-    """The most frequent value, of equally frequent ones the smallest, so that the order of records does not matter."""
+    """Return the most frequent value, or the smallest of the most frequent. The order of records does not matter."""
     return min(digits, key=lambda scale: (-digits[scale], scale)) if digits else 0
 
 
 def _require_parquet(record: Record) -> None:
-    """Types that depend on the rows would differ from one export to the next, and readers of both take the first's."""
+    """Check that a record fits parquet's types.
+
+    The types are fixed. If they depended on the rows, they would differ between exports, and readers of several exports
+    use the types of the first.
+    """
     if not _is_int64(record.get("id")):
         raise _unfit(record, "id", "an integer of 64 bits")
     for name, kind in _KINDS.items():
@@ -141,15 +145,15 @@ def _require_parquet(record: Record) -> None:
 def _unfit(record: Record, name: str, wanted: str) -> ExportRefused:
     invoice_id = record["invoice_number"] if record.get("id") is None else record["id"]
     return ExportRefused(
-        f"Parquet cannot hold invoice {short_repr(invoice_id)}: `{name}` must be {wanted}, got "
-        f"{short_repr(record[name])}. Use file_format='jsonl' or 'csv'."
+        f"Use file_format='jsonl' or 'csv': in parquet, `{name}` of invoice {short_repr(invoice_id)} must be {wanted}, "
+        f"got {short_repr(record[name])}."
     )
 
 
 def _is_int64(value: Any) -> bool:
     if value is None:
         return True
-    return type(match_key(value)) is int  # not of "007": its cell would be that of invoice 7
+    return type(match_key(value)) is int  # false for "007", whose cell would be equal to that of invoice 7
 
 
 def _fits_decimal(value: str) -> bool:
@@ -158,7 +162,7 @@ def _fits_decimal(value: str) -> bool:
 
 
 class Table:
-    """Records to cells and back, by the columns of one export and a format's cell types."""
+    """Converts records to cells and back, for the columns of one export and the cell types of a format."""
 
     def __init__(self, columns: Iterable[Column], cell_types: Mapping[str, Callable[[Column], CellType]]) -> None:
         self.columns = tuple(columns)
@@ -168,7 +172,7 @@ class Table:
         ]
 
     def split(self, record: Record) -> tuple[list[Any], Record]:
-        """The cells of a record, ``None`` for empty ones, and the content of ``extra``."""
+        """Return the cells of a record (``None`` for empty ones) and the content of ``extra``."""
         names = self._names
         extra = {name: value for name, value in record.items() if name not in names}
         cells = []
@@ -185,7 +189,7 @@ class Table:
         return cells, extra
 
     def join(self, cells: Iterable[Any], extra: Record) -> Record:
-        """The record that :meth:`split` took apart."""
+        """Restore a record from its cells and ``extra``."""
         record: Record = {}
         for (name, null, cell_type), cell in zip(self._cells, cells, strict=True):
             if cell is not None:
@@ -196,22 +200,22 @@ class Table:
 
 
 class CellType(ABC):
-    """How values of one type are written into a cell. ``write`` returns ``None`` for what no cell can hold."""
+    """Converts values of one type to cells and back. ``write`` returns ``None`` if a cell cannot hold the value."""
 
     def __init__(self, column: Column) -> None:
         self._column = column
 
     @abstractmethod
     def write(self, value: Any) -> Any:
-        """The cell that holds ``value``."""
+        """Return the cell for ``value``."""
 
     @abstractmethod
     def read(self, cell: Any) -> Any:
-        """The value that ``cell`` holds."""
+        """Return the value of ``cell``."""
 
 
 class CsvText(CellType):
-    """Text that no spreadsheet reads as a formula: a ``'`` in front where it might, and where there is one already."""
+    """Text, prefixed with ``'`` if a spreadsheet could run it as a formula, or if it already begins with ``'``."""
 
     def write(self, value: Any) -> str | None:
         if type(value) is not str:
@@ -226,7 +230,7 @@ class CsvText(CellType):
 
 
 class CsvInteger(CellType):
-    """An integer in digits."""
+    """An integer, written as digits."""
 
     def write(self, value: Any) -> str:
         return str(value)
@@ -236,7 +240,7 @@ class CsvInteger(CellType):
 
 
 class CsvDecimal(CellType):
-    """The digits as they came, so that a spreadsheet reads them as a number, negative ones included."""
+    """An amount with its original digits. Spreadsheets read it as a number, even if it is negative."""
 
     def write(self, value: Any) -> str:
         return value if _PLAIN_DECIMAL(value) else format(Decimal(value), "f")
@@ -246,7 +250,7 @@ class CsvDecimal(CellType):
 
 
 class ParquetText(CellType):
-    """A string."""
+    """A string. Characters that UTF-8 or databases cannot represent are replaced, and ``extra`` has the original."""
 
     def write(self, value: Any) -> str | None:
         if type(value) is not str:
@@ -258,7 +262,7 @@ class ParquetText(CellType):
 
 
 class ParquetInteger(CellType):
-    """An int64; the survey has checked all of them."""
+    """A 64-bit integer. ``survey`` has checked that all values fit."""
 
     def write(self, value: Any) -> int:
         return int(value)
@@ -268,7 +272,7 @@ class ParquetInteger(CellType):
 
 
 class ParquetDecimal(CellType):
-    """A decimal128 that is equal to the value; the survey has checked all of them."""
+    """A decimal128 that is equal to the amount. ``survey`` has checked that all values fit."""
 
     def __init__(self, column: Column) -> None:
         super().__init__(column)
@@ -278,14 +282,14 @@ class ParquetDecimal(CellType):
         number = Decimal(value)
         if number.as_tuple().exponent < -SCALE:  # type: ignore[operator] # amounts are finite
             number = number.normalize(EXACT)
-        return number or Decimal(0)  # a decimal128 knows no negative zero
+        return number or Decimal(0)  # decimal128 has no negative zero
 
     def read(self, cell: Decimal) -> str:
         return format(cell, self._digits)
 
 
 class ParquetTimestamp(CellType):
-    """A moment in UTC, to the microsecond."""
+    """A time in UTC, to the microsecond."""
 
     def write(self, value: Any) -> datetime | None:
         try:

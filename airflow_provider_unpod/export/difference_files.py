@@ -1,4 +1,4 @@
-"""What a reconciliation found, as files: JSON for programs, CSV for people with a spreadsheet."""
+"""Writes the differences of a reconciliation to files: JSON for programs, CSV for spreadsheets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HEAD = ("id", "outcomes", *(f"{name}_{side}" for name in _FIELDS for side in ("
 
 
 class Differences:
-    """The differences of a reconciliation, read to its end and kept in a temporary file.
+    """The differences of a reconciliation, stored in a temporary file.
 
-    :param most: differences that ``first`` has at most.
+    :param most: maximum length of ``first``.
     """
 
     def __init__(self, reconciliation: Reconciliation, most: int) -> None:
@@ -46,9 +46,9 @@ class Differences:
         self._file.close()
 
     def write(self, folder: Folder, about: Mapping[str, Any]) -> list[str]:
-        """Write both files into a folder, each whole or not at all; their names.
+        """Write both files to a folder, each completely or not at all, and return their names.
 
-        :param about: what was compared: the first fields of the JSON file.
+        :param about: the compared sides, as the first fields of the JSON file.
         """
         folder.write(CSV_NAME, self._csv_blocks())
         folder.write(JSON_NAME, self._json_blocks(about))
@@ -78,7 +78,7 @@ class Differences:
 
 
 def as_dict(difference: Difference) -> dict[str, Any]:
-    """JSON-ready: amounts as decimal strings, dates in ISO 8601."""
+    """Return a difference as a dictionary for JSON, with amounts as decimal strings and dates in ISO 8601."""
     return {
         "id": difference.key,
         "outcomes": list(difference.outcomes),
@@ -97,7 +97,7 @@ def _entry_as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def _csv_rows(difference: dict[str, Any]) -> Iterator[list[str]]:
-    """One row, except for duplicates: these have one for each row that a side has."""
+    """Yield one row, or several for duplicates: one for each row of the side that has more."""
     for number in range(max(len(difference["here"]), len(difference["there"]))):
         sides = [rows[number] if number < len(rows) else {} for rows in (difference["here"], difference["there"])]
         cells = (_cell(name, side.get(name)) for name in _FIELDS for side in sides)
@@ -105,5 +105,5 @@ def _csv_rows(difference: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _cell(name: str, value: str | None) -> str:
-    # A ledger may hold any text; a negative amount only looks like a formula.
+    # A ledger may contain any text. A negative amount only looks like a formula.
     return "" if value is None else value if name == "amount" else formula_safe(value)

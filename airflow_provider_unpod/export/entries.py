@@ -1,6 +1,6 @@
-"""The entries that a reconciliation compares, from certified exports, rows of a SQL query, or files of a ledger.
+"""Reads the entries for a reconciliation from certified exports, rows of a SQL query or ledger files.
 
-A row that cannot be read is an error: left out of the comparison, it would look like a difference, or hide one.
+A row that cannot be read is an error. If it were skipped, it would look like a difference or hide one.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 #: Fields of an entry, and the default names of a query's columns.
 COLUMNS = ("id", "amount", "currency", "date", "status")
-#: Rows that cannot be read are named up to this many, so that one run shows all there is to mend.
+#: Most invalid rows to name in one error.
 _MOST_NAMED = 20
-#: Beyond any amount of money, and far from what a Decimal may take to be written out.
+#: Larger than any amount of money, and small enough to write out.
 _MOST_DIGITS = 60
 
 
 @dataclass(frozen=True)
 class LedgerFormat:
-    """How a ledger writes its rows down; the default reads what a spreadsheet in English exports.
+    """The format of a ledger. The default reads the CSV export of a spreadsheet in English.
 
-    :param columns: by field (``id``, ``amount``, ``currency``, ``date``, ``status``) the ledger's column; a field that
-        is left out is not compared. ``id`` and ``amount`` are needed, ``currency`` unless it is given once for the
-        whole file. ``None``: columns are called like the fields, and ``date`` and ``status`` may be missing.
-    :param currency: the currency of every row, for a ledger without a column for it.
-    :param delimiter: between two cells of a CSV file.
-    :param encoding: of a CSV file; a byte order mark is dropped.
-    :param decimal: the sign before the fraction of an amount: ``.`` or ``,``.
-    :param thousands: the sign between groups of digits, ``""`` if there is none.
-    :param date_format: of dates, as ``datetime.strptime`` has it, for example ``%d.%m.%Y``; ``None``: ISO 8601.
+    :param columns: the ledger's column for each field (``id``, ``amount``, ``currency``, ``date``, ``status``). An
+        omitted field is not compared. ``id`` and ``amount`` are required, and so is ``currency`` unless it is given for
+        the whole file. ``None``: columns have the names of the fields, and ``date`` and ``status`` are optional.
+    :param currency: currency of all rows, for a ledger without a currency column.
+    :param delimiter: separator between the cells of a CSV file, one character.
+    :param encoding: encoding of a CSV file. A byte order mark is ignored.
+    :param decimal: decimal separator of amounts: ``.`` or ``,``.
+    :param thousands: thousands separator of amounts. ``""`` means none.
+    :param date_format: format of dates for ``datetime.strptime``, for example ``%d.%m.%Y``. ``None`` means ISO 8601.
     """
 
     columns: Mapping[str, str] | None = None
@@ -54,7 +54,11 @@ class LedgerFormat:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | None, name: str) -> LedgerFormat:
-        """:raises UnpodConfigError: naming the option of ``name`` that is unknown or cannot work."""
+        """Build the format from a dictionary of options.
+
+        :param name: name of the argument, for messages.
+        :raises UnpodConfigError: if an option is unknown or invalid. The message names it.
+        """
         given = dict(given or {})
         known = [one.name for one in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
@@ -67,10 +71,10 @@ class LedgerFormat:
                 f"`{name}`: `columns` must map {known_fields} to columns of the ledger, got {short_repr(columns)}."
             )
         if columns is not None and (missing := [one for one in ledger.required if one not in columns]):
-            raise UnpodConfigError(f"`{name}`: `columns` must say which column holds the {missing[0]}.")
+            raise UnpodConfigError(f"`{name}`: `columns` must name the column for `{missing[0]}`.")
         if ledger.decimal not in (".", ",") or ledger.thousands == ledger.decimal:
             raise UnpodConfigError(
-                f"`{name}`: `decimal` must be '.' or ',', and `thousands` another sign, "
+                f"`{name}`: `decimal` must be '.' or ',', and `thousands` another character, "
                 f"got {ledger.decimal!r} and {ledger.thousands!r}."
             )
         if not isinstance(ledger.delimiter, str) or len(ledger.delimiter) != 1:
@@ -79,13 +83,13 @@ class LedgerFormat:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The fields that every row must have."""
+        """The required fields of every row."""
         return ("id", "amount") if self.currency else ("id", "amount", "currency")
 
     def columns_in(self, head: Sequence[str]) -> dict[str, str]:
-        """By field the column that holds it, of those that there are.
+        """Return the column for each field that the ledger has.
 
-        :raises LedgerError: if a column that is needed, or was named, is missing.
+        :raises LedgerError: if a required or configured column is missing.
         """
         columns = dict(self.columns or {name: name for name in COLUMNS})
         needed = columns if self.columns is not None else self.required
@@ -99,13 +103,13 @@ class LedgerFormat:
 def entries_of_export(
     records: Iterable[Mapping[str, Any]], *, by: str, zone: tzinfo, selection: Selection | None = None
 ) -> Iterator[Entry]:
-    """The entries of a certified export.
+    """Yield the entries of a certified export.
 
-    :param records: from :func:`~airflow_provider_unpod.export.read_export`.
-    :param by: ``"id"`` or ``"invoice_number"``: what the other side knows invoices by.
+    :param records: the result of :func:`~airflow_provider_unpod.export.read_export`.
+    :param by: field by which the other side identifies invoices: ``"id"`` or ``"invoice_number"``.
     :param zone: time zone of the calendar days.
-    :param selection: only these invoices; ``None``: all.
-    :raises LedgerError: if an invoice has no such number.
+    :param selection: the invoices to compare. ``None`` means all.
+    :raises LedgerError: if an invoice does not have the field ``by``.
     """
     for record in records:
         invoice = Invoice(record)
@@ -117,12 +121,12 @@ def entries_of_export(
                 f"Invoice {short_repr(invoice.invoice_id)} has no `{by}`, so it cannot be matched by it. "
                 'Use match_by="id".'
             )
-        moment = invoice.invoice_date
+        dated = invoice.invoice_date
         yield Entry(
             str(match_key(key)),
             invoice.amount,
             invoice.currency_code,
-            moment and in_zone(moment, zone).date(),
+            dated and in_zone(dated, zone).date(),
             invoice.status_key,
         )
 
@@ -130,18 +134,18 @@ def entries_of_export(
 def entries_of_rows(
     rows: Iterable[Sequence[Any]], head: Sequence[str], ledger: LedgerFormat, zone: tzinfo, first: int = 1
 ) -> Iterator[Entry]:
-    """The entries of a table's rows: of a SQL query, or of a CSV file.
+    """Yield the entries of rows from a SQL query or a CSV file.
 
-    :param head: the names of its columns.
+    :param head: names of the columns.
     :param first: number of the first row, for messages.
-    :raises LedgerError: if a column is missing, or naming the rows that cannot be read, up to twenty of them.
+    :raises LedgerError: if a column is missing or rows are invalid. The message names up to twenty rows.
     """
     places = {name: list(head).index(column) for name, column in ledger.columns_in(head).items()}
     faults: list[str] = []
     for number, row in enumerate(rows, first):
         try:
             if len(row) != len(head):
-                raise ValueError(f"it has {len(row)} cells, where there are {len(head)} columns")
+                raise ValueError(f"it must have {len(head)} cells, got {len(row)}")
             entry = _entry({name: row[place] for name, place in places.items()}, ledger, zone)
         except ValueError as fault:
             faults.append(f"row {number}: {fault}")
@@ -152,13 +156,13 @@ def entries_of_rows(
             yield entry
     if faults:
         more = ", and perhaps more" if len(faults) == _MOST_NAMED else ""
-        raise LedgerError(f"The ledger has rows that cannot be read{more}: {'; '.join(faults)}.")
+        raise LedgerError(f"The ledger has invalid rows{more}: {'; '.join(faults)}.")
 
 
 def entries_of_csv(file: IO[bytes], ledger: LedgerFormat, zone: tzinfo) -> Iterator[Entry]:
-    """The entries of a CSV file, whose first line names its columns.
+    """Yield the entries of a CSV file. Its first line must name the columns.
 
-    :raises LedgerError: if it is not such a file, or as :func:`entries_of_rows`.
+    :raises LedgerError: if the file is not valid CSV, or as in :func:`entries_of_rows`.
     """
     import io
 
@@ -166,7 +170,7 @@ def entries_of_csv(file: IO[bytes], ledger: LedgerFormat, zone: tzinfo) -> Itera
     try:
         reader = csv.reader(text, delimiter=ledger.delimiter, strict=True)
         head = [name.strip() for name in next(reader, [])]
-        # Spreadsheets export empty rows behind the last one.
+        # Spreadsheets export empty rows after the last one.
         yield from entries_of_rows((row for row in reader if any(row)), head, ledger, zone, first=2)
     except (csv.Error, UnicodeError, LookupError) as error:
         raise LedgerError(f"The ledger is not a CSV file in {ledger.encoding}: {error}.") from None
@@ -175,7 +179,7 @@ def entries_of_csv(file: IO[bytes], ledger: LedgerFormat, zone: tzinfo) -> Itera
 
 
 def _entry(row: Mapping[str, Any], ledger: LedgerFormat, zone: tzinfo) -> Entry:
-    """:raises ValueError: saying which cell cannot be read."""
+    """Read one row. Raise ``ValueError`` if a cell is invalid."""
 
     def cell(name: str) -> Any:
         value = row.get(name)
@@ -199,11 +203,11 @@ def _entry(row: Mapping[str, Any], ledger: LedgerFormat, zone: tzinfo) -> Entry:
 
 def _amount(value: Any, ledger: LedgerFormat) -> Decimal:
     if isinstance(value, float):
-        raise ValueError(f"its amount is a float, {value!r}: cast it to NUMERIC or TEXT in the query")
+        raise ValueError(f"its amount must not be a float, got {value!r}; cast it to NUMERIC or TEXT in the query")
     text = value
     if isinstance(value, str):
         text = value.replace(ledger.thousands, "") if ledger.thousands else value
-        text = text.replace(ledger.decimal, ".") if "." not in text or ledger.decimal == "." else "two kinds of points"
+        text = text.replace(ledger.decimal, ".") if "." not in text or ledger.decimal == "." else "ambiguous"
     try:
         if isinstance(text, bool) or not isinstance(text, (int, Decimal, str)) or "_" in str(text):
             raise InvalidOperation

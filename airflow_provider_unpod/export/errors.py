@@ -1,4 +1,4 @@
-"""The errors of exports."""
+"""The errors of exports, loads and reconciliations."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from airflow_provider_unpod.billing.errors import UnpodError
 
 
 class ExportError(UnpodError):
-    """An export could not be written, or the files at its path must not be believed.
+    """An export could not be written, or the files at its path are invalid.
 
-    The text names the path and, where a store is involved, the storage connection; it contains no secrets.
+    The message names the path and, for a store, the storage connection. It contains no secrets.
     """
 
 
 class ExportRefused(ExportError):
-    """An export that no retry can write: its path is not its own, or it is too large for where it goes."""
+    """An export was refused, and a retry cannot help: its path belongs to another task, or it is too large."""
 
     permanent = True
 
 
 class LedgerError(ExportError):
-    """A ledger that an export is compared with cannot be read; the text names its rows and what is wrong with them."""
+    """A ledger cannot be read. The message names the invalid rows and the reasons."""
 
     permanent = True
 
 
 class LedgerDiffers(ExportError):
-    """An export and what it was compared with differ; the text counts how, and names the file with all differences."""
+    """An export and the other side of a reconciliation differ. The message has counts and the file of differences."""
 
     permanent = True
 
 
 class LoadError(ExportError):
-    """An export could not be loaded into a table; nothing of it was. The text says which table, and what to do."""
+    """An export could not be loaded into a table, which is unchanged. The message says what to do."""
 
 
 class LoadRefused(LoadError):
-    """A load that no retry can mend: the table does not fit, or the export is older and `on_older` is ``"fail"``."""
+    """A load was refused, and a retry cannot help: the table does not fit, or the export is older than the table."""
 
     permanent = True

@@ -1,7 +1,6 @@
-"""Records as the bytes of a file, and back, exactly: what :func:`decode` gives is what was encoded.
+"""Encodes records as files and decodes them again, without loss.
 
-Encoders take the JSON lines of a spool in blocks and are generators of blocks, so that a file of any size passes
-through bounded memory.
+Encoders read blocks of JSON lines from a spool and yield blocks, so memory use does not depend on the size of a file.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.options import ExportOptions
 
-# Billing rows repeat themselves so much that level 1 leaves a file only a little larger, for a third of the CPU.
+# Billing rows are so repetitive that level 1 files are only a little larger, for a third of the CPU.
 _GZIP_LEVEL = 1
 _GZIP_CONTAINER = zlib.MAX_WBITS | 16
-#: Of the state that exports of changes are compared with.
+#: Compression of state files.
 STATE_COMPRESSION = "gzip"
-#: The most bytes of one record in a file, so that a forged file cannot fill the memory. A response of the API has
-#: 32 MiB at most, which escaping can make three times as long.
+#: Largest record in a file, in bytes. The limit keeps a forged file from filling the memory. A response of the API has
+#: at most 32 MiB, and escaping can make it three times as long.
 _MAX_RECORD = 128 * 2**20
 
 
 def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, ...]:
-    """The columns of an export, from the blocks of all its records; none for JSON lines.
+    """Determine the columns of an export from the blocks of all its records. JSON lines have none.
 
-    :raises ExportRefused: if the format cannot hold a record.
+    :raises ExportRefused: if the format cannot represent a record.
     """
     if options.file_format == JSONL:
         return ()
@@ -47,7 +46,7 @@ def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, 
 def encode(
     blocks: Iterator[bytes], options: ExportOptions, columns: tuple[Column, ...], partition: Mapping[str, str]
 ) -> Iterator[bytes]:
-    """The content of one data file."""
+    """Encode one data file and yield its blocks."""
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
 
@@ -65,9 +64,9 @@ def encode(
 def decode(
     file: IO[bytes], options: ExportOptions, columns: tuple[Column, ...], partition: Mapping[str, str]
 ) -> Iterator[Record]:
-    """The records of one data file.
+    """Decode the records of one data file.
 
-    Raises whatever the format's library raises, if the file contains something else.
+    If the file is invalid, the exceptions of the format's library are raised.
     """
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
@@ -80,7 +79,7 @@ def decode(
 
 
 def decode_lines(file: IO[bytes], compression: str | None) -> Iterator[Any]:
-    """The values of a file of JSON lines."""
+    """Decode the values of a JSON lines file."""
     return map(json.loads, _bounded_lines(decompressed(file, compression)))
 
 
@@ -92,9 +91,11 @@ def _bounded_lines(file: IO[Any]) -> Iterator[Any]:
 
 
 def _in_path(columns: tuple[Column, ...], partition: Mapping[str, str]) -> dict[str, str]:
-    """The columns that a parquet file leaves to its path: readers of Hive layout take partition keys from there, and
-    pyarrow refuses to have them twice. A record whose value is spelled in another way has it in ``extra``. What is no
-    column of ours, a field ``month`` of the API, is not in the path either.
+    """Return the columns that a parquet file omits because its path has them.
+
+    Readers of Hive layouts take partition keys from the path, and pyarrow refuses a key that is also a column. If a
+    record spells the value differently, ``extra`` has its spelling. Partition keys that are not columns, such as
+    ``month``, are not included.
     """
     return {column.name: partition[column.name] for column in columns if column.name in partition}
 
@@ -127,15 +128,15 @@ def _decode_csv(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record
     table = Table(columns, CSV_CELLS)
     rows = _csv_rows(_bounded_lines(io.TextIOWrapper(file, encoding="utf-8", newline="")))
     if next(rows, None) != [*(column.name for column in columns), EXTRA]:
-        raise ValueError("the header is not that of the manifest")
+        raise ValueError("the header differs from the columns in the manifest")
     for *cells, extra in rows:
         yield table.join([cell or None for cell in cells], json.loads(extra) if extra else {})
 
 
 def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The rows that :func:`_encode_csv` wrote, with cells of any length.
+    """Yield the rows of a file that :func:`_encode_csv` wrote, with cells of any length.
 
-    ``csv.reader`` has a limit to that, one for the whole process: not ours to change, and others may change it.
+    ``csv.reader`` is not used, because it limits the length of cells by a setting of the whole process.
     """
     row: list[str] = []
     quotes = 0
@@ -154,21 +155,21 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             row.clear()
             size = 0
     if row:
-        raise ValueError("it ends within a row")
+        raise ValueError("the file ends within a row")
 
 
 def _csv_cells(row: str) -> list[str]:
     if '"' not in row:
         return row.split(",")
     pieces = row.split('"')
-    # Every second piece is inside of quotes; commas in the others part the cells. No cell has a NUL.
+    # Every second piece is inside quotes. Commas in the other pieces separate cells. No cell contains a NUL.
     pieces[::2] = [piece.replace(",", "\0") for piece in pieces[::2]]
     cells = '"'.join(pieces).split("\0")
     return [cell[1:-1].replace('""', '"') if cell[:1] == '"' else cell for cell in cells]
 
 
 def compressed(blocks: Iterator[bytes], compression: str | None) -> Iterator[bytes]:
-    """``blocks`` in a gzip or zstd container that is the same for the same content: no name, no date."""
+    """Compress ``blocks`` with gzip or zstd. The same content gives the same bytes: there is no name and no date."""
     if compression is None:
         yield from blocks
         return
@@ -184,19 +185,19 @@ def compressed(blocks: Iterator[bytes], compression: str | None) -> Iterator[byt
 
 
 def decompressed(file: IO[bytes], compression: str | None) -> IO[bytes]:
-    """``file`` decompressed, to be read by lines."""
+    """Return a decompressing reader of ``file`` that supports lines."""
     if compression is None:
         return file
     if compression == "gzip":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value] # is one in all that matters here
-    # Unlike gzip's, its streams do not know lines.
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value] # has all methods that are needed here
+    # zstandard's streams cannot read lines.
     return io.BufferedReader(_zstandard().ZstdDecompressor().stream_reader(file, read_across_frames=True))
 
 
 def require_libraries(options: ExportOptions) -> None:
-    """Require optional libraries before anything is read.
+    """Check that the optional libraries for these options are installed.
 
-    :raises ExportError: naming the extra to install.
+    :raises ExportError: if one is missing. The message names the extra to install.
     """
     if options.file_format == PARQUET:
         from airflow_provider_unpod.export import parquet
@@ -210,5 +211,7 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise ExportError("compression='zstd' needs a library: pip install 'airflow-provider-unpod[zstd]'.") from error
+        raise ExportError(
+            "compression='zstd' requires a library: pip install 'airflow-provider-unpod[zstd]'."
+        ) from error
     return zstandard

@@ -1,9 +1,9 @@
 """The manifest: commit record and certificate of an export.
 
-An export is the set of files that its manifest lists, and it exists from the moment in which the manifest does.
-The text is canonical and ends with a seal, the SHA-256 of the rest, so that damage shows. Anybody who can write the
-folder can also seal a forged manifest. The fingerprint, the SHA-256 of the whole text, is kept elsewhere (XCom, asset
-events) and shows that, too. The fields are described in ``docs/exports.md``.
+An export is the set of files that its manifest lists. It exists as soon as the manifest exists. The text is canonical
+and ends with a seal, the SHA-256 of the rest, which reveals damage. Anybody who can write to the folder can also seal a
+forged manifest. The SHA-256 of the whole file reveals that too, because it is stored elsewhere (XCom, asset events).
+``docs/exports.md`` describes the fields.
 """
 
 from __future__ import annotations
@@ -30,13 +30,20 @@ _SEAL = "seal"
 
 
 def report_name(export_id: str) -> str:
-    """The name of an export's report: no glob for data matches it, and readers of Hive layouts ignore it."""
+    """Return the name of an export's report. Globs for data do not match it, and readers of Hive layouts ignore it."""
     return f"_report-{export_id}.html"
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of an export: ``path`` relative to the folder, ``rows``, ``bytes``, ``sha256`` (hex) of its content."""
+    """A file of an export.
+
+    :param path: path relative to the folder.
+    :param rows: number of records.
+    :param bytes: size.
+    :param sha256: SHA-256 of its content, in hex.
+    :param partition: values of its partition keys.
+    """
 
     path: str
     rows: int
@@ -45,12 +52,12 @@ class ListedFile:
     partition: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the entry for the manifest."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ListedFile:
-        """:raises ValueError: if it does not describe a file inside the folder."""
+        """Read an entry of a manifest. Raise ``ValueError`` if it is not a file inside the folder."""
         path, rows, size, digest = (content[name] for name in ("path", "rows", "bytes", "sha256"))
         if not (type(rows) is int and type(size) is int and rows >= 0 and size >= 0 and isinstance(digest, str)):
             raise ValueError(f"the sizes of {path!r} are invalid")
@@ -61,7 +68,7 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of a manifest; ``content`` has every field, the attributes are those that code asks for."""
+    """The content of a manifest. ``content`` has all fields, and the attributes are for use in code."""
 
     content: dict[str, Any]
     files: tuple[ListedFile, ...]
@@ -71,12 +78,12 @@ class Manifest:
 
     @property
     def export_id(self) -> str:
-        """Identifies this export among all exports of its path."""
+        """The id of the export. It is unique."""
         return str(self.content["export_id"])
 
     @property
     def count(self) -> int:
-        """Rows in all files together."""
+        """The number of records in all files."""
         return int(self.content["count"])
 
     @property
@@ -87,36 +94,36 @@ class Manifest:
 
     @property
     def changes(self) -> dict[str, Any] | None:
-        """How an export of changes was compared; ``None`` of a full export."""
+        """The section about the comparison of an export of changes. ``None`` for a full export."""
         changes: dict[str, Any] | None = self.content["changes"]
         return changes
 
     def follows(self, export_id: str | None) -> bool:
-        """Whether this export may be loaded on top of another one: see ``Export.follows``."""
+        """Return whether this export may be loaded on top of another one, see ``Export.follows``."""
         return self.changes is None or export_id in (self.changes["since"], *self.changes["replaces"])
 
     @property
     def besides(self) -> tuple[ListedFile, ...]:
-        """The files that have no records: the state of an export of changes, and the report."""
+        """The files without records: the state of an export of changes, and the report."""
         return tuple(file for file in (self.state, self.report) if file)
 
     @property
     def paths(self) -> set[str]:
-        """All files of the export except the manifest."""
+        """The paths of all files except the manifest."""
         return {file.path for file in (*self.files, *self.besides)}
 
     @cached_property
     def sha256(self) -> str:
-        """The fingerprint: SHA-256 (hex) of the manifest file's bytes."""
+        """The SHA-256 of the manifest file, in hex."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> Manifest:
-        """:raises ValueError: if fields are missing or contradict each other."""
+        """Read a manifest. Raise ``ValueError`` if fields are missing, invalid or contradict each other."""
         if content.get("format") != FORMAT:
             raise ValueError("it is not a manifest of an Unpod export")
         if content.get("version") != VERSION:
-            raise ValueError(f"it has version {content.get('version')!r}; this provider reads version {VERSION}")
+            raise ValueError(f"its version must be {VERSION}, got {content.get('version')!r}")
         try:
             files = tuple(map(ListedFile.from_dict, content["files"]))
             changes, report = content["changes"], content.get("report")
@@ -138,22 +145,22 @@ class Manifest:
         return manifest
 
     def to_bytes(self) -> bytes:
-        """The bytes of the manifest file, seal included."""
+        """Return the bytes of the manifest file, including the seal."""
         content = {name: value for name, value in self.content.items() if name != _SEAL}
         return _canonical({**content, _SEAL: hashlib.sha256(_canonical(content)).hexdigest()})
 
     @classmethod
     def from_bytes(cls, text: bytes, address: str) -> Manifest:
-        """:raises ExportError: naming ``address``, if a single byte differs from what was written."""
+        """Read a manifest file. Raise :class:`ExportError` if a single byte has been modified."""
         try:
             content = json.loads(text)
             if not isinstance(content, dict):
                 raise ValueError("it is not a JSON object")
             manifest = cls.from_content(content)
             if manifest.to_bytes() != text:
-                raise ValueError("it was changed after it was written")
+                raise ValueError("it was modified after it was written")
         except (ValueError, RecursionError) as error:
-            raise ExportError(f"The manifest {address} cannot be believed: {error}.") from error
+            raise ExportError(f"The manifest {address} is invalid: {error}.") from error
         return manifest
 
 

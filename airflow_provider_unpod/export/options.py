@@ -1,4 +1,4 @@
-"""The options of an export, and which of them go together."""
+"""The options of an export, and the valid combinations."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ COMPRESSIONS = (None, "gzip", "zstd")
 PARTITION_KEYS = ("currency", "status", "month")
 MODES = (FULL, CHANGES)
 
-#: These fields make an invoice, so `ignore_fields` must not name them.
+#: Fields that are always compared. `ignore_fields` must not contain them.
 _COMPARED = ("id", "invoice_number", "amount", "currency", "status")
 _FILE_SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The form of an export. Checked when made, so that a wrong choice shows when a DAG is parsed.
+    """The options of an export. They are checked on creation, so errors appear when a DAG is parsed.
 
     :param file_format: ``"jsonl"``, ``"csv"`` or ``"parquet"``.
-    :param compression: ``None``, ``"gzip"`` or ``"zstd"``; inside the file for parquet, around it otherwise.
-    :param partition_by: any of ``"currency"``, ``"status"``, ``"month"``, each once; the order of the folders.
-    :param business_timezone: IANA name of the time zone in which ``month`` is reckoned.
-    :param export_mode: ``"full"``, or ``"changes"`` for the invoices that are new or different since the last export of
-        the same path.
-    :param ignore_fields: fields of the API in which a difference is not a change, for example a signed URL.
-    :raises UnpodConfigError: naming the argument and what it can be.
+    :param compression: ``None``, ``"gzip"`` or ``"zstd"``. Parquet files are compressed inside, others as a whole.
+    :param partition_by: one or more of ``"currency"``, ``"status"`` and ``"month"``, in the order of the folders.
+    :param business_timezone: IANA name of the time zone for ``month``.
+    :param export_mode: ``"full"``, or ``"changes"`` for only the invoices that are new or different since the last
+        export to the same path.
+    :param ignore_fields: fields of the API whose differences do not count as changes, for example a signed URL.
+    :raises UnpodConfigError: if an option is invalid. The message says what it may be.
     """
 
     file_format: str = JSONL
@@ -52,12 +52,12 @@ class ExportOptions:
         choice_of(self.export_mode, "export_mode", MODES)
         partition_keys(self.partition_by)
         if field_names(self.ignore_fields, "ignore_fields") and self.export_mode != CHANGES:
-            raise UnpodConfigError("`ignore_fields` needs export_mode='changes': a full export compares nothing.")
+            raise UnpodConfigError("`ignore_fields` has no effect without export_mode='changes'. Set both, or neither.")
         _ = self.timezone
 
     @cached_property
     def timezone(self) -> ZoneInfo:
-        """``business_timezone`` as an object."""
+        """The time zone of ``business_timezone``."""
         return zone_of(self.business_timezone, "business_timezone")
 
     @property
@@ -67,10 +67,10 @@ class ExportOptions:
 
 
 def field_names(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]:
-    """One field of the API or several as a tuple, sorted.
+    """Convert one field name or several to a sorted tuple.
 
-    :param name: the argument, for the error.
-    :raises UnpodConfigError: if one is not a name, or a field without which an invoice cannot be compared.
+    :param name: name of the argument, for messages.
+    :raises UnpodConfigError: if one is not a name, or is a field that is always compared.
     """
     names = (value,) if isinstance(value, str) else tuple(value or ())
     for field in names:
@@ -82,9 +82,9 @@ def field_names(value: str | Iterable[str] | None, name: str) -> tuple[str, ...]
 
 
 def partition_keys(value: str | Iterable[str] | None) -> tuple[str, ...]:
-    """One key or several as a tuple.
+    """Convert one partition key or several to a tuple.
 
-    :raises UnpodConfigError: if one is unknown or comes twice.
+    :raises UnpodConfigError: if a key is unknown or repeated.
     """
     keys = (value,) if isinstance(value, str) else tuple(value or ())
     for key in keys:

@@ -1,4 +1,4 @@
-"""Invoices as parquet, in row groups of bounded size. The only place that knows pyarrow."""
+"""Encodes and decodes parquet files, in row groups of limited size. Only this module uses pyarrow."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.export.columns import Column, Record
 
-#: Rows that are in memory as Python objects at the same time; some 2 KB each.
+#: Number of rows in memory as Python objects, about 2 KB each.
 _ROWS_PER_GROUP = 16_384
-#: Rows that are decoded at once: fewer, because in a forged file a few bytes may stand for a very long text in each.
+#: Number of rows to decode at once. It is small, because a few bytes of a forged file can expand to long strings.
 _ROWS_PER_BATCH = 1024
 
 
 def require_library() -> None:
-    """:raises ExportError: naming the extra to install, if pyarrow is not there."""
+    """Raise :class:`ExportError` if pyarrow is not installed. The message names the extra to install."""
     try:
-        import pyarrow.parquet  # noqa: F401 - only whether it is there
+        import pyarrow.parquet  # noqa: F401 - checks only whether it is installed
     except ImportError as error:
         raise ExportError(
-            "file_format='parquet' needs a library: pip install 'airflow-provider-unpod[parquet]'."
+            "file_format='parquet' requires a library: pip install 'airflow-provider-unpod[parquet]'."
         ) from error
 
 
 def encode(records: Iterator[Record], compression: str | None, columns: tuple[Column, ...]) -> Iterator[bytes]:
-    """The content of one file, block by block."""
+    """Encode one file and yield its blocks."""
     import pyarrow as pa
     from pyarrow import parquet
 
     schema = _schema(columns)
     table = Table(columns, PARQUET_CELLS)
     sink = _Sink()
-    # A dictionary of values that hardly repeat only costs: ids and dates.
+    # Ids and dates rarely repeat, so a dictionary for them would only cost space.
     repeating = [column.name for column in columns if column.type not in (INTEGER, TIMESTAMP)] + [EXTRA]
     options = {"compression": compression or "none", "use_dictionary": repeating}
     with parquet.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, **options) as writer:
@@ -68,15 +68,15 @@ def encode(records: Iterator[Record], compression: str | None, columns: tuple[Co
 
 
 def decode(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
-    """The records of one file.
+    """Decode the records of one file.
 
-    Raises whatever pyarrow raises, if it is not a parquet file of these columns.
+    If it is not a parquet file with these columns, the exceptions of pyarrow are raised.
     """
     from pyarrow import parquet
 
     content = parquet.ParquetFile(file)
     if not content.schema_arrow.equals(_schema(columns)):
-        raise ValueError("the schema is not that of the manifest")
+        raise ValueError("the schema differs from the columns in the manifest")
     table = Table(columns, PARQUET_CELLS)
     for batch in content.iter_batches(_ROWS_PER_BATCH):
         *cells, extras = (column.to_pylist() for column in batch.columns)
@@ -98,7 +98,7 @@ def _schema(columns: tuple[Column, ...]) -> Any:
 
 
 class _Sink(io.RawIOBase):
-    """A file that pyarrow writes to, and whose bytes are taken from it meanwhile."""
+    """An in-memory file for pyarrow. The bytes written so far can be taken at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,6 +117,6 @@ class _Sink(io.RawIOBase):
         return self._size
 
     def take(self) -> bytes:
-        """The bytes written since the last call."""
+        """Return the bytes written since the last call."""
         blocks, self._blocks = self._blocks, []
         return b"".join(blocks)

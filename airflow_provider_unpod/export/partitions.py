@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.options import ExportOptions
     from airflow_provider_unpod.export.spool import Partition
 
-#: Read as a missing value by Hive, Spark, DuckDB and pyarrow.
+#: Hive, Spark, DuckDB and pyarrow read this as a missing value.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
-#: Bytes of a folder's name, on nearly every file system.
+#: Longest folder name in bytes on nearly every file system.
 _MAX_NAME = 255
 
 
 def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
-    """A function that returns the values of ``options.partition_by`` for an invoice.
+    """Return a function that determines the partition of an invoice.
 
-    It raises ``ExportRefused``, naming the invoice, for a value that is too long for the name of a folder: before the
-    whole list has been read in vain.
+    The function raises ``ExportRefused`` for a value that is too long for a folder name. The export then fails before
+    the rest of the list is read.
     """
     if not options.partition_by:
         return lambda _: ()
@@ -51,10 +51,10 @@ def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
 
 
 def file_names(found: list[Partition], export_id: str, options: ExportOptions) -> Iterator[tuple[str, Partition]]:
-    """Each partition with the path of its file, in Hive layout.
+    """Yield the path of each file in Hive layout, with its partition.
 
-    Files of a partitioned export are numbered: a file system that ignores case, or the form of accents, puts two
-    partitions into one folder. An export that is not partitioned has one file, even if it is empty.
+    Files of a partitioned export are numbered, because a file system that ignores case or Unicode normalization may put
+    two partitions into one folder. An export without partitions has exactly one file, even if it is empty.
     """
     if not options.partition_by:
         yield f"invoices-{export_id}{options.file_suffix}", ()
@@ -70,10 +70,10 @@ def _folders(partition: Partition, options: ExportOptions) -> list[str]:
 
 def _refuse_long_names(partition: Partition, options: ExportOptions, invoice: Invoice) -> None:
     for key, value, folder in zip(options.partition_by, partition, _folders(partition, options), strict=True):
-        if len(folder) > _MAX_NAME:  # quoted: one byte a character
+        if len(folder) > _MAX_NAME:  # percent-encoded: one byte per character
             raise ExportRefused(
-                f"Leave {key!r} out of `partition_by`: the `{key}` of invoice {short_repr(invoice.invoice_id)} is too "
-                f"long for a folder ({len(folder)} bytes, at most {_MAX_NAME}): {short_repr(value)}."
+                f"Remove {key!r} from `partition_by`: the `{key}` of invoice {short_repr(invoice.invoice_id)} is too "
+                f"long for a folder name ({len(folder)} bytes, at most {_MAX_NAME}): {short_repr(value)}."
             )
 
 

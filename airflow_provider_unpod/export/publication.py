@@ -1,36 +1,36 @@
-"""Replaces the previous export by a new one: completely or not at all, whatever other tasks do meanwhile.
+"""Replaces the previous export by a new one, completely or not at all, even if other tasks use the same folder.
 
-Every file of an export has its id in its name, so exports never overwrite each other's files; only the manifest has
-a fixed name, and writing it is the commit. A file that the current manifest does not list is litter, *unless* a task
-is about to list it. Claims distinguish the two: a claim is a small file ``_exporting-<export id>`` that exists from
-before an export's first file until after its last act:
+The name of every file contains the id of its export, so exports never overwrite each other's files. Only the manifest
+has a fixed name, and writing it is the commit. A file that the current manifest does not list is garbage, *unless* a
+task is about to list it. Claims tell the two apart. A claim is a small file ``_exporting-<export id>`` that exists from
+before the export's first file until after its last step:
 
-1. list the folder; remember its claims (``_before``); write one's own; give up if a claim or the manifest belongs to
-   somebody else: another organization, or another task of the same run
-2. write the data files
-3. write the manifest: from now on this export is the certified one
-4. is the own claim still there? If not, another task took this export for dead, and its files may vanish: publish
-   again under a new id
-5. is the manifest still the own one? If not, another export came later and has won; unless its files are not all
-   there, since it was taken for dead and did die before step 4: then publish again
-6. tidy: remove all exports that the manifest does not list and that have no claim, or one that existed in step 1
-   already (left by a killed task, or by one that will notice in step 4); their claims first, and their files only
-   if the manifest is still the own one after that
-7. remove the own claim, then read the manifest once more as in step 5
+1. List the folder and keep its claims (``_before``). Write the claim of this export. Give up if another claim or the
+   manifest belongs to another organization, or to another task of the same run.
+2. Write the data files.
+3. Write the manifest. From now on, this export is the certified one.
+4. Check that the claim still exists. If not, another task assumed that this task was dead, and may have deleted its
+   files: publish again with a new id.
+5. Check that the manifest is still that of this export. If not, a later export has replaced it. But if that export's
+   files are incomplete, its task died before step 4: publish again.
+6. Clean up: delete exports that the manifest does not list, if they have no claim or one from before step 1 (of a task
+   that was killed, or that will notice in step 4). Delete the claims first, and then the files, if the manifest is
+   still that of this export.
+7. Delete the claim of this export, then check the manifest once more as in step 5.
 
-A task that ends without an export of its own, since nothing changed or something failed, tidies as in step 6, with
-the manifest that is current: so the litter of a task that was killed after step 3 goes with the next task, whatever
-becomes of that one.
+A task that ends without an export, because nothing changed or it failed, cleans up as in step 6 with the current
+manifest. So the garbage of a task that was killed after step 3 is deleted by the next task, even if that one fails.
 
-Two tasks that meet here each write one thing and then read the other's (claim and manifest), so at least one of
-them sees the other, and both see the same order: nobody removes files that a current manifest lists, and no file
-remains that none lists, as long as both live. (One that is taken for dead, commits all the same and dies at once can
-leave a manifest without files: no export then, until the next.) This asks of a store that a read that starts after a
-write has ended sees it, which S3, GCS, Azure and file systems promise. A task that dies between any two steps leaves
-files which the next one removes.
+Each of two concurrent tasks writes its own claim and manifest before it reads those of the other. So at least one of
+them sees the other, and both see the same order. As long as both run, no listed file is deleted and no unlisted file
+remains. One case leaves a manifest without files: a task that was assumed dead commits and then dies immediately. There
+is then no export until the next one.
 
-Claims say whose they are. Of two owners that meet in step 1, at least one sees the other's claim, or else its
-manifest, which came before the claim went.
+This requires a store in which a read sees all writes that ended before it began. S3, GCS, Azure and file systems
+guarantee that. If a task dies between two steps, the next task deletes its files.
+
+Claims name their owner. If two owners meet in step 1, at least one of them sees the claim of the other, or else its
+manifest, which was written before the claim was deleted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 3
-#: Errors of a store that has written nothing: no permission, or the folder is a file.
+#: Errors after which nothing was written: no permission, or the folder is a file.
 _REFUSALS = (PermissionError, FileExistsError, NotADirectoryError)
 _ID = r"(?P<id>\d{8}T\d{6}Z-[0-9a-f]{8})"
 _CLAIM = re.compile(rf"_exporting-{_ID}").fullmatch
@@ -71,35 +71,35 @@ _TEMPORARY = re.compile(
 
 
 def new_export_id() -> str:
-    """A unique id that sorts by time for people who list the folder; nothing relies on the clock."""
+    """Return a unique id. It begins with the time for people who list the folder, but no code relies on the clock."""
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def claim_name(export_id: str) -> str:
-    """The name of an export's claim; readers of Hive layouts ignore it for its underscore."""
+    """Return the name of an export's claim. Readers of Hive layouts ignore names with a leading underscore."""
     return f"_exporting-{export_id}"
 
 
 def state_name(export_id: str) -> str:
-    """The name of the state that exports of changes start from; readers of Hive layouts ignore it, too."""
+    """Return the name of the state file of an export of changes. Readers of Hive layouts ignore it."""
     return f"_state-{export_id}"
 
 
 def current_manifest(folder: Folder) -> Manifest | None:
-    """The manifest of the certified export, ``None`` where there is none.
+    """Return the manifest of the certified export. ``None`` if there is none.
 
-    :raises ExportError: if it cannot be believed.
+    :raises ExportError: if the manifest is invalid.
     """
     text = folder.read(MANIFEST_NAME)
     return None if text is None else Manifest.from_bytes(text, folder.address_of(MANIFEST_NAME))
 
 
 class Publication:
-    """One export on its way into a folder. Leaving the ``with`` block by an error removes what it has written.
+    """Publishes one export in a folder. If the ``with`` block fails, the files written so far are deleted.
 
-    :param about: ``organization`` and ``run`` (the task instance) as the manifest will name them. A path belongs to
-        one organization, and within a run to one task instance.
-    :raises ExportRefused: on entering it, if the path belongs to another, or it cannot be read whose it is.
+    :param about: ``organization`` and ``run`` (the task instance), as in the manifest. A path belongs to one
+        organization and, within a run, to one task instance.
+    :raises ExportRefused: on entering the block, if the path belongs to another owner or the owner is unknown.
     """
 
     def __init__(self, folder: Folder, about: Mapping[str, Any]) -> None:
@@ -110,13 +110,13 @@ class Publication:
         self._before: _Contents
 
     def __enter__(self) -> Publication:
-        # Also shows early, before any request to the API, whether the store can be read and written.
+        # Also checks that the store can be read and written, before any request to the API.
         self._before = _Contents.of(self._folder)
         try:
             self._claim()
             self._refuse_other_owners()
         except BaseException as error:
-            # After any other error, for example a time-out, the claim may have been written all the same.
+            # After other errors, such as a timeout, the claim may have been written nevertheless.
             if not isinstance(error.__cause__, _REFUSALS):
                 with self._best_effort():
                     self._folder.delete([claim_name(self.export_id)])
@@ -128,18 +128,18 @@ class Publication:
             self.withdraw()
 
     def publish(self, write_files: Callable[[str], Manifest]) -> Manifest:
-        """Make the export that ``write_files(export_id)`` writes the certified one.
+        """Write an export with ``write_files`` and make it the certified one.
 
-        :param write_files: writes all files under names that contain the id, and returns their manifest; called again
-            with another id if the files of the first are in danger.
-        :raises ExportError: if another task that exports to the same path was certified meanwhile.
+        :param write_files: called with an export id. It writes all files under names that contain the id, and returns
+            their manifest. It is called again with another id if another task may delete the first files.
+        :raises ExportError: if another task has published an export to the same path at the same time.
         """
         for _ in range(_MAX_ATTEMPTS):
             if not self._is_claimed(self.export_id):
                 self._renew()
             manifest = write_files(self.export_id)
             if not self._is_claimed(self.export_id):
-                continue  # the same question as below; asked here it spares the current export
+                continue  # the same check as below, but before the current export is replaced
             self._folder.put(MANIFEST_NAME, manifest.to_bytes())
             if not self._is_claimed(self.export_id):
                 continue
@@ -149,18 +149,18 @@ class Publication:
                 return manifest
             if self._is_current_export_whole():
                 raise ExportError(
-                    f"Give every export a path of its own: another task exported to {self._folder.address} at the same "
+                    f"Use a separate path for each export: another task exported to {self._folder.address} at the same "
                     "time, and its export is the current one."
                 )
         raise ExportError(
-            f"Give every export a path of its own: other tasks keep exporting to {self._folder.address} at the same "
+            f"Use a separate path for each export: other tasks keep exporting to {self._folder.address} at the same "
             "time."
         )
 
     def withdraw(self) -> None:
-        """End without a new export: remove its files, and litter; keep all files where the store cannot be read."""
+        """End without a new export: delete its files and other garbage. If the store cannot be read, keep all files."""
         with self._best_effort():
-            # Interrupted after the commit, the own manifest may be the current one. There is no way back then.
+            # If the task was interrupted after the commit, the new export stays the current one.
             if (manifest := self._believable_manifest()) and self._tidy(manifest):
                 return
             if self._current_id() not in self._own:
@@ -173,18 +173,18 @@ class Publication:
 
     def _refuse_other_owners(self) -> None:
         where = self._folder.address
-        # First the claims: one that goes in between leaves its manifest.
+        # Claims are read first: a claim that is deleted in between leaves its manifest.
         for export_id in sorted(_Contents.of(self._folder).claimed - set(self._own)):
             claim = self._folder.read(claim_name(export_id))
             if claim is not None and (other := self._owner.other_than(claim)):
                 raise ExportRefused(
-                    f"{other.remedy}: {where} is being exported to by {other.who}. If no such task is running, a "
-                    f"killed one left {claim_name(export_id)} there: delete it."
+                    f"{other.remedy}: an export of {other.who} to {where} is in progress. If no such task is running, "
+                    f"delete {claim_name(export_id)}, which a killed task left there."
                 )
         manifest = self._folder.read(MANIFEST_NAME)
         if manifest is not None and (other := self._owner.other_than(manifest)):
             raise ExportRefused(
-                f"{other.remedy}: {where} holds the export of {other.who}. To give the path over, delete "
+                f"{other.remedy}: {where} contains an export of {other.who}. To reuse the path, delete "
                 f"{MANIFEST_NAME} there."
             )
 
@@ -197,7 +197,7 @@ class Publication:
         self._claim()
 
     def _current_id(self) -> str | None:
-        """The id of the certified export; another's manifest may be damaged or of a later version."""
+        """Return the id in the current manifest, even if the manifest is damaged or has a later version."""
         text = self._folder.read(MANIFEST_NAME) or b""
         found = re.search(rf'"export_id": "{_ID}"'.encode(), text)
         return found["id"].decode() if found else None
@@ -210,27 +210,27 @@ class Publication:
             return None
 
     def _is_current_export_whole(self) -> bool:
-        """Whether another's manifest has its files: it may have been written by a task that died in step 4."""
+        """Return whether all files of the current export exist. Its task may have died before step 4."""
         manifest = current_manifest(self._folder)
         return manifest is not None and manifest.paths <= set(self._folder.names())
 
     def _tidy(self, manifest: Manifest) -> bool:
-        """Remove the files that only exports other than ``manifest``'s needed, and one's own claims.
+        """Delete the files that the export of ``manifest`` does not need, and the claims of this export.
 
-        :returns: ``False`` if ``manifest`` is not the current one any more: then no file was removed.
+        :returns: ``False`` if ``manifest`` is no longer the current one. No file was deleted then.
         """
         contents = _Contents.of(self._folder)
         own = set(self._own)
         in_work = contents.claimed - self._before.claimed - own
-        # A long listing can have the files of a task that claimed them while it went on, without the claim.
+        # A slow listing may contain the files of a task but not its claim, if the task started in the meantime.
         in_work |= set(filter(self._is_claimed, contents.ids - contents.claimed - self._before.ids - own))
         dead = contents.ids - in_work - {manifest.export_id}
         self._folder.delete(sorted(map(claim_name, contents.claimed & self._before.claimed)))
         if self._current_id() != manifest.export_id:
             return False
-        litter = {name for export_id in dead for name in contents.files.get(export_id, ())}
-        litter |= set(contents.files.get(manifest.export_id, ())) - manifest.paths
-        self._folder.delete(sorted(litter | (self._before.temporary & contents.temporary)))
+        garbage = {name for export_id in dead for name in contents.files.get(export_id, ())}
+        garbage |= set(contents.files.get(manifest.export_id, ())) - manifest.paths
+        self._folder.delete(sorted(garbage | (self._before.temporary & contents.temporary)))
         self._folder.delete(map(claim_name, self._own))
         return True
 
@@ -239,18 +239,18 @@ class Publication:
         try:
             yield
         except ExportError as error:
-            log.warning("An unfinished export stays in %s until the next one: %s", self._folder.address, error)
+            log.warning("The next export will delete the unfinished one in %s: %s", self._folder.address, error)
 
 
 class _Other(NamedTuple):
-    """To whom a path belongs, if not to this export, and what to do about it."""
+    """Another owner of a path, and what to do about it."""
 
     who: str
     remedy: str
 
 
 class _Owner(NamedTuple):
-    """Whose an export is, as its claim and its manifest say."""
+    """The owner of an export, as recorded in its claim and its manifest."""
 
     organization: Any
     run: Any
@@ -264,9 +264,9 @@ class _Owner(NamedTuple):
         return (json.dumps({**self._asdict(), "note": note}, indent=2) + "\n").encode()
 
     def other_than(self, text: bytes) -> _Other | None:
-        """Whose a claim or a manifest is, if it is another's or cannot be read; ``None`` if it is one's own.
+        """Return the owner of a claim or manifest if it is another one or unknown. ``None`` if it is the same.
 
-        Of a damaged manifest, its organization can often be read: so a full export heals the path of its own one.
+        The organization of a damaged manifest can often still be read, so a full export can replace it.
         """
         try:
             content = json.loads(text)
@@ -274,15 +274,15 @@ class _Owner(NamedTuple):
             content = None
         other = _Owner.of(content) if isinstance(content, dict) else None
         if other is None or (other.organization is None and self.organization is not None):
-            return _Other("an unknown organization (the file is damaged, or of a later version)", "Use another path")
+            return _Other("an unknown organization (the file is damaged or has a later version)", "Use another path")
         if other.organization != self.organization:
             who = f"organization {short_repr(other.organization)}, not of {short_repr(self.organization)}"
-            return _Other(who, "Give each organization a path of its own")
+            return _Other(who, "Use a separate path for each organization")
         if not self._is_same_run(other):
             return None
         if other.run.get("task_id") != self.run.get("task_id"):
             who = f"task {short_repr(other.run.get('task_id'))} of this run"
-            return _Other(who, "Give each task a path of its own")
+            return _Other(who, "Use a separate path for each task")
         if other.run.get("map_index") != self.run.get("map_index"):
             who = f"map_index {short_repr(other.run.get('map_index'))} of this task and run"
             return _Other(who, "Put `{{ ti.map_index }}` or the mapped value into `output_path`")
@@ -295,7 +295,7 @@ class _Owner(NamedTuple):
 
 
 class _Contents(NamedTuple):
-    """The files of a folder, by export; files that no export wrote are ignored."""
+    """The files of a folder by export. Files that do not belong to an export are ignored."""
 
     claimed: set[str]
     files: dict[str, list[str]]
@@ -319,7 +319,7 @@ class _Contents(NamedTuple):
 
 
 def _without_other_exports(names: list[str]) -> list[str]:
-    """Leave out subfolders that are the path of an export of their own."""
+    """Omit subfolders that are the path of another export."""
     others = []
     for name in names:
         folder, _, last = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Reading an export, and believing it only as far as it proves itself."""
+"""Reads certified exports, and verifies their content against the manifest."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BLOCK = 2**20
 
 
 class Export(Iterable[Record]):
-    """A certified export. It was checked as a whole; every iteration yields its records, and checks them again.
+    """A certified export, created by :func:`read_export`. Each iteration verifies its files and yields the records.
 
-    ``manifest`` is the manifest's content as a dict. Made by :func:`read_export`.
+    ``manifest`` is the content of the manifest as a dictionary.
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, *, check: bool = True) -> None:
@@ -42,36 +42,36 @@ class Export(Iterable[Record]):
 
     @property
     def export_id(self) -> str:
-        """Identifies the export among all exports of its path."""
+        """The id of the export. It is unique."""
         return self._certificate.export_id
 
     @property
     def manifest_sha256(self) -> str:
-        """The fingerprint: SHA-256 (hex) of the manifest file's bytes."""
+        """The SHA-256 of the manifest file, in hex."""
         return self._certificate.sha256
 
     @property
     def files(self) -> list[str]:
-        """The checked data files, as other programs name them: see :func:`export_files`."""
+        """The data files, in the form of :func:`export_files`."""
         return _addresses(self._folder, self._certificate)
 
     @property
     def count(self) -> int:
-        """Records in all files."""
+        """The number of records in all files."""
         return self._certificate.count
 
     @property
     def totals(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """``{currency: {status: {"count": n, "amount": "…"}}}``, amounts as decimal strings."""
+        """The control totals: ``{currency: {status: {"count": n, "amount": "…"}}}``, with decimal strings."""
         return self._certificate.totals
 
     def follows(self, export_id: str | None) -> bool:
-        """Whether a copy of the invoices is up to date after it loads this export, if it loaded ``export_id`` last.
+        """Return whether this export may be loaded on top of ``export_id``, so that the copy is up to date afterwards.
 
-        A full export follows everything. An export of changes follows the one that it was compared with
-        (``changes.since``) and those that it replaces (``changes.replaces``), all by the same run.
+        A full export follows every export. An export of changes follows the one that it was compared with
+        (``changes.since``) and those of the same run that it replaces (``changes.replaces``).
 
-        :param export_id: the export loaded last, ``None`` where nothing was.
+        :param export_id: id of the export that was loaded last. ``None`` if nothing was loaded.
         """
         return self._certificate.follows(export_id)
 
@@ -80,15 +80,15 @@ class Export(Iterable[Record]):
             yield from self._records_of(file)
 
     def state(self) -> Iterator[list[Any]]:
-        """The lines of the state of an export of changes, ``[key, versions before]`` or ``[key, before, after]``."""
+        """Yield the lines of the state file, ``[key, versions before]`` or ``[key, before, after]``."""
         if self._certificate.state is None:
             return iter(())
         return self._contents(self._certificate.state, _decode_state)
 
     def open_report(self) -> IO[bytes] | None:
-        """The report as a local file without a name, after its hash was verified; ``None`` if the export has none.
+        """Verify the report's hash and return it as a temporary local file. ``None`` if the export has no report.
 
-        :raises ExportError: if it is missing or was changed.
+        :raises ExportError: if the report is missing or was modified.
         """
         return self._fetch(self._certificate.report) if self._certificate.report else None
 
@@ -105,7 +105,7 @@ class Export(Iterable[Record]):
         except (AttributeError, TypeError, UnpodBadAnswer) as error:
             raise ExportError(f"{self._folder.address} contains a record that is not an invoice: {error!r}.") from error
         if totals.as_dict() != self.totals:
-            raise ExportError(f"The totals of {self._folder.address} are not those of its records.")
+            raise ExportError(f"The totals in the manifest of {self._folder.address} differ from its records.")
 
     def _records_of(self, file: ListedFile) -> Iterator[Record]:
         return self._contents(
@@ -114,27 +114,25 @@ class Export(Iterable[Record]):
         )
 
     def _contents(self, file: ListedFile, decode: Callable[[IO[bytes]], Iterator[Any]]) -> Iterator[Any]:
-        """The rows of a file; none is yielded before the file's hash is verified."""
+        """Verify the hash of a file, then yield its rows."""
         address = self._folder.address_of(file.path)
         rows = 0
         with self._fetch(file) as content:
             try:
-                # One more than listed is enough to refuse the file: a forged one may have any number.
+                # One row more than listed is enough to refuse the file. A forged one may have any number.
                 for row in islice(decode(content), file.rows + 1):
                     rows += 1
                     if rows <= file.rows:
                         yield row
             except ExportError:
                 raise
-            except Exception as error:  # of a forged file, decoders raise nearly anything
-                raise ExportError(
-                    f"{address} cannot be decoded, so its export cannot be believed: {error!r:.200}."
-                ) from error
+            except Exception as error:  # decoders raise nearly any exception for a forged file
+                raise ExportError(f"{address} cannot be decoded, so its export is invalid: {error!r:.200}.") from error
         if rows != file.rows:
-            raise ExportError(f"{address} does not have the {file.rows} rows that its manifest lists.")
+            raise ExportError(f"{address} must have {file.rows} rows, as its manifest says, but has more or fewer.")
 
     def _fetch(self, file: ListedFile) -> IO[bytes]:
-        content = self._folder.fetch(file.path, file.bytes + 1)  # a byte too many shows that the file is another one
+        content = self._folder.fetch(file.path, file.bytes + 1)  # an extra byte shows that the file was modified
         if content is None:
             raise self._difference(file, "is missing")
         digest = hashlib.sha256()
@@ -142,7 +140,7 @@ class Export(Iterable[Record]):
             digest.update(block)
         if content.tell() != file.bytes or digest.hexdigest() != file.sha256:
             content.close()
-            raise self._difference(file, "is not the file that was written")
+            raise self._difference(file, "was modified")
         content.seek(0)
         return content
 
@@ -150,30 +148,30 @@ class Export(Iterable[Record]):
         current = current_manifest(self._folder)
         if current is None or current.export_id != self.export_id:
             return _superseded(self._folder, self.export_id, current)
-        remedy = "its export cannot be believed"
+        consequence = "so its export is invalid"
         if file == self._certificate.state:
-            remedy = "changes can be compared with nothing. Run one full export of the path (export_mode='full')"
-        return ExportError(f"{self._folder.address_of(file.path)} {what}; {remedy}.")
+            consequence = "so changes cannot be determined. Run one full export to the path (export_mode='full')"
+        return ExportError(f"{self._folder.address_of(file.path)} {what}, {consequence}.")
 
 
 def read_export(
     path: str | Path, conn_id: str | None = None, *, export_id: str | None = None, manifest_sha256: str | None = None
 ) -> Export:
-    """Check a certified export completely, then return its records as an iterable.
+    """Verify a certified export completely, then return its records as an iterable.
 
-    Every file is hashed, parsed and added up before this returns, and hashed again before its records are yielded.
-    Takes local temporary space (``$TMPDIR``) of the size of the largest file.
+    All files are hashed, parsed and added up before this function returns. Each file is hashed again before its records
+    are yielded. This needs temporary disk space (``$TMPDIR``) for the largest file.
 
-    :param path: the folder of the export, or its manifest.
-    :param conn_id: the storage connection, if it is not in the path.
-    :param export_id: refuse every other export of the path, such as a later one; from the operator's summary or an
-        asset event's extra.
-    :param manifest_sha256: refuse a manifest with any other SHA-256 (hex), such as one that was changed and sealed
-        again; from the same places. What names an export to a task should carry both.
-    :returns: an iterable of records as ``Invoice.as_record()`` returns them, whatever the file format, with
-        ``manifest``, ``export_id``, ``manifest_sha256``, ``count`` and ``totals``.
-    :raises ExportError: if there is no certified export, if anything in it is missing, changed or does not add up, or
-        if another export took its place. Iterating raises it too.
+    :param path: folder of the export, or its manifest.
+    :param conn_id: id of the storage connection, if it is not in the path.
+    :param export_id: refuse any export with another id, such as a later one. The id is in the operator's summary and in
+        the ``extra`` of asset events.
+    :param manifest_sha256: refuse a manifest with another SHA-256 (hex), such as a forged one. It is in the same
+        places. Pass both, if you can.
+    :returns: an iterable of records as in ``Invoice.as_record()``, for all file formats, with ``manifest``,
+        ``export_id``, ``manifest_sha256``, ``count`` and ``totals``.
+    :raises ExportError: if there is no certified export, if a file is missing or was modified, if the totals do not add
+        up, or if the export has been replaced. Iterating may raise it too.
     :raises UnpodConfigError: if the path is invalid, a library for its store is not installed, or the storage
         connection does not exist.
     """
@@ -187,10 +185,10 @@ def read_export(
 def stream_export(
     path: str | Path, conn_id: str | None = None, *, export_id: str | None = None, manifest_sha256: str | None = None
 ) -> Export:
-    """As :func:`read_export`, but without adding the records up first, for a reader that does so itself.
+    """Return the records like :func:`read_export`, but without checking the totals, for callers that do so themselves.
 
     The hash of each file is verified before its first record is yielded. Compare the sums of all records with
-    ``totals`` before you believe any of them.
+    ``totals`` before you use any of them.
     """
     folder, manifest = _believed_manifest(path, conn_id, export_id, manifest_sha256)
     return Export(folder, manifest, check=False)
@@ -199,20 +197,20 @@ def stream_export(
 def export_files(
     path: str | Path, conn_id: str | None = None, *, export_id: str | None = None, manifest_sha256: str | None = None
 ) -> list[str]:
-    """List the data files of a certified export, for programs that read them on their own, such as DuckDB or Spark.
+    """List the data files of a certified export, for programs such as DuckDB or Spark.
 
-    They belong to one export. A glob (``*.parquet``) matches those of two while one replaces the other, and would then
-    count invoices twice. Only the manifest is checked; ``read_export(path).files`` checks the content of the files.
-    A file that is missing when it is read shows that the export was replaced: list anew.
+    All files belong to one export. A glob (``*.parquet``) may match two exports while one replaces the other, and count
+    invoices twice. Only the manifest is verified; ``read_export(path).files`` also verifies the files. If a listed file
+    no longer exists, the export has been replaced: list the files again.
 
-    :param path: the folder of the export, or its manifest.
-    :param conn_id: the storage connection, if it is not in the path.
-    :param export_id: refuse every other export of the path.
-    :param manifest_sha256: refuse a manifest with any other SHA-256 (hex).
-    :returns: paths of local files, and addresses without a storage connection (``s3://bucket/…``) of others. A
-        partitioned export without an invoice has no files.
-    :raises ExportError: if there is no certified export, or another one than was asked for.
-    :raises UnpodConfigError: like :func:`read_export`.
+    :param path: folder of the export, or its manifest.
+    :param conn_id: id of the storage connection, if it is not in the path.
+    :param export_id: refuse any export with another id.
+    :param manifest_sha256: refuse a manifest with another SHA-256 (hex).
+    :returns: paths of local files, or addresses without the storage connection (``s3://bucket/…``). A partitioned
+        export without invoices has no files.
+    :raises ExportError: if there is no certified export, or it is not the requested one.
+    :raises UnpodConfigError: as in :func:`read_export`.
     """
     return _addresses(*_believed_manifest(path, conn_id, export_id, manifest_sha256))
 
@@ -228,13 +226,13 @@ def _believed_manifest(
     folder = Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
     manifest = current_manifest(folder)
     if manifest is None:
-        raise ExportError(f"There is no certified export in {folder.address}: it has no {MANIFEST_NAME}.")
+        raise ExportError(f"{folder.address} does not contain a certified export: {MANIFEST_NAME} is missing.")
     if export_id is not None and manifest.export_id != export_id:
         raise _superseded(folder, export_id, manifest)
     if manifest_sha256 is not None and manifest.sha256 != manifest_sha256:
         raise ExportError(
-            f"The manifest {folder.address_of(MANIFEST_NAME)} is not the one that was asked for: its SHA-256 is "
-            f"{manifest.sha256}, expected {manifest_sha256}. It was replaced by export {manifest.export_id}, or forged."
+            f"The manifest {folder.address_of(MANIFEST_NAME)} must have the SHA-256 {manifest_sha256}, got "
+            f"{manifest.sha256}. It was replaced by export {manifest.export_id}, or it is forged."
         )
     return folder, manifest
 
@@ -252,4 +250,4 @@ def _decode_state(content: IO[bytes]) -> Iterator[Any]:
 
 def _superseded(folder: Folder, export_id: str, by: Manifest | None) -> ExportError:
     successor = f"export {by.export_id} is the current one" if by else "its manifest was deleted"
-    return ExportError(f"Export {export_id} in {folder.address} is superseded: {successor}.")
+    return ExportError(f"Export {export_id} in {folder.address} has been replaced: {successor}.")

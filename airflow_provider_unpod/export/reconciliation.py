@@ -1,7 +1,7 @@
-"""Compare two lists of invoices, to the last digit: what matches, what differs, and by how much.
+"""Compares two lists of invoices to the last digit.
 
-An export against another export, a SQL query or a ledger's file: each becomes a stream of :class:`Entry`, and one
-function compares them. Both streams may come in any order and may be larger than memory: they are sorted on disk.
+Each side, an export, a SQL query or a ledger file, becomes a stream of :class:`Entry`. The streams may be in any order
+and larger than memory, because they are sorted on disk.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ AMOUNT, CURRENCY, STATUS, DATE = "amount", "currency", "status", "date"
 NOT_COMPARED = "not_compared"
 #: All outcomes, in the order in which summaries list them.
 OUTCOMES = (MATCHED, ONLY_HERE, ONLY_THERE, AMOUNT, CURRENCY, STATUS, DATE, DUPLICATE, NOT_COMPARED)
-#: Rows of one id that are kept on each side: enough to show a duplicate, whatever a broken ledger holds.
+#: Most rows of one id to keep on each side. This is enough to report a duplicate.
 MOST_ROWS_OF_AN_ID = 20
-#: Steps from the total here to the total there; the first and the last are the totals themselves.
+#: Steps from the total here to the total there. The first and the last are the totals.
 _STEPS = ("here", ONLY_HERE, ONLY_THERE, CURRENCY, AMOUNT, "within_tolerance", "there")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An invoice as one side knows it.
+    """An invoice on one side of a reconciliation.
 
-    :param key: its id or number as text, in the form in which both sides are compared.
-    :param amount: exact.
+    :param key: id or number as a string, normalized for comparison.
+    :param amount: exact amount.
     :param currency: upper-case code.
-    :param day: the calendar day of the invoice; ``None`` where this side has none: then dates are not compared.
-    :param status: lower-case; ``None`` where this side has none: then statuses are not compared.
+    :param day: calendar day of the invoice. ``None`` if this side has none; dates are then not compared.
+    :param status: lower-case status. ``None`` if this side has none; statuses are then not compared.
     """
 
     key: str
@@ -47,12 +47,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One id on which the two sides disagree.
+    """An id on which the two sides differ.
 
     :param outcomes: ``only_here``, ``only_there`` or ``duplicate`` alone, or any of ``amount``, ``currency``,
         ``status`` and ``date``.
-    :param here: the rows of this id on the first side; more than one only for ``duplicate``.
-    :param there: the same on the second side.
+    :param here: rows of this id on the first side. There are several only for ``duplicate``.
+    :param there: rows of this id on the second side.
     """
 
     key: str
@@ -63,11 +63,11 @@ class Difference:
 
 @dataclass
 class Summary:
-    """What a finished reconciliation found.
+    """The result of a reconciliation.
 
-    :param counts: ids by outcome; an id that differs in two ways counts for both.
-    :param bridges: by currency, the steps that lead from the total here to the total there. They add up exactly.
-        Rows of an id that one side has twice are reported as duplicates and are in no sum.
+    :param counts: number of ids by outcome. An id that differs in two ways counts for both.
+    :param bridges: the steps from the total here to the total there, by currency. They add up exactly. Duplicates are
+        not part of any sum.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
@@ -75,11 +75,11 @@ class Summary:
 
     @property
     def agrees(self) -> bool:
-        """Whether every id that was compared is on both sides, once, and equal."""
+        """Whether each compared id is on both sides, once, and equal."""
         return not any(count for outcome, count in self.counts.items() if outcome not in (MATCHED, NOT_COMPARED))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: amounts as decimal strings."""
+        """Return the result as a dictionary for JSON, with amounts as decimal strings."""
         return {
             "agrees": self.agrees,
             "counts": dict(self.counts),
@@ -107,21 +107,22 @@ def reconcile(
 ) -> Reconciliation:
     """Compare two lists of invoices.
 
-    Both are read to their end when the first difference is asked for, in any order, and sorted in a temporary file;
-    memory stays bounded.
+    Both lists may be in any order. They are read completely before the first difference is yielded, and sorted in a
+    temporary file, so memory use does not depend on their length.
 
-    :param here: entries of one side, such as those of ``entries_of_export``.
+    :param here: entries of one side, for example from ``entries_of_export``.
     :param there: entries of the other side.
-    :param date_window: days by which dates may differ.
-    :param tolerance: by currency, by how much amounts may differ; zero for all others.
-    :param here_is_part: ``here`` is a part of the list, changes for instance: what only ``there`` has is not compared.
-    :returns: an iterator of what differs, in the order of the keys; its ``summary`` is available after the last one.
+    :param date_window: number of days by which dates may differ.
+    :param tolerance: amount by which amounts may differ, by currency. Other currencies must agree exactly.
+    :param here_is_part: whether ``here`` is only a part of the list, such as changes. Ids that only ``there`` has are
+        then not compared.
+    :returns: an iterator over the differences, ordered by key. Its ``summary`` is available after the last one.
     """
     return Reconciliation(here, there, date_window, dict(tolerance or {}), here_is_part)
 
 
 class Reconciliation(Iterator[Difference]):
-    """What differs between two lists; made by :func:`reconcile`."""
+    """An iterator over the differences between two lists, created by :func:`reconcile`."""
 
     def __init__(
         self,
@@ -140,12 +141,12 @@ class Reconciliation(Iterator[Difference]):
 
     @property
     def summary(self) -> Summary:
-        """Counts and bridges.
+        """The counts and bridges.
 
-        :raises RuntimeError: before the last difference was taken.
+        :raises RuntimeError: if not all differences have been taken.
         """
         if not self._ended:
-            raise RuntimeError("The lists have not been compared to their end.")
+            raise RuntimeError("Take all differences first: the comparison has not ended.")
         return self._summary
 
     def __next__(self) -> Difference:
@@ -168,7 +169,7 @@ class Reconciliation(Iterator[Difference]):
         self._ended = True
 
     def _outcomes(self, ours: tuple[Entry, ...], theirs: tuple[Entry, ...]) -> tuple[str, ...]:
-        """The outcomes of one id, none if it matches. Adds its amounts to the bridges."""
+        """Return the outcomes of one id, or none if it matches. Add its amounts to the bridges."""
         if len(ours) > 1 or len(theirs) > 1:
             return (DUPLICATE,)
         add = self._summary._add
@@ -187,7 +188,7 @@ class Reconciliation(Iterator[Difference]):
     def _differing(self, mine: Entry, other: Entry) -> Iterator[str]:
         add = self._summary._add
         if mine.currency != other.currency:
-            # Amounts of different currencies are not compared: the whole amount moves from one bridge to the other.
+            # Amounts in different currencies cannot be compared. The amount moves from one bridge to the other.
             add(mine.currency, CURRENCY, -mine.amount)
             add(other.currency, CURRENCY, other.amount)
             yield CURRENCY
@@ -215,7 +216,7 @@ class Reconciliation(Iterator[Difference]):
 def _merged(
     here: Iterator[Group], there: Iterator[Group]
 ) -> Iterator[tuple[str, tuple[Entry, ...], tuple[Entry, ...]]]:
-    """Two streams of groups in the order of their keys as one: key, the rows here, the rows there."""
+    """Merge two streams of groups that are ordered by key. Yield the key, the rows here and the rows there."""
     ours, theirs = next(here, None), next(there, None)
     while ours or theirs:
         if theirs is None or (ours is not None and ours[0] < theirs[0]):
@@ -231,7 +232,7 @@ def _merged(
 
 
 class _Sorter:
-    """Entries in the order of their keys, whatever their number: sorted by SQLite, in a nameless temporary file."""
+    """Sorts any number of entries by key, with SQLite in an unnamed temporary file."""
 
     def __enter__(self) -> _Sorter:
         self._database = sqlite3.connect("")
@@ -252,7 +253,7 @@ class _Sorter:
 
     def groups(self, side: str) -> Iterator[Group]:
         rows = self._database.execute(
-            # SQLite compares texts by their UTF-8 bytes, which is the order of Python's strings.
+            # SQLite compares strings by their UTF-8 bytes, which gives the same order as in Python.
             "SELECT key, amount, currency, day, status FROM entry WHERE side = ? ORDER BY key, rowid",
             (side,),
         )

@@ -1,8 +1,8 @@
-"""Records on their way from the API to their files, kept on the worker's disk.
+"""Stores records on the worker's disk until the list has been read.
 
-Nothing of an export may be seen in its folder before the list has been read to its end and proved complete, and how a
-file is written can depend on all of its rows (which decimal digits are usual, for one). So records wait here, as JSON
-lines. One open file without a name serves any number of partitions.
+No file of an export may be written before the list is proved complete. The columns of a file may also depend on all
+rows, for example the usual number of decimal digits. So records are spooled as JSON lines. One unnamed file serves any
+number of partitions.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from airflow_provider_unpod.export.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Bytes of encoded records that wait in memory, over all partitions.
+#: Most bytes of encoded records in memory, for all partitions together.
 _BUFFERED = 2 * 2**20
-#: Size in bytes of the blocks that are yielded; a block ends where a line ends.
+#: Minimum size in bytes of the blocks that are yielded. A block ends at the end of a line.
 BLOCK_SIZE = 2**20
 
 Partition = tuple[str, ...]
 
 
 def _encoder() -> Callable[[Any], str]:
-    """A function that returns the JSON of a record: ASCII, so valid UTF-8 whatever the API sends, lone surrogates too.
+    """Return a function that encodes a record as JSON. The result is ASCII, even if a record has unpaired surrogates.
 
-    ``JSONEncoder.encode`` creates its C encoder for every call, which costs as much as the encoding itself. Where
-    Python has that encoder, it is created once here.
+    ``JSONEncoder.encode`` creates a C encoder in every call, which takes as long as the encoding. If Python has the C
+    encoder, it is created once here.
     """
     encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
     try:
@@ -49,37 +49,37 @@ encode_record = _encoder()
 
 @contextmanager
 def temporary_space() -> Iterator[None]:
-    """Around whatever makes or writes temporary files.
+    """Turn errors of temporary files into :class:`ExportError`. Wrap all code that creates or writes them.
 
-    :raises ExportError: naming the folder and what to set, where they cannot be made or written.
+    :raises ExportError: if a temporary file cannot be created or written. The message names the folder.
     """
     try:
         yield
     except (OSError, sqlite3.Error) as error:
         try:
             folder = tempfile.gettempdir()
-        except OSError:  # none of the usual ones can be written
-            folder = os.environ.get("TMPDIR", "every usual folder")
+        except OSError:  # none of the default folders can be written
+            folder = os.environ.get("TMPDIR", "the default folders")
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ExportError(
-            f"`TMPDIR` must name a folder with room for all records as JSON; {folder} has none ({reason}). Set it to "
-            "another folder of the worker, or make room."
+            f"`TMPDIR` must be a folder with space for all records as JSON, got {folder} ({reason}). Set it to another "
+            "folder of the worker, or free disk space."
         ) from error
 
 
 def temporary_file() -> IO[bytes]:
-    """A file without a name: when the process ends, however it ends, nothing is left of it.
+    """Create a file without a name. It vanishes when the process ends, even if the process is killed.
 
-    :raises ExportError: if there is no folder for it.
+    :raises ExportError: if it cannot be created.
     """
     with temporary_space():
         return tempfile.TemporaryFile(prefix="unpod-export-")
 
 
 class Spool:
-    """Lines by partition, in the order in which they came. A context manager; closing it frees the disk space.
+    """Stores lines by partition, in order. A context manager that frees the disk space at its end.
 
-    Uses temporary space (``$TMPDIR``) of the size of the records as JSON.
+    It needs temporary disk space (``$TMPDIR``) for all records as JSON.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Spool:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        with suppress(OSError):  # nobody needs what could not be written
+        with suppress(OSError):  # the content is no longer needed
             self._file.close()
 
     def add(self, partition: Partition, line: str) -> None:
@@ -111,22 +111,22 @@ class Spool:
             self._flush()
 
     def partitions(self) -> list[Partition]:
-        """The partitions that have rows, sorted."""
+        """Return the partitions that have rows, sorted."""
         self._flush()
         return sorted(self._segments)
 
     def rows(self, partition: Partition) -> int:
-        """Rows of a partition."""
+        """Return the number of rows in a partition."""
         self._flush()
         return self._rows.get(partition, 0)
 
     def blocks(self, partition: Partition) -> Iterator[bytes]:
-        """The lines of a partition, each with its line end, in blocks of about ``BLOCK_SIZE``."""
+        """Yield the lines of a partition, including line ends, in blocks of about ``BLOCK_SIZE``."""
         self._flush()
         block: list[bytes] = []
         size = 0
         for start, length in self._segments.get(partition, ()):
-            with temporary_space():  # seeking writes what is left in the file's own buffer
+            with temporary_space():  # seeking flushes the file's own buffer
                 self._file.seek(start)
             block.append(self._file.read(length))
             size += length

@@ -1,10 +1,9 @@
-"""The folder of an export, on the store that its address names. The only place that knows object stores.
+"""The folder of an export in a store. Only this module uses object stores.
 
-Two facts about fsspec shape it. An exception inside ``with path.open("wb")`` *publishes* the bytes written so far, on
-every store; so an object is written only when all of its data is at hand, and a failed upload is abandoned, never
-closed. And an exception in the waiting thread (Airflow turns SIGTERM and time-outs into one) does not stop a request
-that is under way; so requests go through one thread, one after another, and cleanup is queued behind the request that
-was interrupted.
+It works around two properties of fsspec. First, an exception inside ``with path.open("wb")`` *publishes* the bytes
+written so far, in every store. So a failed upload is abandoned and never closed. Second, an exception in the waiting
+thread (Airflow raises one for SIGTERM and timeouts) does not stop a request in progress. So all requests go through one
+thread, and cleanup is queued after the interrupted request.
 """
 
 from __future__ import annotations
@@ -29,25 +28,26 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-#: Bytes of a transfer that are held in memory. S3 takes no smaller parts than 5 MiB; fsspec's own choice is 50 MiB.
+#: Bytes of a transfer in memory. S3's smallest part is 5 MiB, and the default of fsspec is 50 MiB.
 _BLOCK = 8 * 2**20
 
-#: The library of each extra. Airflow's own provider of the store can be installed without it.
+#: The library of each extra. Airflow's provider for a store may be installed without it.
 _LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs"}
 
 T = TypeVar("T")
 
 
 class Folder:
-    """A folder on a store, by ``ObjectStoragePath``. A context manager; names are relative to it, with ``/``.
+    """A folder in a store, accessed through ``ObjectStoragePath``. A context manager.
 
-    :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``; an absolute path without
-        a scheme is a local one.
-    :param conn_id: the storage connection; takes precedence over one in the address.
-    :raises UnpodConfigError: if the address is not a folder, no library for its store is installed, or the connection
-        does not exist.
+    File names are relative to the folder and use ``/``. If the store fails, all methods raise ``ExportError`` with the
+    address and the connection.
 
-    All methods raise ``ExportError``, naming address and connection, if the store fails.
+    :param address: for example ``s3://my_aws@bucket/invoices`` or ``file:///data/invoices``. An absolute path without a
+        scheme is local.
+    :param conn_id: id of the storage connection. It takes precedence over one in the address.
+    :raises UnpodConfigError: if the address is not a folder, the library for its store is not installed, or the
+        connection does not exist.
     """
 
     def __init__(self, address: str | Path, conn_id: str | None = None) -> None:
@@ -65,7 +65,9 @@ class Folder:
         self._root: str = path.path.rstrip("/")
         self._local = "file" in _protocols(self._fs)
         if not self._root.strip("/"):
-            raise UnpodConfigError(f"An export needs a folder of its own: add one to the path, got {self.address!r}.")
+            raise UnpodConfigError(
+                f"The path of an export must contain a folder, got {self.address!r}. Add one, such as /invoices."
+            )
         self._requests = ThreadPoolExecutor(1, thread_name_prefix="unpod-export")
 
     def __enter__(self) -> Folder:
@@ -75,11 +77,11 @@ class Folder:
         self._requests.shutdown(wait=True)
 
     def address_of(self, name: str) -> str:
-        """The full address of a file, as a user would write it."""
+        """Return the full address of a file."""
         return f"{self.address}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file, ``None`` if there is no such file."""
+        """Return the content of a small file. ``None`` if it does not exist."""
 
         def request() -> bytes | None:
             try:
@@ -91,10 +93,10 @@ class Folder:
         return self._request("read", name, request)
 
     def fetch(self, name: str, most: int) -> IO[bytes] | None:
-        """At most ``most`` bytes of a file, as a nameless local file; ``None`` if there is no such file."""
+        """Copy up to ``most`` bytes of a file to an unnamed local file. ``None`` if it does not exist."""
 
         def request() -> IO[bytes] | None:
-            self._fs.invalidate_cache()  # an old listing would hide a new file
+            self._fs.invalidate_cache()  # a cached listing would hide a new file
             with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
                 copy = temporary_file()
                 while block := source.read(min(_BLOCK, most - copy.tell())):
@@ -108,19 +110,19 @@ class Folder:
         return self._request("read", name, request)
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
-        """Create or replace a file: whole, or not at all. ``blocks`` is consumed in another thread."""
+        """Create or replace a file, completely or not at all. ``blocks`` is consumed in another thread."""
         write = self._write_local if self._local else self._write_object
         self._request("written", name, lambda: write(self._path(name), blocks))
 
     def put(self, name: str, content: bytes) -> None:
-        """Create or replace a small file in one request: whole, or not at all."""
+        """Create or replace a small file in one request, completely or not at all."""
         if self._local:
             self.write(name, (content,))
         else:
             self._request("written", name, lambda: self._fs.pipe_file(self._path(name), content))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files, and local folders that become empty; a file that does not exist is not an error."""
+        """Delete files, and local folders that become empty. A missing file is not an error."""
 
         def request() -> None:
             for name in names:
@@ -132,7 +134,7 @@ class Folder:
         self._request("cleaned", "", request)
 
     def names(self) -> list[str]:
-        """All files below the folder, sorted; none if the folder does not exist."""
+        """List all files below the folder, sorted. Empty if the folder does not exist."""
 
         def request() -> list[str]:
             self._fs.invalidate_cache()
@@ -146,9 +148,9 @@ class Folder:
         return self._request("listed", "", request)
 
     def _request(self, verb: str, name: str, request: Callable[[], T]) -> T:
-        """Call the store in the one thread for that.
+        """Call the store in its own thread.
 
-        Only the store's own errors are explained, not those that a signal handler raises in the waiting thread.
+        Only errors of the store are explained, not exceptions that a signal handler raises in the waiting thread.
         """
 
         def explained() -> T:
@@ -163,7 +165,7 @@ class Folder:
     def _write_local(self, path: str, blocks: Iterable[bytes]) -> None:
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Unique: two tasks may write the same manifest at the same time.
+        # The name is unique, because two tasks may write the manifest at the same time.
         temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -214,15 +216,15 @@ def _abandon(file: Any) -> None:
 
 
 def _require_filesystem(address: str) -> None:
-    """Airflow's own error for a store whose library is missing would be retried."""
+    """Raise ``UnpodConfigError`` if the store's library is missing. Airflow's own error would be retried."""
     scheme = address.partition("://")[0]
     extra = EXTRA_OF.get(scheme)
     if _has_filesystem(scheme) and (extra is None or find_spec(_LIBRARIES[extra])):
         return
     if extra is None:
         raise UnpodConfigError(
-            f"Airflow has no filesystem for {address}. The path of an export must begin with file://, s3://, gs:// or "
-            "abfs://, or with another scheme for which Airflow has one."
+            "The path of an export must begin with file://, s3://, gs://, abfs:// or another scheme for which Airflow "
+            f"has a filesystem, got {address}."
         )
     raise UnpodConfigError(f"Install the libraries for {address}: pip install 'airflow-provider-unpod[{extra}]'.")
 
@@ -242,9 +244,9 @@ def _object_storage_path(address: str, conn_id: str | None) -> ObjectStoragePath
 
 
 def _azure_filesystem(path: ObjectStoragePath, account: str, address: str) -> Any:
-    """The filesystem of an Azure account that the address names; Airflow itself takes the connection's account.
+    """Return the filesystem of the Azure account in the address. Airflow itself uses the connection's account.
 
-    :raises UnpodConfigError: if the connection, or the environment, is of another account.
+    :raises UnpodConfigError: if the connection or the environment is for another account.
     """
     import fsspec
 
@@ -253,7 +255,7 @@ def _azure_filesystem(path: ObjectStoragePath, account: str, address: str) -> An
     actual = fs.service_client.account_name if fs.connection_string else fs.account_name
     if actual != account:
         raise UnpodConfigError(
-            f"The storage connection must be of account {account!r}, as in {address}; got {actual!r}, "
+            f"The storage connection must be for account {account!r}, as in {address}, got {actual!r}, "
             f"{_connection(conn_id)}. Correct `storage_conn_id` or the path."
         )
     return fs
@@ -268,14 +270,14 @@ def _conn_id_of(path: ObjectStoragePath) -> str | None:
 
 
 def _require_connection(conn_id: str, address: str) -> None:
-    """Without a connection of this id, the libraries would ignore it and try the real cloud."""
+    """Raise ``UnpodConfigError`` if the connection does not exist. The libraries would ignore it."""
     from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
     try:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise UnpodConfigError(
-            f"Create the storage connection {conn_id!r}, or correct `storage_conn_id`: there is none for {address}."
+            f"Create the storage connection {conn_id!r}, or correct `storage_conn_id`: it does not exist ({address})."
         ) from None
 
 
@@ -289,5 +291,5 @@ def _connection(conn_id: str | None) -> str:
 
 
 def _discreet(error: Exception) -> str:
-    """The store's own text without query strings, which can contain a signature."""
+    """Return the store's message without query strings, which may contain a signature."""
     return re.sub(r"\?[^\s'\"]*", "?…", str(error))[:500]

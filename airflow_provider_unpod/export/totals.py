@@ -1,4 +1,4 @@
-"""Control totals: how many invoices and how much money, per currency and status, exact to the last digit."""
+"""Control totals: exact counts and amounts by currency and status."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from airflow_provider_unpod.billing.invoice import currency_code, status_key
 
-# The default context rounds sums to 28 digits without a word. Amounts have at most some 120 digits (see
-# ``Invoice``), so nothing is ever rounded here; should that change, it is an error and not a wrong sum.
+# The default context silently rounds sums to 28 digits. Amounts have at most about 120 digits (see ``Invoice``), so
+# this context never rounds. If it had to, it would raise an error.
 EXACT = Context(prec=250, traps=[Inexact, InvalidOperation, Overflow])
 
 
 class Totals:
-    """Sums that never mix currencies."""
+    """Adds up invoices by currency and status."""
 
     __slots__ = ("_cells",)
 
@@ -21,7 +21,7 @@ class Totals:
         self._cells: dict[tuple[str, str], list[Any]] = {}
 
     def add(self, currency: str, status: str, amount: Decimal) -> None:
-        """Count one invoice; ``"usd "`` and ``"USD"``, ``"Paid"`` and ``"paid"`` are added up together."""
+        """Add one invoice. ``"usd "`` and ``"USD"`` are one currency, ``"Paid"`` and ``"paid"`` one status."""
         key = currency_code(currency), status_key(status)
         cell = self._cells.get(key)
         if cell is None:
@@ -32,11 +32,11 @@ class Totals:
 
     @property
     def count(self) -> int:
-        """Invoices counted."""
+        """The number of invoices added."""
         return sum(cell[0] for cell in self._cells.values())
 
     def as_dict(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """``{currency: {status: {"count": n, "amount": "…"}}}``, sorted, amounts as decimal strings."""
+        """Return ``{currency: {status: {"count": n, "amount": "…"}}}``, sorted, with amounts as decimal strings."""
         totals: dict[str, dict[str, dict[str, Any]]] = {}
         for (currency, status), (count, amount) in sorted(self._cells.items()):
             totals.setdefault(currency, {})[status] = {"count": count, "amount": format(amount, "f")}

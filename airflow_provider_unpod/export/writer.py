@@ -1,4 +1,4 @@
-"""From a stream of invoices to a certified export."""
+"""Writes a stream of invoices as a certified export."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.export.columns import Column, Record
     from airflow_provider_unpod.export.spool import Partition
 
-    #: Makes the report of an export from the content of its manifest, which has no ``report`` yet, and its records.
+    #: Renders the report of an export from the content of its manifest (without ``report``) and its records.
     Renderer = Callable[[Mapping[str, Any], Iterable[Record]], bytes]
 
-#: Files, and control totals, that the summary of an export lists one by one, and the bytes of JSON of each list.
+#: Limits for the lists of files and totals in the summary: number of entries, and bytes of JSON.
 _MOST_LISTED = 100
 _MOST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Written:
-    """An export that was just certified, and the address of its folder."""
+    """An export that has just been certified, and the address of its folder."""
 
     address: str
     manifest: Manifest
 
     def summary(self) -> dict[str, Any]:
-        """The facts about an export that a task passes on: its location and totals, no invoices.
+        """Return the summary for XCom and asset events: location and totals, but no invoices.
 
-        Its size has a limit, since it goes into Airflow's database: ``files`` is ``None`` if there are more than 100,
-        and ``totals`` if there are more than 100 pairs of currency and status, or if they take more than 64 KiB as
-        JSON. The manifest has all of them.
+        Its size is limited, because Airflow stores it in its database. ``files`` is ``None`` beyond 100 files, and
+        ``totals`` beyond 100 pairs of currency and status. Both are ``None`` beyond 64 KiB of JSON. The manifest has
+        the complete lists.
         """
         files, totals = [f"{self.address}/{file.path}" for file in self.manifest.files], self.manifest.totals
         report = self.manifest.report
@@ -80,24 +80,25 @@ def write_export(
     selection: Selection | None = None,
     render_report: Renderer | None = None,
 ) -> Written | None:
-    """Read ``invoices`` to their end and make them the certified export of a folder.
+    """Read all ``invoices`` and write them as the certified export of a folder.
 
-    :param invoices: an iterable of ``Invoice`` with an ``evidence`` once it is exhausted, from ``UnpodHook``; the whole
-        list, since ``selection`` is applied here.
-    :param address: the folder; the files of an earlier export in it are replaced, other files are left alone.
-    :param conn_id: the storage connection, if it is not in the address.
-    :param options: format, compression, partitions, mode.
-    :param about: fields of the manifest besides: ``organization``, ``source``, ``selection``, ``run``.
-    :param selection: the invoices that are wanted, ``None``: all. Of changes, also those that were and no longer are.
-    :param render_report: makes the report that becomes one of the export's files; ``None``: there is none. If it fails,
-        so does the export.
-    :returns: the new certified export; ``None`` if ``options.export_mode`` is ``"changes"`` and there are none: then
+    :param invoices: an iterable over the whole list, from ``UnpodHook``. It has an ``evidence`` when it is exhausted.
+    :param address: the folder. The files of an earlier export in it are replaced. Other files are not touched.
+    :param conn_id: id of the storage connection, if it is not in the address.
+    :param options: format, compression, partitions and mode.
+    :param about: further fields of the manifest: ``organization``, ``source``, ``selection``, ``run``.
+    :param selection: the invoices to export. ``None`` means all. An export of changes also contains invoices that were
+        selected before and no longer are.
+    :param render_report: renders the report, which becomes a file of the export. ``None`` means no report. If it
+        fails, the export fails.
+    :returns: the new certified export. ``None`` if ``options.export_mode`` is ``"changes"`` and nothing has changed:
         no file is written, and the previous export stays the certified one.
-    :raises ExportError: if a store or a library fails, ``ExportRefused`` if the path belongs to another organization or
-        task. After these and any other exception, the previous export is still the certified one.
+    :raises ExportError: if a store or a library fails.
+    :raises ExportRefused: if the path belongs to another organization or task. After this and any other exception, the
+        previous export is still the certified one.
     :raises UnpodConfigError: if the address is not a folder, a library for its store is not installed, or the storage
-        connection does not exist. All of them before anything is read, where possible.
-    :raises UnpodBadRows: naming all invoices that cannot be written.
+        connection does not exist. Raised before the list is read.
+    :raises UnpodBadRows: if invoices cannot be written. The error names all of them.
     """
     options = options or ExportOptions()
     about = about or {}
@@ -149,12 +150,12 @@ def write_export(
 def _checker(
     options: ExportOptions, selection: Selection | None, partition_of: Callable[[Invoice], Partition]
 ) -> Callable[[Invoice], None]:
-    """A function that raises ``UnpodBadAnswer`` for an invoice that this export cannot write."""
+    """Return a function that raises ``UnpodBadAnswer`` for an invoice that this export cannot write."""
 
     def check(invoice: Invoice) -> None:
         selected = selection is None or selection.matches(invoice)
         if selected or options.export_mode == CHANGES:
-            _ = invoice.tax_amount  # the one field of a record that reading the row has not checked
+            _ = invoice.tax_amount  # the only field of a record that was not validated when the row was read
         if selected:
             partition_of(invoice)
 
@@ -164,7 +165,7 @@ def _checker(
 def _read(
     invoices: Iterable[Invoice], spool: Spool, partition_of: Callable[[Invoice], Partition]
 ) -> tuple[Totals, list[str]]:
-    """The loop that runs once for every invoice of an export: totals, and the names of all fields."""
+    """Spool all invoices. Return the totals and the names of all fields."""
     totals = Totals()
     fields: dict[str, Any] = {}
     for invoice in invoices:

@@ -1,1 +1,1 @@
-"""Certified exports into tables of a database, each exactly once. Knows databases by their DB-API, and no Airflow."""
+"""Loads certified exports into database tables, each exactly once. Uses only DB-API connections, not Airflow."""

@@ -1,7 +1,6 @@
 """The differences between PostgreSQL and SQLite. Other databases are refused, because they are not tested.
 
-Identifiers are quoted by each database's own rule (double quotes, doubled inside) and never pasted as they are;
-values are always parameters.
+Identifiers are always quoted, with double quotes that are doubled inside. Values are always parameters.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from airflow_provider_unpod.loading.rows import AMOUNT, INTEGER, JSON, MOMENT, T
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: PostgreSQL cuts longer names silently, so that two of them would be one. Bytes.
+#: Longest name in bytes. PostgreSQL silently truncates longer ones, so two names could become the same.
 _LONGEST_NAME = 63
 _NOT_IN_NAMES = re.compile("[\x00\ud800-\udfff]").search
 _LEDGER_SUFFIX = "_exports"
 _ROWS_PER_BLOCK = 1000
-#: Stands for a parameter in SQL until it is run: the one character that no identifier can have.
+#: Placeholder for a parameter in SQL. No identifier can contain this character.
 MARK = "\x00"
 
 
 def quoted(name: str) -> str:
-    """An identifier as SQL text, for both databases."""
+    """Quote an identifier for SQL, for both databases."""
     return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table by its names; its text is SQL. ``schema=None``: the connection's own search path decides."""
+    """The name of a table. ``str()`` gives SQL. ``schema=None`` uses the search path of the connection."""
 
     name: str
     schema: str | None = None
@@ -46,11 +45,11 @@ class Table:
 
 
 class Target:
-    """The table that is loaded, its ledger of loaded exports, and the table that one load is staged in.
+    """The names of a table, of its ledger of loaded exports, and of the staging table of a load.
 
     :param table: name of the table, one identifier.
-    :param schema: its schema; ``None``: the connection's own search path decides.
-    :raises UnpodConfigError: if a name cannot be one of a table.
+    :param schema: schema of the table. ``None`` uses the search path of the connection.
+    :raises UnpodConfigError: if a name is invalid.
     """
 
     def __init__(self, table: str, schema: str | None) -> None:
@@ -72,22 +71,22 @@ def _require_name(name: str, argument: str, most: int) -> None:
 
 
 class Dialect(ABC):
-    """One database, by its own SQL; ``name`` is the type of its connections."""
+    """The SQL of one database. ``name`` is the connection type."""
 
     name: str
     types: ClassVar[dict[str, str]]
-    #: The exact sum of a column of amounts.
+    #: SQL expression for the exact sum of a column of amounts.
     total: str
 
     def columns(self, columns: Iterable[Column]) -> str:
-        """Column definitions for CREATE TABLE."""
+        """Return the column definitions for CREATE TABLE."""
         return ", ".join(
             f"{quoted(one.name)} {self.types[one.kind]}{' NOT NULL' if one.required else ''}" for one in columns
         )
 
     @abstractmethod
     def begin(self, connection: Any, target: Target) -> Any:
-        """A cursor in a transaction of its own that no other load of the same table is in."""
+        """Begin a transaction and return its cursor. Loads into the same table wait for one another."""
 
     @abstractmethod
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
@@ -95,11 +94,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def types_in(self, cursor: Any, table: Table) -> dict[str, str]:
-        """By name the types of a table's columns; empty where there is no such table."""
+        """Return the column types of a table by name. Empty if the table does not exist."""
 
     @abstractmethod
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
-        """Run a statement in which :data:`MARK` stands for each of the values."""
+        """Run a statement that has one :data:`MARK` for each value."""
 
 
 class Postgres(Dialect):
@@ -112,7 +111,7 @@ class Postgres(Dialect):
     def begin(self, connection: Any, target: Target) -> Any:
         connection.autocommit = False
         cursor = connection.cursor()
-        # Before the tables exist there is nothing else to lock. Ends with the transaction.
+        # An advisory lock, because the tables may not exist yet. It ends with the transaction.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"airflow-provider-unpod {target.table}",))
         return cursor
 
@@ -136,7 +135,7 @@ class Postgres(Dialect):
         return {name: kind.upper() for name, kind in cursor.fetchall()}
 
     def execute(self, cursor: Any, sql: str, values: Iterable[Any] = ()) -> None:
-        # The drivers take a lone percent sign, of a name for instance, for the beginning of a placeholder.
+        # The drivers treat every percent sign, also in a name, as the beginning of a placeholder.
         if parameters := tuple(values):
             cursor.execute(sql.replace("%", "%%").replace(MARK, "%s"), parameters)
         else:
@@ -144,21 +143,21 @@ class Postgres(Dialect):
 
 
 class Sqlite(Dialect):
-    """SQLite. Amounts are TEXT: its NUMERIC rounds to a binary double. Moments are ISO 8601 text in UTC."""
+    """SQLite. Amounts are TEXT, because its NUMERIC rounds to a binary double. Times are ISO 8601 strings in UTC."""
 
     name = "sqlite"
     types: ClassVar = {TEXT: "TEXT", INTEGER: "INTEGER", AMOUNT: "TEXT", MOMENT: "TEXT", JSON: "TEXT"}
     total = "unpod_total({})"
 
     def begin(self, connection: Any, target: Target) -> Any:
-        connection.isolation_level = None  # or the driver would begin, and commit, by itself
+        connection.isolation_level = None  # otherwise the driver begins and commits transactions itself
         connection.create_aggregate("unpod_total", 1, _Total)
         cursor = connection.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         return cursor
 
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
-        # SQLite looks the rows up one by one, where PostgreSQL hashes them.
+        # SQLite looks rows up one by one and needs the key. PostgreSQL hashes them.
         key = quoted(columns[0].name)
         cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}, PRIMARY KEY ({key}))")
         marks = ", ".join("?" * len(columns))
@@ -180,7 +179,7 @@ DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Postgres()
 
 
 class _Total:
-    """The sum of decimal texts, exact: SQLite's own would be a binary double."""
+    """Computes the exact sum of decimal strings. SQLite's own sum would be a binary double."""
 
     def __init__(self) -> None:
         self._sum = Decimal(0)
@@ -214,7 +213,7 @@ def _copy_line(row: Row) -> str:
 
 
 class _Reader:
-    """Blocks as the file that psycopg 2 copies from."""
+    """A file-like object from which psycopg 2 reads blocks."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks

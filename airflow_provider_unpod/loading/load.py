@@ -1,8 +1,8 @@
-"""A certified export into a table, exactly once, whatever is retried, cleared or run twice.
+"""Loads a certified export into a table exactly once, even if the task is retried, cleared or run twice.
 
-Everything happens in one transaction that no other load of the same table shares: the rows, the mark on what has
-vanished, the entry in the ledger, and the proof that the sums are those of the certificate. So a task that is killed
-leaves nothing, and the same export a second time is found in the ledger.
+A load is one transaction, and loads into the same table run one after another. The transaction writes the rows, marks
+vanished invoices, adds the entry to the ledger, and checks that the sums agree with the manifest. So a killed task
+leaves nothing behind, and a second load of the same export finds it in the ledger.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOADED, ALREADY_LOADED, OLDER = "loaded", "already loaded", "older"
 
-#: The ledger: one row for each export that was loaded. ``position`` counts the loads of the table.
+#: Columns of the ledger, which has one row for each loaded export. ``position`` numbers the loads.
 LEDGER = (
     Column("position", INTEGER, required=True),
     Column("organization", TEXT, required=True),
@@ -44,12 +44,12 @@ _ALL_INVOICES = json.dumps(None)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a load did.
+    """The outcome of a load.
 
-    :param state: ``"loaded"``, ``"already loaded"`` or ``"older"``; nothing was changed by the last two.
-    :param rows: rows that the export holds and the table now has.
-    :param vanished: rows marked because a full export does not have their invoice any more.
-    :param altered: rows in which characters that the database cannot store were replaced.
+    :param state: ``"loaded"``, ``"already loaded"`` or ``"older"``. The last two change nothing.
+    :param rows: number of rows loaded.
+    :param vanished: number of rows marked as vanished, because a full export no longer contains their invoice.
+    :param altered: number of rows in which characters were replaced that the database cannot store.
     :param current: id of the export that the table is current with.
     """
 
@@ -63,8 +63,8 @@ class Outcome:
 class Load:
     """One load of an export into a table of a database.
 
-    :param cleaned: makes of a value, nested or not, what the database can store, and appends to its second argument
-        what was replaced.
+    :param cleaned: converts a value to one that the database can store, and appends replaced values to its second
+        argument.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Load:
         self._selection = json.dumps(selection or None, sort_keys=True)
 
     def run(self, connection: Any, *, create_table: bool) -> Outcome:
-        """Load, in one transaction of a DB-API connection.
+        """Load the export in one transaction of a DB-API connection.
 
-        :param create_table: make the table, and its ledger, where they do not exist.
-        :raises LoadRefused: if the table does not fit.
-        :raises LoadError: if an export in between is missing, or the sums are not those of the certificate. Nothing
-            was changed then.
+        :param create_table: whether to create the table and its ledger if they do not exist.
+        :raises LoadRefused: if the columns of the table do not fit.
+        :raises LoadError: if an export in between was not loaded, or the sums differ from the manifest. Nothing was
+            changed then.
         """
         cursor = self._dialect.begin(connection, self._target)
         try:
@@ -127,11 +127,11 @@ class Load:
             )
 
     def _require_columns(self, cursor: Any) -> None:
-        """Refuse tables that are not as :meth:`_create` makes them: a column of another type may round or shift."""
+        """Refuse tables that differ from those of :meth:`_create`. A column of another type may change values."""
         for table, columns in ((self._target.table, COLUMNS), (self._target.ledger, LEDGER)):
             found = self._dialect.types_in(cursor, table)
             if not found:
-                raise LoadRefused(f"There is no table {table}. Create it, or set create_table=True.")
+                raise LoadRefused(f"Table {table} does not exist. Create it, or set create_table=True.")
             if missing := [column.name for column in columns if column.name not in found]:
                 raise LoadRefused(
                     f"Table {table} lacks the columns {', '.join(missing)}. Add them, or load into another."
@@ -143,10 +143,10 @@ class Load:
                         "Change it, or load into another table."
                     )
 
-    # --- which export follows which
+    # --- order of exports
 
     def _verdict(self, cursor: Any) -> Outcome | None:
-        """The outcome if nothing is loaded; ``None`` if this export must be loaded now.
+        """Return the outcome if nothing is to be loaded. ``None`` if this export must be loaded now.
 
         :raises LoadError: if exports between the current one and this one were not loaded.
         """
@@ -172,14 +172,15 @@ class Load:
         if self._changes is None:
             return None
         raise LoadError(
-            f"Export {self._export.export_id} has the changes since {self._changes['since']}, but the table is "
-            f"current with {current or 'no export'}: exports in between were not loaded. Load a full export first."
+            f"Load a full export first: export {self._export.export_id} has the changes since "
+            f"{self._changes['since']}, but the table is current with {current or 'no export'}. Exports in between "
+            "were not loaded."
         )
 
-    # --- the load itself
+    # --- load
 
     def _upsert(self, cursor: Any) -> None:
-        """Put the staged rows into the table. A row of an export that was read later stays as it is."""
+        """Write the staged rows to the table. Rows from a later export are not changed."""
         staged = ", ".join(quoted(column.name) for column in STAGED)
         names = ", ".join(quoted(column.name) for column in COLUMNS)
         update = [*CONTENT, *COLUMNS[-3:]]
@@ -197,7 +198,7 @@ class Load:
         )
 
     def _mark_vanished(self, cursor: Any) -> int:
-        """Mark the invoices that a full export without a selection does not have any more."""
+        """Mark the invoices that a full export without a selection no longer contains."""
         if self._changes is not None or self._selection != _ALL_INVOICES:
             return 0
         self._run(
@@ -230,9 +231,9 @@ class Load:
         )
 
     def _check_sums(self, cursor: Any) -> None:
-        """Add up what the table now has of this export, and compare it with the certificate.
+        """Compare the sums in the table with the manifest.
 
-        Where a later export had a row already, the staged one counts: it was not to be stored.
+        If the table already has a row from a later export, the staged row is added instead.
         """
         name = quoted
         amount = f"CASE WHEN t.{name('export_id')} = {MARK} THEN t.{name('amount')} ELSE s.{name('amount')} END"
@@ -253,8 +254,8 @@ class Load:
         }
         if found != certified:
             raise LoadError(
-                f"The sums in {self._target.table} are not those of export {self._export.export_id}, so nothing was "
-                f"loaded: {found} in the table, {certified} in the manifest."
+                f"The sums in {self._target.table} differ from export {self._export.export_id}, so nothing was loaded: "
+                f"{found} in the table, {certified} in the manifest."
             )
 
     # --- SQL

@@ -1,4 +1,4 @@
-"""One record of an export as a row of the table, without loss."""
+"""Converts the records of an export to rows of a table, without loss."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 TEXT, INTEGER, AMOUNT, MOMENT, JSON = "text", "integer", "amount", "moment", "json"
-#: One text for each column, ``None`` for NULL.
+#: One string for each column, ``None`` for NULL.
 Row: TypeAlias = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table: its name, what it holds, and whether every row has it."""
+    """A column of the table: name, kind of value, and whether it is NOT NULL."""
 
     name: str
     kind: str
     required: bool = False
 
 
-#: Together they identify an invoice.
+#: Primary key of the table.
 KEY = (Column("organization", TEXT, required=True), Column("invoice_id", TEXT, required=True))
-#: What comes from the invoice itself. ``extra`` holds everything else of the record, as JSON.
+#: Columns from the record. ``extra`` has all its other fields, as JSON.
 CONTENT = (
     Column("invoice_number", TEXT),
     Column("amount", AMOUNT, required=True),
@@ -44,7 +44,7 @@ CONTENT = (
     Column("payment_at", MOMENT),
     Column("extra", JSON, required=True),
 )
-#: The export that wrote the row, when it read the list, and since when full exports do not have the invoice.
+#: Id and time of the export that wrote the row, and the time since which full exports no longer contain the invoice.
 ORIGIN = (
     Column("export_id", TEXT, required=True),
     Column("read_at", MOMENT, required=True),
@@ -54,19 +54,20 @@ STAGED = (KEY[1], *CONTENT)
 COLUMNS = (*KEY, *CONTENT, *ORIGIN)
 
 _DATES = ("invoice_date", "due_date", "payment_at")
-#: The form in which the API sends moments: it is checked, and kept, without the detour over a ``datetime``.
+#: The format of times that the API sends. It is validated and copied without creating a ``datetime`` in a time zone.
 _USUAL_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z").fullmatch
-#: U+0000 and unpaired surrogates, the former also as JSON escapes it.
+#: Matches U+0000, also as a JSON escape, and unpaired surrogates.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]|\\\\u0000").search
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Rows(Iterable[Row]):
-    """The rows of an export, as :data:`STAGED` names their cells; every cell is text.
+    """The rows of an export, with the columns of :data:`STAGED`. Every cell is a string or ``None``.
 
-    :param left_out: fields that say something of the export, and nothing of the invoice.
-    :param cleaned: makes of a record what a database can store, and appends to its second argument what was replaced.
-    :ivar altered: records in which something was replaced, so far.
+    :param left_out: fields to omit, because they describe the export and not the invoice.
+    :param cleaned: converts a record to one that a database can store, and appends replaced values to its second
+        argument.
+    :ivar altered: number of records so far in which values were replaced.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Rows(Iterable[Row]):
 
     def _row(self, record: Mapping[str, Any]) -> Row:
         invoice = Invoice(record)
-        # Whatever a column cannot hold just as it came stays in `extra`, under its own name.
+        # Values that a column cannot represent exactly stay in `extra`, under their own names.
         extra = dict(record)
         for name in (*self._left_out, "id", "amount"):
             extra.pop(name, None)
@@ -102,7 +103,7 @@ class Rows(Iterable[Row]):
         return (
             str(invoice.key),
             _taken(extra, "invoice_number"),
-            record["amount"],  # exact text, as `Invoice.as_record` makes it; so is `tax_amount`
+            record["amount"],  # a decimal string from `Invoice.as_record`, like `tax_amount`
             extra.pop("tax_amount", None),
             currency,
             status,
@@ -113,7 +114,7 @@ class Rows(Iterable[Row]):
 
 
 def _taken(extra: dict[str, Any], name: str) -> str | None:
-    """The text of a field, which leaves ``extra``; ``None`` where it is not text."""
+    """Remove a string field from ``extra`` and return it. ``None`` if the field is not a string."""
     value = extra.get(name)
     if type(value) is str:
         del extra[name]
@@ -122,7 +123,7 @@ def _taken(extra: dict[str, Any], name: str) -> str | None:
 
 
 def _moment(invoice: Invoice, extra: dict[str, Any], name: str) -> str | None:
-    """A moment in UTC, whose text leaves ``extra``; ``None`` where the field holds something else than a full date."""
+    """Remove a date field from ``extra`` and return it in UTC. ``None`` if the field is not a full date."""
     value = extra.get(name)
     if value is None:
         extra.pop(name, None)
@@ -132,10 +133,10 @@ def _moment(invoice: Invoice, extra: dict[str, Any], name: str) -> str | None:
             datetime.fromisoformat(value[:-1])
             text = f"{value[:-1]}+00:00"
         else:
-            moment: datetime | None = getattr(invoice, name)
-            if moment is None:
+            parsed: datetime | None = getattr(invoice, name)
+            if parsed is None:
                 return None
-            text = moment.isoformat()
+            text = parsed.isoformat()
     except (UnpodBadAnswer, ValueError):
         return None
     del extra[name]

@@ -139,7 +139,7 @@ def test_a_value_that_does_not_fit_parquet_is_refused_with_the_invoice_and_the_f
     found = [row(1), row(2) | unfit]
 
     name = next(iter(unfit))
-    with pytest.raises(ExportRefused, match=f"invoice {found[1]['id']!r}: `{name}` must be .*'jsonl' or 'csv'"):
+    with pytest.raises(ExportRefused, match=f"'jsonl' or 'csv'.* `{name}` of invoice {found[1]['id']!r} must be"):
         write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
     assert names_in(tmp_path) == []
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions("csv"))

@@ -35,7 +35,9 @@ def test_another_organizations_export_is_neither_replaced_nor_compared_with(
     written = export(FakeReading(rows(3)), tmp_path, "acme", before)
     names = names_in(tmp_path)
 
-    with pytest.raises(ExportRefused, match=f"path of its own: .*{tmp_path} .*'acme', not of 'other'.*{MANIFEST_NAME}"):
+    with pytest.raises(
+        ExportRefused, match=f"separate path for each organization: .*'acme', not of 'other'.*{MANIFEST_NAME}"
+    ):
         export(Unread(), tmp_path, "other", mode)
     assert names_in(tmp_path) == names
     assert read_export(str(tmp_path)).export_id == written.manifest.export_id
@@ -62,7 +64,7 @@ def test_a_manifest_that_cannot_be_read_may_be_anybodys_and_is_not_replaced(
 ) -> None:
     (tmp_path / MANIFEST_NAME).write_bytes(damaged)
 
-    with pytest.raises(ExportRefused, match=f"{tmp_path} holds the export of an unknown.*delete {MANIFEST_NAME}"):
+    with pytest.raises(ExportRefused, match=f"{tmp_path} contains an export of an unknown.*delete {MANIFEST_NAME}"):
         export(Unread(), tmp_path, "acme", mode)
     assert names_in(tmp_path) == [MANIFEST_NAME]
     assert (tmp_path / MANIFEST_NAME).read_bytes() == damaged
@@ -80,7 +82,7 @@ def test_a_path_is_given_over_by_deleting_its_manifest(tmp_path: Path, mode: str
 
 def test_a_damaged_manifest_of_the_same_organization_is_healed_by_a_full_export_only(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_bytes(b'{"organization": "acme"}')
-    with pytest.raises(ExportError, match="cannot be believed"):
+    with pytest.raises(ExportError, match="is invalid"):
         export(Unread(), tmp_path, "acme", "changes")
 
     export(FakeReading(rows(3)), tmp_path, "acme")
@@ -99,7 +101,7 @@ def export_of(folder: Path, run: dict[str, Any]) -> Any:
     ("other", "hint"),
     [
         (run_of(map_index=1), "^Put .*map_index.* into `output_path`: .* map_index 0 of this task and run"),
-        (run_of(task_id="export_failed", map_index=-1), "^Give each task a path of its own: .* task 'export' of this"),
+        (run_of(task_id="export_failed", map_index=-1), "^Use a separate path for each task: .* task 'export' of this"),
     ],
 )
 def test_tasks_of_one_run_do_not_replace_each_others_export(tmp_path: Path, other: dict[str, Any], hint: str) -> None:

@@ -34,7 +34,7 @@ def test_a_value_too_long_for_a_folder_is_refused_when_it_is_seen(tmp_path: Path
             read.append(number)
             yield row(number, status=value if number == 3 else "paid")
 
-    with pytest.raises(ExportRefused, match=f"^Leave 'status' out of `partition_by`: .*invoice 3 .*{size} bytes"):
+    with pytest.raises(ExportRefused, match=f"^Remove 'status' from `partition_by`: .*invoice 3 .*{size} bytes"):
         write_export(FakeReading(found()), str(tmp_path), options=ExportOptions(partition_by=("currency", "status")))
     assert read == [1, 2, 3]
     assert names_in(tmp_path) == []

@@ -231,9 +231,7 @@ def test_the_claim_that_a_killed_task_of_another_organization_left_is_named() ->
     scheduler.kill(0)
     (claim,) = (name for name in files if name.startswith("_exporting-"))
 
-    with pytest.raises(
-        ExportRefused, match=f"^Give each organization a path of its own.* 'acme'.* killed one left {claim} there"
-    ):
+    with pytest.raises(ExportRefused, match=f"^Use a separate path for each organization.* 'acme'.* delete {claim}"):
         publish(MemoryFolder(files), OTHER)
     del files[claim]
     assert publish(MemoryFolder(files), OTHER).paths <= set(files)
@@ -360,7 +358,7 @@ class Unwritable(MemoryFolder):
 
 @pytest.mark.parametrize(
     ("error", "warnings"),
-    [(PermissionError(), []), (TimeoutError(), ["An unfinished export stays in memory://exports"])],
+    [(PermissionError(), []), (TimeoutError(), ["The next export will delete the unfinished one in memory://exports"])],
 )
 def test_an_unfinished_export_is_reported_only_where_a_file_may_have_been_written(
     error: OSError, warnings: list[str], caplog: pytest.LogCaptureFixture
@@ -368,4 +366,4 @@ def test_an_unfinished_export_is_reported_only_where_a_file_may_have_been_writte
     with pytest.raises(ExportError):
         publish(Unwritable(error))
 
-    assert [message.partition(" until")[0] for message in caplog.messages] == warnings
+    assert [message.partition(": ")[0] for message in caplog.messages] == warnings

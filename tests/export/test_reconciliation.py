@@ -138,7 +138,7 @@ def test_of_a_part_of_the_list_only_its_own_invoices_are_compared() -> None:
 def test_there_is_no_summary_before_the_end() -> None:
     reconciliation = reconcile([entry("1")], [])
 
-    with pytest.raises(RuntimeError, match="to their end"):
+    with pytest.raises(RuntimeError, match="Take all differences first"):
         _ = reconciliation.summary
 
 

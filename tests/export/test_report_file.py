@@ -110,7 +110,7 @@ def test_a_report_that_was_changed_or_removed_is_not_verified(tmp_path: Path, da
         content = report.read_bytes()
         report.write_bytes(content + b" " if damage == "longer" else content.replace(b"1", b"2", 1))
 
-    with pytest.raises(ExportError, match=r"_report-\S+\.html is (missing|not the file that was written)"):
+    with pytest.raises(ExportError, match=r"_report-\S+\.html (is missing|was modified)"):
         read_export(str(tmp_path))
 
 
@@ -129,5 +129,5 @@ def test_a_manifest_whose_report_is_another_file_is_not_believed(tmp_path: Path,
     sealed = Manifest(content, (), (), None).to_bytes()
     (tmp_path / MANIFEST_NAME).write_bytes(sealed)
 
-    with pytest.raises(ExportError, match="cannot be believed"):
+    with pytest.raises(ExportError, match="is invalid"):
         read_export(str(tmp_path))

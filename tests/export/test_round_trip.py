@@ -64,7 +64,7 @@ def test_an_export_without_invoices_is_certified_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_not_an_export(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=f"no certified export in file://{tmp_path}"):
+    with pytest.raises(ExportError, match=f"file://{tmp_path} does not contain a certified export"):
         read_export(str(tmp_path))
 
 
@@ -74,7 +74,7 @@ def test_a_new_export_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
 
     assert names_in(tmp_path) == sorted(["_manifest.json", second["files"][0].rpartition("/")[2]])
     assert list(read_export(str(tmp_path))) == records(rows(4))
-    with pytest.raises(ExportError, match="superseded"):
+    with pytest.raises(ExportError, match="has been replaced"):
         read_export(str(tmp_path), export_id=first["export_id"])
 
 

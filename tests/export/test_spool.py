@@ -56,7 +56,7 @@ def test_a_missing_temporary_folder_is_named_with_what_to_set(
     write(tmp_path / "export")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
 
-    with pytest.raises(ExportError, match=f"`TMPDIR` must name a folder with room.*{tmp_path}/gone has none"):
+    with pytest.raises(ExportError, match=f"`TMPDIR` must be a folder with space.*{tmp_path}/gone"):
         use(tmp_path / "export")
 
 
@@ -68,7 +68,7 @@ def test_a_full_temporary_folder_is_named_with_what_to_set(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # as if the disk were full
     try:
-        with pytest.raises(ExportError, match=r"`TMPDIR` must name a folder with room"):
+        with pytest.raises(ExportError, match=r"`TMPDIR` must be a folder with space"):
             use(tmp_path / "export")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -298,7 +298,7 @@ def test_the_month_close_books_the_export_of_its_event_and_no_later_one(
     summary = export_month(tmp_path, "2026-02", "2026-03-01")
     export_month(tmp_path, "2026-02", "2026-03-01")
 
-    with pytest.raises(ExportError, match="is superseded"):
+    with pytest.raises(ExportError, match="has been replaced"):
         month_close.close(summary)
 
     assert not month_close.books.exists()

@@ -104,12 +104,12 @@ def test_a_query_is_the_other_side(export: Path, tmp_path: Path, monkeypatch: py
     assert compare(export, sql=sql, sql_conn_id="books")["agrees"]
 
 
-def test_a_float_of_a_query_is_refused_since_it_has_been_rounded(
+def test_a_float_in_a_query_is_refused_because_it_is_rounded(
     export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_BOOKS", sqlite_connection(tmp_path))
 
-    with pytest.raises(AirflowFailException, match=r"row 1: its amount is a float.* cast it"):
+    with pytest.raises(AirflowFailException, match=r"row 1: its amount must not be a float.* cast it"):
         compare(export, sql="SELECT 1 AS id, 0.1 AS amount, 'EUR' AS currency", sql_conn_id="books")
 
 
@@ -143,7 +143,7 @@ def test_all_rows_that_cannot_be_read_are_named_at_once(export: Path, tmp_path: 
     [
         (b"", "no column 'id'. Its columns are \\[\\]"),
         (b"id,amount\n1,2\n", "no column 'currency'"),
-        (b"id,amount,currency\n1\n", "row 2: it has 1 cells"),
+        (b"id,amount,currency\n1\n", "row 2: it must have 3 cells, got 1"),
         (b'id,amount,currency\n"1,2,EUR\n', "is not a CSV file"),
         (b"id,amount,currency\n\xff,2,EUR\n", "is not a CSV file in utf-8-sig"),
     ],
@@ -165,7 +165,7 @@ def test_a_file_that_is_not_a_ledger_says_what_is_wrong(
         ({"sql": "SELECT 1"}, "`sql_conn_id`"),
         ({"against_path": "/a", "csv": {}}, "`csv` has no effect"),
         ({"ledger_path": "/a", "csv": {"sep": ";"}}, "no option 'sep'"),
-        ({"ledger_path": "/a", "csv": {"columns": {"id": "A"}}}, "which column holds the amount"),
+        ({"ledger_path": "/a", "csv": {"columns": {"id": "A"}}}, "must name the column for `amount`"),
         ({"ledger_path": "/a", "csv": {"delimiter": ";;"}}, "`delimiter` must be one character"),
         ({"against_path": "/a", "match_by": "number"}, "`match_by`"),
         ({"against_path": "/a", "on_difference": "ignore"}, "`on_difference`"),

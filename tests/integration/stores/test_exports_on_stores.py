@@ -120,5 +120,5 @@ def test_azures_own_form_of_an_address_is_the_same_folder(store: Store, folder: 
 
 @pytest.mark.parametrize("any_store", ["azure"], indirect=True)
 def test_a_storage_connection_of_another_account_than_that_of_the_address_is_refused(store: Store) -> None:
-    with pytest.raises(UnpodConfigError, match=f"must be of account 'acme'.*got '{AZURITE_ACCOUNT}'.*{store.conn_id}"):
+    with pytest.raises(UnpodConfigError, match=f"must be for account 'acme'.*got '{AZURITE_ACCOUNT}'.*{store.conn_id}"):
         write_export(FakeReading(rows(10)), "abfs://container@acme.dfs.core.windows.net/x", conn_id=store.conn_id)
