@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from airflow_provider_unpod.billing.reading.reading import Reading
     from airflow_provider_unpod.export.reader import Export
     from airflow_provider_unpod.export.reconciliation import Reconciliation, Summary
     from airflow_provider_unpod.hooks.unpod import UnpodHook
@@ -41,8 +42,12 @@ def invoices(given: argparse.Namespace) -> int:
         records = [invoice.as_record() for invoice in counted(reading)]
     names = [name for name in _COLUMNS if any(name in record for record in records)]
     write_rows(records, names or _COLUMNS, given.output)
-    note(f"{len(records)} of {reading.evidence.invoices} invoices, read {reading.evidence.consistency}.")
+    note(f"{len(records)} of {reading.evidence.invoices} invoices. The list is complete: it was read {_how(reading)}.")
     return 0
+
+
+def _how(reading: Reading) -> str:
+    return {"linked": "in linked windows", "repeated": "in whole passes"}[reading.evidence.consistency]
 
 
 def invoice(given: argparse.Namespace) -> int:
@@ -156,8 +161,12 @@ def _reconciliation(file: str, export: Export) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(Path(file).read_bytes())
         about = content["export_id"], content["there"], content["summary"]["bridges"], content["summary"]["counts"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UnpodConfigError(f"`--reconciliation` {file} is not a reconciliation.json: {error!r}.") from None
+    except OSError as error:
+        raise UnpodConfigError(f"`--reconciliation` {file} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError, KeyError):
+        raise UnpodConfigError(
+            f"`--reconciliation` {file} must be a reconciliation.json of UnpodReconcileOperator."
+        ) from None
     if about[0] != export.export_id:
         raise UnpodConfigError(f"`--reconciliation` {file} is about export {about[0]}, not {export.export_id}.")
     return content

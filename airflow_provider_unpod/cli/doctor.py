@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.hooks.unpod import UnpodHook
 
-_SIZE, _LARGE_SIZE, _ODD_SIZE = 100, 1000, 7
+_SIZE, _LARGE_SIZE = 100, 1000
 #: Requests a minute, by plan (Unpod's pages); the day's limit is a hundred times that.
 _PLANS = {100: "Free", 1_000: "Developer", 10_000: "Business"}
-#: A poll for an invoice whose place is known, and the page where new ones land.
+#: A poll for an invoice whose page is known, and the page where new ones land.
 _REQUESTS_PER_POLL = 2
+#: Seconds between two polls, from which the shortest is recommended that leaves half of the day's limit to others.
+_POLL_INTERVALS = (60, 120, 300, 600, 900, 1_800, 3_600)
 _SECONDS_PER_DAY = 86_400
+_NOT_LIVE = (
+    "This package was built from Unpod's published pages and has not been run against the live API. If Unpod differs "
+    "from what is said above, please report it with the file that `--record` writes."
+)
 
 
 @dataclass
@@ -42,6 +48,7 @@ def examine(hook: UnpodHook, record: str | None) -> int:
     """Test, examine, and report; 1 if the connection does not work.
 
     :param record: file for the anonymized transcript.
+    :raises UnpodError: if the API fails on the way. What was found out until then is reported all the same.
     """
     works, text = hook.test_connection()
     if not works:
@@ -53,6 +60,12 @@ def examine(hook: UnpodHook, record: str | None) -> int:
         _Examination(client, findings).run()
     finally:
         client.close()
+        _report(findings, record)
+    note(_NOT_LIVE)
+    return 0
+
+
+def _report(findings: Findings, record: str | None) -> None:
     write_facts(findings.facts)
     if findings.settings:
         print("\nRecommended settings of the connection's extra:")
@@ -60,25 +73,29 @@ def examine(hook: UnpodHook, record: str | None) -> int:
     if record is not None:
         Path(record).write_text(json.dumps(findings.transcript, indent=2) + "\n")
         note(f"{record}: names, types and headers of {len(findings.transcript)} responses, and no values.")
-    return 0
 
 
 class _Examination:
     def __init__(self, client: UnpodClient, findings: Findings) -> None:
         self._client = client
         self._findings = findings
+        #: Why windows cannot be linked on this API, so that the list is read by whole passes.
+        self._not_linked = ""
+        self._requests_per_day: int | None = None
 
     def run(self) -> None:
         facts = self._findings.facts
         first = self._ask(1, _SIZE)
         facts["dialect"] = first.dialect
-        facts["count"] = "missing: the list is read by whole passes" if first.count is None else f"{first.count:,}"
+        facts["count"] = "missing" if first.count is None else f"{first.count:,}"
+        if first.count is None:
+            self._not_linked = "responses have no `count`"
         facts["order"] = self._order(first.invoices)
-        limit = self._page_size(first)
-        facts["page past the end"] = self._past_the_end(first, limit)
+        rows = self._page_size(first)
+        facts["page past the end"] = self._past_the_end(first, rows)
         facts["rate limit"] = self._rate_limit(first)
-        if first.count is not None:
-            self._costs(first.count, limit)
+        facts["an export"] = self._export(first.count, rows)
+        facts["a day of waiting"] = self._waiting(first.count, rows)
 
     def _ask(self, page: int, size: int) -> _Answered:
         response = self._client.probe(page, size)
@@ -94,31 +111,36 @@ class _Examination:
         witness = OrderWitness()
         witness.observe(invoices)
         if witness.ties:
-            return "by date, and equal dates in no order of ids: the list is read by whole passes"
+            self._not_linked = "equal dates are in no order of ids"
+            return "by date, and equal dates in no order of ids"
         return {"assumed": "neither by id nor by date"}.get(witness.order, witness.order)
 
     def _page_size(self, first: _Answered) -> int:
-        """How many rows a page has at most, as far as the list shows it."""
+        """Find out whether `page_size` is honored, and how many rows a page may have.
+
+        :returns: the rows of a page of which there are several, at the connection's page size.
+        """
         facts = self._findings.facts
         rows = len(first.invoices)
-        if first.count is not None and rows == first.count:
-            facts["page size"] = f"not visible: all {rows} invoices are on one page"
-            return _SIZE
-        odd = len(self._ask(1, _ODD_SIZE).invoices)
-        if odd != _ODD_SIZE:
-            facts["page size"] = f"`page_size` is ignored: {odd} rows came where {_ODD_SIZE} were asked for"
+        if rows > _SIZE or (rows > 1 and len(self._ask(1, rows - 1).invoices) != rows - 1):
+            facts["page size"] = f"`page_size` is ignored: pages have {rows} rows"
+            self._not_linked = "`page_size` is ignored"
             return rows
+        if rows == first.count:
+            facts["page size"] = f"no limit visible: {'no' if not rows else 'all'} invoices are on one page"
+            return self._client.page_size
         large = len(self._ask(1, _LARGE_SIZE).invoices)
-        limit = max(rows, large)
-        more = first.count is not None and large < min(first.count, _LARGE_SIZE)
-        facts["page size"] = f"at most {limit} rows" if more else f"at least {limit} rows"
-        if limit != self._client.page_size and more:
-            self._findings.settings["page_size"] = limit
-        return limit
+        limited = first.count is not None and large < min(first.count, _LARGE_SIZE)
+        facts["page size"] = f"at most {large} rows" if limited else f"at least {large} rows"
+        best = large if limited else _LARGE_SIZE
+        if best != self._client.page_size and (limited or large > self._client.page_size):
+            self._findings.settings["page_size"] = best
+        return min(large, self._client.page_size)
 
-    def _past_the_end(self, first: _Answered, limit: int) -> str:
-        page = (first.count or 0) // min(_SIZE, limit) + 2 if first.count is not None else 100_000
-        past = self._ask(page, min(_SIZE, limit))
+    def _past_the_end(self, first: _Answered, rows: int) -> str:
+        size = min(_SIZE, max(rows, 1))
+        page = 100_000 if first.count is None else first.count // size + 2
+        past = self._ask(page, size)
         if past.status == 404:
             return "HTTP 404"
         return f"has {len(past.invoices)} rows: lists of this API cannot be certified" if past.invoices else "is empty"
@@ -126,17 +148,40 @@ class _Examination:
     def _rate_limit(self, first: _Answered) -> str:
         limit = first.response.headers.get("X-RateLimit-Limit") or ""
         if not limit.isdecimal():
-            return "the API does not say"
+            return "not in the response's headers"
         plan = _PLANS.get(int(limit))
-        return f"{int(limit):,} requests a minute" + (f" ({plan} plan: {int(limit) * 100:,} a day)" if plan else "")
+        if plan is None:
+            return f"{int(limit):,} requests a minute, if it is by the minute as Unpod's pages say; no plan has that"
+        self._requests_per_day = int(limit) * 100
+        return f"{int(limit):,} requests a minute ({plan} plan: {self._requests_per_day:,} a day)"
 
-    def _costs(self, count: int, limit: int) -> None:
-        from airflow_provider_unpod.billing.reading.windows import planned_requests
+    def _export(self, count: int | None, rows: int) -> str:
+        from airflow_provider_unpod.billing.reading.windows import chain_length, planned_requests
 
-        facts = self._findings.facts
-        facts["an export"] = f"about {planned_requests(count, min(limit, self._client.page_size))} requests"
-        polls = _SECONDS_PER_DAY // 60
-        facts["a day of waiting"] = f"about {polls * _REQUESTS_PER_POLL:,} requests at one poll a minute"
+        if count and not self._not_linked and chain_length(min(count, _LARGE_SIZE), rows) is None:
+            self._not_linked = f"windows of {rows} rows cannot overlap"
+        if self._not_linked:
+            passes = f"two whole passes at least, because {self._not_linked}"
+            return passes if count is None else f"about {2 * (count // max(rows, 1) + 2)} requests: {passes}"
+        return f"about {_requests(planned_requests(count or 0, rows))}"
+
+    def _waiting(self, count: int | None, rows: int) -> str:
+        """The requests of a day at one poll a minute, and a longer interval if they are too many."""
+        if count is None:
+            return f"{_SECONDS_PER_DAY // 60:,} polls at one a minute, of one request at least"
+        pages = count // max(rows, 1) + 1
+        # The whole list is read at every tenth poll, and in long lists at a tenth as many polls as it has pages.
+        per_poll = min(_REQUESTS_PER_POLL, pages) + pages / max(10, pages / 10)
+        per_day = {interval: int(_SECONDS_PER_DAY / interval * per_poll) for interval in _POLL_INTERVALS}
+        said = f"about {_requests(per_day[60])} at one poll a minute"
+        if self._requests_per_day is None or per_day[60] <= self._requests_per_day // 2:
+            return said
+        slow = next((one for one, cost in per_day.items() if cost <= self._requests_per_day // 2), _POLL_INTERVALS[-1])
+        return f"{said}, too many for the plan: with `poke_interval={slow}` about {per_day[slow]:,}"
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number:,} requests"
 
 
 class _Answered:
@@ -158,9 +203,8 @@ class _Answered:
     def dialect(self) -> str:
         rows = "results" if isinstance((self._envelope or {}).get("results"), list) else "data"
         names = {name for invoice in self.invoices for name in ("id", "invoice_number") if name in invoice.raw}
-        return (
-            f"rows under `{rows}`, identified by {' and '.join(f'`{name}`' for name in sorted(names)) or 'nothing yet'}"
-        )
+        ids = " and ".join(f"`{name}`" for name in sorted(names))
+        return f"rows under `{rows}`, " + (f"identified by {ids}" if ids else "and no invoice to see ids in")
 
     def anonymous(self) -> dict[str, Any]:
         """The response without a value that says anything of the organization."""

@@ -1,8 +1,8 @@
 """From arguments to an exit status: the frame around every command.
 
 Results go to standard output and everything else to standard error. Exit status: 0 for success, 1 where the answer is
-no (an export that does not verify, two that differ, a connection that does not work), 2 for arguments that cannot
-work, 3 for what may pass by itself.
+no (an export that does not verify, two that differ, a connection that does not work, an invoice that does not exist), 2
+for arguments that cannot work, 3 for what may pass by itself, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import argparse
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.cli.definition import COMMANDS, DESCRIPTION
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.errors import UnpodError
 
 OK, NO, USAGE, TRANSIENT = 0, 1, 2, 3
 
@@ -37,6 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(name: str, given: argparse.Namespace) -> int:
     """Run a command by name and return its exit status. An error is printed as one line."""
+    try:
+        if sys.stdout is None:
+            return _failed("Standard output is closed.", USAGE)
+        status = _run(name, given)
+        sys.stdout.flush()  # here, where a failure becomes a message
+        return status
+    except BrokenPipeError:
+        # The reader of the output has closed it, as `head` does.
+        _drop_output()
+        return OK
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+        return _failed(f"Cannot write {error.filename or 'to standard output'}: {error.strerror}.", USAGE)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+
+
+def _run(name: str, given: argparse.Namespace) -> int:
     from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError
 
     _prepare_process()
@@ -50,13 +72,21 @@ def run(name: str, given: argparse.Namespace) -> int:
     except (UnpodConfigError, AirflowNotFoundException) as error:
         return _failed(error, USAGE)
     except UnpodError as error:
-        return _failed(error, NO if error.permanent else TRANSIENT)
-    except BrokenPipeError:
-        # The reader of the output has closed it, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+        return _failed(error, _status_of(error, name))
+
+
+def _status_of(error: UnpodError, name: str) -> int:
+    from airflow_provider_unpod.billing.errors import UnpodInvoiceNotFound
+    from airflow_provider_unpod.export import ExportError
+
+    # What is read from an export is there or not; while one is written, a store may be out of order for a while.
+    final = isinstance(error, UnpodInvoiceNotFound) or (isinstance(error, ExportError) and name != "export")
+    return NO if error.permanent or final else TRANSIENT
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, since Python writes it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(error: object, status: int) -> int:

@@ -74,7 +74,9 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> N
         table.add_row(*(Text(_printable(_text(row.get(column)))) for column in columns))
     console = Console()
     # A file or a pipe has no width: nothing is to be cut there.
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    with console.capture() as written:
+        console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    sys.stdout.write(written.get())  # rich would end the process itself where nobody reads it any more
 
 
 def _text(value: Any) -> str:

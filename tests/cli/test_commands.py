@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
-from typing import TYPE_CHECKING
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,26 +19,15 @@ from airflow_provider_unpod.cli.definition import COMMANDS
 from airflow_provider_unpod.cli.main import main
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
+from tests.billing.faulty_server import FaultyServer, Hang, Request, Step
 from tests.export.support import row
 from tests.loading.support import full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from airflow_provider_unpod.sandbox import Sandbox
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command sets up logging and its environment for a process of its own."""
-    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
-    root, airflow = logging.getLogger(), logging.getLogger("airflow")
-    before = root.handlers[:], root.level, airflow.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    airflow.setLevel(before[2])
+pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
 
 
 @pytest.mark.unpod_sandbox(invoices=120)
@@ -45,7 +39,7 @@ def test_invoices_are_listed_as_json_that_programs_read(
     out, err = capsys.readouterr()
     wanted = [one.id for one in unpod_sandbox.ledger.invoices() if one.status == "paid"]
     assert sorted(one["id"] for one in json.loads(out)) == sorted(wanted)
-    assert f"{len(wanted)} of 120 invoices, read linked" in err
+    assert f"{len(wanted)} of 120 invoices. The list is complete" in err
 
 
 @pytest.mark.unpod_sandbox(invoices=5)
@@ -119,7 +113,7 @@ def test_a_damaged_export_does_not_verify(tmp_path: Path, capsys: pytest.Capture
     data = next(tmp_path.glob("invoices-*"))
     data.write_bytes(data.read_bytes().replace(b"1.01", b"9.01"))
 
-    assert main(["verify", str(tmp_path)]) != 0
+    assert main(["verify", str(tmp_path)]) == 1
 
     out, err = capsys.readouterr()
     assert out == ""
@@ -198,3 +192,63 @@ def test_every_command_has_help_for_every_option() -> None:
     for command in COMMANDS:
         for option in command.options:
             assert option.settings.get("help") or option.settings.get("choices"), (command.name, option.flags)
+
+
+def command(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "airflow_provider_unpod", *arguments], stderr=subprocess.PIPE, text=True, **settings
+    )
+
+
+def test_a_reader_that_ends_early_is_no_error(unpod_sandbox: Sandbox) -> None:
+    """As `head` does, but without a race: its end of the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    with command("organizations", stdout=write) as process:
+        os.close(write)
+        assert process.communicate()[1] == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("organizations",), ("organizations", "--output", "csv")])
+def test_a_full_disk_is_one_line(unpod_sandbox: Sandbox, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full_disk, command(*arguments, stdout=full_disk) as process:
+        _, err = process.communicate()
+    assert err == "error: Cannot write to standard output: No space left on device.\n"
+    assert process.returncode == 2
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full([row(1)], tmp_path / "export")
+    for arguments in (["report", str(tmp_path / "export"), "--file"], ["check", "--record"]):
+        assert main([*arguments, "/nowhere/file"]) == 2
+        assert capsys.readouterr().err == "error: Cannot write /nowhere/file: No such file or directory.\n"
+
+
+def test_ctrl_c_ends_a_command_with_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives while the command waits for a response."""
+    waiting = threading.Event()
+
+    def never(request: Request) -> list[Step]:
+        waiting.set()
+        return [Hang]
+
+    with FaultyServer(otherwise=never) as server:
+        connection = {"conn_type": "unpod", "host": server.url, "login": "acme", "password": "token"}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+        with command("invoices") as process:
+            assert waiting.wait(60)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate()[1] == "error: interrupted\n"
+    assert process.returncode == 130
+
+
+def test_an_invoice_that_does_not_exist_and_a_folder_without_an_export_end_with_status_1(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    assert main(["invoice", "999999"]) == 1
+    for arguments in (["verify"], ["report"], ["diff", str(tmp_path)]):
+        assert main([*arguments, str(tmp_path)]) == 1

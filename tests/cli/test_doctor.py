@@ -1,0 +1,122 @@
+"""What ``check`` says is true of servers with other dialects, limits and orders."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.billing.client import UnpodClient
+from airflow_provider_unpod.billing.reading.reading import read_list
+from airflow_provider_unpod.cli.main import main
+from airflow_provider_unpod.sandbox import Sandbox
+
+pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
+PASSES = "two whole passes at least, because"
+#: Settings of a sandbox, and what is then true of it.
+SERVERS: list[tuple[dict[str, Any], dict[str, str]]] = [
+    (
+        {},
+        {
+            "dialect": "rows under `results`, identified by `id`",
+            "order": "by id",
+            "page size": "at most 100 rows",
+            "page past the end": "HTTP 404",
+        },
+    ),
+    (
+        {"dialect": "data", "order": "oldest", "max_page_size": 50},
+        {
+            "dialect": "rows under `data`, identified by `invoice_number`",
+            "page size": "at most 50 rows",
+            "settings": '{"page_size": 50}',
+        },
+    ),
+    (
+        {"order": "shuffled", "count": "missing", "end": "empty"},
+        {
+            "count": "missing",
+            "order": "neither by id nor by date",
+            "page size": "at least 100 rows",
+            "page past the end": "is empty",
+            "an export": f"{PASSES} responses have no `count`",
+        },
+    ),
+    ({"fixed_page_size": 20}, {"page size": "`page_size` is ignored: pages have 20 rows", "an export": PASSES}),
+    ({"fixed_page_size": 7}, {"page size": "`page_size` is ignored: pages have 7 rows", "an export": PASSES}),
+    ({"fixed_page_size": 300}, {"page size": "`page_size` is ignored: pages have 250 rows", "an export": PASSES}),
+    ({"max_page_size": 5}, {"page size": "at most 5 rows", "an export": f"{PASSES} windows of 5 rows cannot overlap"}),
+    ({"max_page_size": 1000, "invoices": 1500}, {"page size": "at least 1000 rows", "settings": '{"page_size": 1000}'}),
+    ({"invoices": 0}, {"dialect": "no invoice to see ids in", "order": "not visible", "an export": "about 1 request$"}),
+    ({"invoices": 100}, {"page size": "no limit visible: all invoices are on one page"}),
+    (
+        {"rate_limit": 100, "invoices": 20_000},
+        {
+            "rate limit": "100 requests a minute (Free plan: 10,000 a day)",
+            "a day of waiting": "too many for the plan: with `poke_interval=300` about 3,456$",
+        },
+    ),
+    (
+        {"rate_limit": 30},
+        {"rate limit": "30 requests a minute, if it is by the minute", "a day of waiting": "a minute$"},
+    ),
+]
+
+
+def said_in(out: str) -> dict[str, str]:
+    facts, _, settings = out.partition("\nRecommended settings of the connection's extra:\n")
+    said = dict(re.findall(r"^(.+?)  +(.+)$", facts, re.MULTILINE))
+    return said | {"settings": json.dumps(json.loads(settings)) if settings else ""}
+
+
+@pytest.mark.parametrize(("server", "true"), SERVERS, ids=lambda value: str(value) if "order" in value else None)
+def test_check_says_what_is_true_of_a_server(
+    server: dict[str, Any],
+    true: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Sandbox(today=date(2026, 7, 1), **server) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    said = said_in(out)
+
+    for name, words in true.items():
+        assert words.removesuffix("$") in said[name], said
+        assert not words.endswith("$") or said[name].endswith(words[:-1]), said
+    assert bool(said["settings"]) == ("settings" in true or server == {"max_page_size": 5})
+    assert "has not been run against the live API" in err
+
+
+@pytest.mark.parametrize("server", [server for server, _ in SERVERS if "count" not in server], ids=str)
+def test_an_export_costs_about_the_requests_that_check_foretells(
+    server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_limit = {name: value for name, value in server.items() if name != "rate_limit"}
+    with Sandbox(today=date(2026, 7, 1), **without_limit) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        assert main(["check"]) == 0
+        sandbox.reset_stats()
+        with UnpodClient(sandbox.url, sandbox.token, sandbox.org_handle) as client:
+            assert sum(1 for _ in read_list(client)) == server.get("invoices", 250)
+        made = sandbox.stats["requests"]
+    (foretold,) = re.findall(r"^an export +about ([\d,]+) request", capsys.readouterr().out, re.MULTILINE)
+
+    assert int(foretold.replace(",", "")) == pytest.approx(made, rel=0.25, abs=2)
+
+
+@pytest.mark.unpod_sandbox(rate_limit=3, rate_window=86_400)
+def test_what_was_found_out_before_the_api_failed_is_reported(
+    unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--record", str(tmp_path / "record.json")]) == 3
+
+    out, err = capsys.readouterr()
+    assert "by id" in out
+    assert "Retry after" in err
+    assert len(json.loads((tmp_path / "record.json").read_text())) == 2
