@@ -13,10 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, org_handle_of, text_of
+from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, Check, optional, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, short_repr
+
+if TYPE_CHECKING:
+    from airflow_provider_unpod.billing.reading.selection import Selection
 
 log = logging.getLogger(__name__)
 
@@ -141,30 +144,49 @@ def _is_result(value: object) -> bool:
     return hasattr(value, "resolve")
 
 
-def check_connection_of(task: Any) -> None:
-    """Check the connection id and the organization handle of a task, as far as they are known.
+#: The arguments with which a task connects to Unpod.
+CONNECTION: Mapping[str, Check] = {"unpod_conn_id": text_of, "org_handle": optional(text_of)}
 
-    :raises UnpodConfigError: if one is invalid. The message names it.
+
+def check_arguments(task: Any, checks: Mapping[str, Check]) -> tuple[str, ...]:
+    """Check the arguments of a task when it is created, as far as they are known.
+
+    :param checks: by name. Arguments of several tasks have one name and one check.
+    :returns: the template fields that are not ``None``, for :func:`check_rendered`.
+    :raises UnpodConfigError: if an argument is invalid. The message names it.
     """
-    if is_final(task.unpod_conn_id):
-        text_of(task.unpod_conn_id, "unpod_conn_id")
-    if is_final(task.org_handle):
-        org_handle_of(task.org_handle)
+    for name, check in checks.items():
+        value = getattr(task, name)
+        if is_final(value):
+            check(value, name)
+    return tuple(name for name in task.template_fields if getattr(task, name) is not None)
 
 
-def given_templates(task: Any) -> tuple[str, ...]:
-    """Return the names of a task's template fields that are not ``None``. Call it when the task is created."""
-    return tuple(name for name in task.template_fields if getattr(task, name, None) is not None)
+def check_rendered(task: Any, given: Iterable[str], checks: Mapping[str, Check]) -> None:
+    """Check the arguments of a task again, now that its templates are rendered.
 
+    A ``None`` from an upstream task or a native template is refused. It would silently select the default.
 
-def check_rendered(task: Any, names: Iterable[str]) -> None:
-    """Refuse a ``None`` from an upstream task or a native template. It would silently select the default.
-
-    :param names: the result of :func:`given_templates`.
-    :raises UnpodConfigError: if a field rendered to ``None``. The message names it.
+    :param given: the result of :func:`check_arguments`.
+    :raises UnpodConfigError: if an argument is invalid. The message names it.
     """
-    for name in names:
+    for name in given:
         if getattr(task, name) is None:
             raise UnpodConfigError(
                 f"`{name}` rendered to None. To use the default, do not pass it at all. {GAVE_NOTHING}"
             )
+    for name, check in checks.items():
+        check(getattr(task, name), name)
+
+
+def selection_of(task: Any, *, rendered: bool) -> Selection:
+    """Return the selection that a task's arguments describe.
+
+    :param rendered: if false, arguments that are not known yet are ignored.
+    :raises UnpodConfigError: if an argument is invalid. The message names it.
+    """
+    from airflow_provider_unpod.billing.reading.selection import Selection
+
+    values = {name: getattr(task, name) for name in ("statuses", "invoice_date_from", "invoice_date_to")}
+    known = {name: value for name, value in values.items() if rendered or is_final(value)}
+    return Selection.from_arguments(**known, timezone=task.business_timezone)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
@@ -21,6 +21,9 @@ from airflow_provider_unpod.billing.moments import parse_moment, to_utc
 
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.invoice import InvoiceId
+
+#: Checks a value, given the argument's name for the error. Returns the value in the form in which it is used.
+Check: TypeAlias = Callable[[Any, str], Any]
 
 #: What templates render missing values to, in Python and in JSON.
 _NOTHING = frozenset({"", "none", "null"})
@@ -91,6 +94,11 @@ def text_of(value: Any, name: str) -> str:
     if not _is_name(value):
         raise UnpodConfigError(f"`{name}` must be a non-empty string, got {short_repr(value)}. {GAVE_NOTHING}")
     return str(value)
+
+
+def optional(check: Check) -> Check:
+    """Return a check that accepts ``None`` and leaves every other value to ``check``."""
+    return lambda value, name: None if value is None else check(value, name)
 
 
 def org_handle_of(value: Any) -> str | None:

@@ -35,9 +35,10 @@ class StoreAddress(NamedTuple):
     account: str | None
 
 
-def normalized(address: object) -> str:
+def normalized(address: object, subject: str = "The path of an export") -> str:
     """Normalize the address of a folder: with a scheme, without a slash at its end.
 
+    :param subject: names the address in errors.
     :raises UnpodConfigError: if it is neither in a store nor an absolute path, if it contains credentials (which the
         message omits), or if one of its folders is ``..`` or a missing value such as ``None``.
     """
@@ -49,21 +50,26 @@ def normalized(address: object) -> str:
     place, _, path = rest.partition("/")
     if "?" in text or _CREDENTIALS(rest if separator else text):
         raise UnpodConfigError(
-            "The path of an export must not contain credentials or a query string. Put credentials into an Airflow "
-            "connection and its id into `storage_conn_id`. (The path is not shown here.)"
+            f"{subject} must not contain credentials or a query string. Put credentials into an Airflow connection and "
+            "its id into `storage_conn_id`. (The path is not shown here.)"
         )
     if reason := _reason_against(text, scheme, place, rest):
         raise UnpodConfigError(
-            "The path of an export must be in a store, like s3://bucket/invoices, or an absolute local path, like "
-            f"/data/invoices or file:///data/invoices; got {str(address)!r}{reason}."
+            f"{subject} must be in a store, like s3://bucket/invoices, or an absolute local path, like /data/invoices "
+            f"or file:///data/invoices; got {str(address)!r}{reason}."
         )
     if scheme in _LOCAL:
         path = path.lstrip("/")  # fsspec would read //data and file:////data as ./data
     for folder in (path if scheme in _LOCAL else rest).split("/"):
-        _refuse_as_folder(folder, address)
+        _refuse_as_folder(folder, address, subject)
     if scheme in _LOCAL:
         return f"{scheme}://{place}{PurePosixPath('/' + path)}"
     return f"{scheme}://{rest}"
+
+
+def path_of(value: object, name: str) -> str:
+    """Check the path of a folder or file as an argument of a task, see :func:`normalized`."""
+    return normalized(value, f"`{name}`")
 
 
 def path_segment(name: object) -> str:
@@ -121,11 +127,11 @@ def _reason_against(text: str, scheme: str, place: str, rest: str) -> str:
     return ""
 
 
-def _refuse_as_folder(folder: str, address: object) -> None:
+def _refuse_as_folder(folder: str, address: object, subject: str) -> None:
     got = f"got {short_repr(str(address), 200)}"
     if folder in (".", ".."):
         raise UnpodConfigError(
-            f"The path of an export must not contain `{folder}`, {got}. Encode names from elsewhere with "
+            f"{subject} must not contain `{folder}`, {got}. Encode names from elsewhere with "
             "`airflow_provider_unpod.export.path_segment`."
         )
     if folder.rpartition("=")[2].strip() in _NOTHING:
@@ -135,6 +141,6 @@ def _refuse_as_folder(folder: str, address: object) -> None:
     else:
         return
     raise UnpodConfigError(
-        f"The path of an export must not contain {what}, {got}. Did a template render to nothing? A run without a "
+        f"{subject} must not contain {what}, {got}. Did a template render to nothing? A run without a "
         "logical date has `run_id` and `dag_run.run_after`."
     )

@@ -5,34 +5,36 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, text_of, whole_number_of
+from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, optional, text_of, whole_number_of
 from airflow_provider_unpod.billing.errors import UnpodBadRows, UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
-from airflow_provider_unpod.billing.reading.evidence import check_consistency
-from airflow_provider_unpod.export.address import normalized
+from airflow_provider_unpod.billing.reading.evidence import consistency_of
+from airflow_provider_unpod.export.address import path_of
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
 from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
 from airflow_provider_unpod.task_boundary import (
-    check_connection_of,
+    CONNECTION,
+    check_arguments,
     check_rendered,
-    given_templates,
-    is_final,
     materialized,
+    selection_of,
     storable,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_unpod.billing.arguments import Check
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.reading.reading import Reading
     from airflow_provider_unpod.billing.reading.selection import Selection
@@ -43,6 +45,17 @@ if TYPE_CHECKING:
 MAX_XCOM_BYTES = 256 * 1024
 
 _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_ARGUMENTS: Mapping[str, Check] = {
+    **CONNECTION,
+    "output_path": optional(path_of),
+    "storage_conn_id": optional(text_of),
+    "page_size": optional(argument_of_reading),
+    "max_concurrency": optional(argument_of_reading),
+    "consistency": consistency_of,
+    "max_xcom_bytes": whole_number_of,
+    "on_no_change": partial(choice_of, choices=("skip", "succeed")),
+    "report": partial(choice_of, choices=(True, False)),
+}
 _NO_CHANGE = "No invoice has changed since the last export, so no export was written."
 
 
@@ -141,10 +154,10 @@ class UnpodBillingOperator(BaseOperator):
         self.ignore_fields = field_names(ignore_fields, "ignore_fields")
         self.on_no_change = on_no_change
         self.report = report
-        self._given = given_templates(self)
+        self._given = check_arguments(self, _ARGUMENTS)
         self._depth = _depth_of(output_path)
         self._lineage: tuple[str, Written | None] | None = None
-        self._check_arguments()
+        self._check_combinations()
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
         """Export the invoices, as described in the class."""
@@ -153,10 +166,10 @@ class UnpodBillingOperator(BaseOperator):
 
         started = time.monotonic()
         with fail_fast():
-            check_rendered(self, self._given)
+            check_rendered(self, self._given, _ARGUMENTS)
             self._check_last_folder()
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
-            selection = self._selection()
+            selection = selection_of(self, rendered=True)
             with hook.get_conn() as client, _all_bad_rows_named(client):
                 if self.output_path is None:
                     records = self._records(hook, selection, started)
@@ -253,16 +266,6 @@ class UnpodBillingOperator(BaseOperator):
             max_concurrency=self.max_concurrency,
         )
 
-    def _selection(self) -> Selection:
-        from airflow_provider_unpod.billing.reading.selection import Selection
-
-        return Selection.from_arguments(
-            statuses=self.statuses,
-            invoice_date_from=self.invoice_date_from,
-            invoice_date_to=self.invoice_date_to,
-            timezone=self.business_timezone,
-        )
-
     def _options(self) -> ExportOptions:
         return ExportOptions(
             file_format=self.file_format,
@@ -273,14 +276,10 @@ class UnpodBillingOperator(BaseOperator):
             ignore_fields=self.ignore_fields,
         )
 
-    def _check_arguments(self) -> None:
-        """Check the arguments when the DAG is parsed. Templates are checked when they are rendered."""
+    def _check_combinations(self) -> None:
+        """Check what arguments mean together, when the DAG is parsed."""
         self._options()
-        self._check_numbers()
-        self._check_what_is_final()
-        check_consistency(self.consistency)
-        choice_of(self.on_no_change, "on_no_change", ("skip", "succeed"))
-        choice_of(self.report, "report", (True, False))
+        selection_of(self, rendered=False)
         if self.on_no_change != "skip" and self.export_mode != "changes":
             raise UnpodConfigError("`on_no_change` has no effect without export_mode='changes'. Set both, or neither.")
         if self.output_path is None:
@@ -297,32 +296,13 @@ class UnpodBillingOperator(BaseOperator):
                     f"Set `output_path`, or remove {', '.join(useless)}: without a path, no files are written."
                 )
 
-    def _check_numbers(self) -> None:
-        for name in ("page_size", "max_concurrency"):
-            value = getattr(self, name)
-            if value is not None:
-                argument_of_reading(name, value)
-        whole_number_of(self.max_xcom_bytes, "max_xcom_bytes")
-
     def _check_last_folder(self) -> None:
         """Refuse ``s3://bucket/{{ handle }}`` if the handle is empty, because it would mean the parent folder."""
         path = self.output_path
-        if path is not None and normalized(path) and str(path).strip().endswith("/") and _depth_of(path) < self._depth:
+        if path is not None and str(path).strip().endswith("/") and _depth_of(path) < self._depth:
             raise UnpodConfigError(
                 f"`output_path` must not end with an empty folder name, got {path!r}. {GAVE_NOTHING}"
             )
-
-    def _check_what_is_final(self) -> None:
-        from airflow_provider_unpod.billing.reading.selection import Selection
-
-        check_connection_of(self)
-        if self.output_path is not None and is_final(self.output_path):
-            normalized(self.output_path)
-        if self.storage_conn_id is not None and is_final(self.storage_conn_id):
-            text_of(self.storage_conn_id, "storage_conn_id")
-        names = ("statuses", "invoice_date_from", "invoice_date_to")
-        final = {name: getattr(self, name) for name in names if is_final(getattr(self, name))}
-        Selection.from_arguments(**final, timezone=self.business_timezone)
 
 
 def _depth_of(path: object) -> int:

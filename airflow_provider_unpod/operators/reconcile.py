@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_unpod.billing.arguments import choice_of, decimals_of, whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export.address import normalized
-from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final, storable
+from airflow_provider_unpod.billing.arguments import (
+    GAVE_NOTHING,
+    choice_of,
+    decimals_of,
+    optional,
+    text_of,
+    whole_number_of,
+    zone_of,
+)
+from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
+from airflow_provider_unpod.export.address import path_of
+from airflow_provider_unpod.operators.arguments import EXPORT
+from airflow_provider_unpod.task_boundary import (
+    check_arguments,
+    check_rendered,
+    fail_fast,
+    materialized,
+    selection_of,
+    storable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +38,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_unpod.billing.reading.selection import Selection
+    from airflow_provider_unpod.billing.arguments import Check
     from airflow_provider_unpod.export.difference_files import Differences
     from airflow_provider_unpod.export.reader import Export
     from airflow_provider_unpod.export.reconciliation import Entry
@@ -31,6 +48,27 @@ _SHOWN = 20
 #: Largest ledger, in bytes. It is copied to the worker's disk.
 _LARGEST_LEDGER = 4 * 1024**3
 _SOURCES = ("against_path", "sql", "ledger_path")
+
+
+def _query_of(value: Any, name: str) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise UnpodConfigError(f"`{name}` must be an SQL query, got {short_repr(value)}. {GAVE_NOTHING}")
+
+
+_ARGUMENTS: Mapping[str, Check] = {
+    **EXPORT,
+    "against_path": optional(path_of),
+    "sql": optional(_query_of),
+    "sql_conn_id": optional(text_of),
+    "ledger_path": optional(path_of),
+    "output_path": optional(path_of),
+    "match_by": partial(choice_of, choices=("id", "invoice_number")),
+    "business_timezone": zone_of,
+    "date_window": partial(whole_number_of, least=0),
+    "tolerance": decimals_of,
+    "on_difference": partial(choice_of, choices=("fail", "warn")),
+}
 
 
 class UnpodReconcileOperator(BaseOperator):
@@ -122,7 +160,7 @@ class UnpodReconcileOperator(BaseOperator):
         self.ledger_path = ledger_path
         self.csv = csv
         self.match_by = match_by
-        self.statuses = statuses
+        self.statuses = materialized(statuses)
         self.invoice_date_from = invoice_date_from
         self.invoice_date_to = invoice_date_to
         self.business_timezone = business_timezone
@@ -130,11 +168,11 @@ class UnpodReconcileOperator(BaseOperator):
         self.tolerance = tolerance
         self.on_difference = on_difference
         self.output_path = output_path
-        self._given = given_templates(self)
-        self._check_arguments()
+        self._given = check_arguments(self, _ARGUMENTS)
+        self._check_combinations()
 
-    def _check_arguments(self) -> None:
-        """Check the arguments when the DAG is parsed."""
+    def _check_combinations(self) -> None:
+        """Check what arguments mean together, when the DAG is parsed."""
         from airflow_provider_unpod.export.entries import LedgerFormat
 
         given = [name for name in _SOURCES if getattr(self, name) is not None]
@@ -147,14 +185,7 @@ class UnpodReconcileOperator(BaseOperator):
         if self.csv is not None and self.ledger_path is None:
             raise UnpodConfigError("`csv` has no effect without `ledger_path`. Omit it, or pass the ledger's path.")
         LedgerFormat.from_dict(self.csv, "csv")
-        choice_of(self.match_by, "match_by", ("id", "invoice_number"))
-        choice_of(self.on_difference, "on_difference", ("fail", "warn"))
-        whole_number_of(self.date_window, "date_window", least=0)
-        decimals_of(self.tolerance, "tolerance")
-        for name in ("export_path", "against_path", "output_path"):
-            value = getattr(self, name)
-            if value is not None and is_final(value):
-                normalized(value)
+        selection_of(self, rendered=False)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, write the files and report the result, as described in the class."""
@@ -163,7 +194,8 @@ class UnpodReconcileOperator(BaseOperator):
         from airflow_provider_unpod.export.reconciliation import reconcile
 
         with fail_fast(), ExitStack() as stack:
-            check_rendered(self, self._given)
+            check_rendered(self, self._given, _ARGUMENTS)
+            selection_of(self, rendered=True)
             export = self._open(self.export_path, self.export_id, self.manifest_sha256)
             reconciliation = reconcile(
                 self._entries_of_export(export),
@@ -195,7 +227,8 @@ class UnpodReconcileOperator(BaseOperator):
     def _entries_of_export(self, export: Export) -> Iterator[Entry]:
         from airflow_provider_unpod.export.entries import entries_of_export
 
-        return entries_of_export(export, by=self.match_by, zone=self._zone(), selection=self._selection())
+        selection = selection_of(self, rendered=True)
+        return entries_of_export(export, by=self.match_by, zone=self._zone, selection=selection)
 
     def _other_side(self, stack: ExitStack) -> Iterator[Entry]:
         from airflow_provider_unpod.export.entries import LedgerFormat, entries_of_csv, entries_of_rows
@@ -204,9 +237,9 @@ class UnpodReconcileOperator(BaseOperator):
             return self._entries_of_export(self._open(self.against_path))
         if self.ledger_path is not None:
             file = stack.enter_context(self._ledger_file(self.ledger_path))
-            return entries_of_csv(file, LedgerFormat.from_dict(self.csv, "csv"), self._zone())
+            return entries_of_csv(file, LedgerFormat.from_dict(self.csv, "csv"), self._zone)
         head, rows = self._query(stack)
-        return entries_of_rows(rows, head, LedgerFormat(), self._zone())
+        return entries_of_rows(rows, head, LedgerFormat(), self._zone)
 
     def _ledger_file(self, path: str) -> IO[bytes]:
         from airflow_provider_unpod.export.errors import LedgerError
@@ -233,20 +266,9 @@ class UnpodReconcileOperator(BaseOperator):
         names = [column[0] for column in cursor.description]
         return names, iter(cursor.fetchone, None)
 
+    @property
     def _zone(self) -> tzinfo:
-        from airflow_provider_unpod.billing.arguments import zone_of
-
         return zone_of(self.business_timezone, "business_timezone")
-
-    def _selection(self) -> Selection:
-        from airflow_provider_unpod.billing.reading.selection import Selection
-
-        return Selection.from_arguments(
-            statuses=self.statuses,
-            invoice_date_from=self.invoice_date_from,
-            invoice_date_to=self.invoice_date_to,
-            timezone=self.business_timezone,
-        )
 
     # --- the result
 

@@ -30,10 +30,10 @@ from airflow_provider_unpod.billing.watching.condition import (
 from airflow_provider_unpod.sensors.deadline import deadline_of, ended_by_execution_timeout
 from airflow_provider_unpod.sensors.failures import FailureCount
 from airflow_provider_unpod.task_boundary import (
-    check_connection_of,
+    CONNECTION,
+    check_arguments,
     check_rendered,
     fail_fast,
-    given_templates,
     is_final,
     materialized,
     storable,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_unpod.billing.arguments import Check
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _GRACE, _GRACE_INTERVALS = 300.0, 2
 #: Shortest pause in seconds. A task that is rescheduled sooner may be queued again before Airflow recorded its end.
 _SHORTEST_RESCHEDULE = 15.0
+_ARGUMENTS: Mapping[str, Check] = {**CONNECTION, "max_failures": whole_number_of}
 #: Placeholders for arguments that are not known until templates are rendered. They are valid in any combination.
 _STAND_INS: dict[str, Any] = {"invoice_id": 0, "target_status": "not known yet", "failure_statuses": ()}
 
@@ -121,18 +123,17 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         self.unpod_conn_id = unpod_conn_id
         self.org_handle = org_handle
         self.deferrable = deferrable
-        self.max_failures = whole_number_of(max_failures, "max_failures")
-        self._given = given_templates(self)
-        self._check_arguments()
+        self.max_failures = max_failures
+        self._given = check_arguments(self, _ARGUMENTS)
+        self._check_combinations()
 
-    def _check_arguments(self) -> None:
+    def _check_combinations(self) -> None:
         """Check the arguments that are known when the DAG is parsed."""
         if self.deferrable and self.exponential_backoff:
             raise UnpodConfigError(
                 "`exponential_backoff` must be False with `deferrable=True`, because deferred waits share one poll "
                 "with a fixed `poke_interval`. Omit it, or pass deferrable=False."
             )
-        check_connection_of(self)
         final = {name: getattr(self, name) for name in _STAND_INS if is_final(getattr(self, name))}
         Condition.from_arguments(**{**_STAND_INS, **final}, wait_for=self.wait_for, on_missing=self.on_missing)
 
@@ -290,7 +291,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
         with fail_fast():
-            check_rendered(self, self._given)
+            check_rendered(self, self._given, _ARGUMENTS)
             condition = Condition.from_arguments(
                 self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_unpod.billing.arguments import choice_of, text_of
+from airflow_provider_unpod.billing.arguments import choice_of, optional, text_of
 from airflow_provider_unpod.export.address import normalized
-from airflow_provider_unpod.task_boundary import check_rendered, fail_fast, given_templates, is_final
+from airflow_provider_unpod.operators.arguments import EXPORT
+from airflow_provider_unpod.task_boundary import check_arguments, check_rendered, fail_fast, is_final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_unpod.billing.arguments import Check
     from airflow_provider_unpod.export.reader import Export
     from airflow_provider_unpod.loading.dialects import Dialect
     from airflow_provider_unpod.loading.load import Outcome
+
+
+_ARGUMENTS: Mapping[str, Check] = {
+    **EXPORT,
+    "sql_conn_id": text_of,
+    "table": text_of,
+    "schema": optional(text_of),
+    "create_table": partial(choice_of, choices=(True, False)),
+    "on_older": partial(choice_of, choices=("skip", "fail")),
+}
 
 
 class UnpodToSqlOperator(BaseOperator):
@@ -84,14 +97,12 @@ class UnpodToSqlOperator(BaseOperator):
         self.manifest_sha256 = manifest_sha256
         self.create_table = create_table
         self.on_older = on_older
-        self._given = given_templates(self)
+        self._given = check_arguments(self, _ARGUMENTS)
         self._lineage: tuple[str, str, int] | None = None
-        choice_of(on_older, "on_older", ("skip", "fail"))
-        if is_final(export_path):
-            normalized(export_path)
-        for name in ("sql_conn_id", "table"):
-            if is_final(getattr(self, name)):
-                text_of(getattr(self, name), name)
+        if is_final(table) and is_final(schema):
+            from airflow_provider_unpod.loading.dialects import Target
+
+            Target(table, schema)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Load the export, as described in the class."""
@@ -101,9 +112,9 @@ class UnpodToSqlOperator(BaseOperator):
         from airflow_provider_unpod.loading.load import ALREADY_LOADED, OLDER
 
         with fail_fast():
-            check_rendered(self, self._given)
-            kind, hook = sql_hook_of(self.sql_conn_id, DIALECTS)
+            check_rendered(self, self._given, _ARGUMENTS)
             target = Target(self.table, self.schema)
+            kind, hook = sql_hook_of(self.sql_conn_id, DIALECTS)
             table_uri = self._table_uri(kind, hook)
             export = self._open()
             outcome = self._load(export, hook, DIALECTS[kind], target)

@@ -205,11 +205,11 @@ def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandb
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"file_format": "xlsx", "output_path": "x"}, "`file_format` must be .* got 'xlsx'"),
-        ({"compression": "lz4", "output_path": "x"}, "`compression` must be .* got 'lz4'"),
-        ({"partition_by": "customer", "output_path": "x"}, "`partition_by` must be .* got 'customer'"),
-        ({"partition_by": ["month", "month"], "output_path": "x"}, "each key once"),
-        ({"business_timezone": "Mars/Olympus", "output_path": "x"}, "business_timezone"),
+        ({"file_format": "xlsx", "output_path": "/x"}, "`file_format` must be .* got 'xlsx'"),
+        ({"compression": "lz4", "output_path": "/x"}, "`compression` must be .* got 'lz4'"),
+        ({"partition_by": "customer", "output_path": "/x"}, "`partition_by` must be .* got 'customer'"),
+        ({"partition_by": ["month", "month"], "output_path": "/x"}, "each key once"),
+        ({"business_timezone": "Mars/Olympus", "output_path": "/x"}, "business_timezone"),
         *[({"max_xcom_bytes": one}, "max_xcom_bytes") for one in (0, -1, "10", None, True, 1e6)],
         *[({"page_size": one}, "`page_size`.*100000") for one in (0, 100_001, "10", True, 1.5)],
         *[({"max_concurrency": one}, "`max_concurrency`.*64") for one in (0, 65, "4", [4])],
@@ -218,7 +218,7 @@ def test_statuses_are_accepted_in_every_form_that_a_template_renders(unpod_sandb
         ({"invoice_date_from": "2026-02-01", "invoice_date_to": "2026-02-01"}, "before"),
         *[({"org_handle": one}, "`org_handle`") for one in ("", "  ", 7.5, "None")],
         *[({"unpod_conn_id": one}, "`unpod_conn_id`") for one in ("", None)],
-        *[({"output_path": one}, "path of an export") for one in ("data/exports", "~/x", "None", "s3:///x", "/a::b")],
+        *[({"output_path": one}, "`output_path` must") for one in ("data/exports", "~/x", "None", "s3:///x", "/a::b")],
         ({"output_path": "/data/x", "storage_conn_id": ""}, "`storage_conn_id`"),
         ({"consistency": "repeated"}, "consistency"),
         ({"report": "false", "output_path": "/x"}, "`report` must be True or False, got 'false'"),
@@ -240,9 +240,9 @@ def test_invalid_arguments_are_refused_when_the_dag_is_parsed(arguments: dict[st
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"output_path": "None"}, "path of an export"),
-        ({"output_path": " "}, "path of an export"),
-        ({"output_path": "exports/2026-02"}, "path of an export"),
+        ({"output_path": "None"}, "`output_path` must"),
+        ({"output_path": " "}, "`output_path` must"),
+        ({"output_path": "exports/2026-02"}, "`output_path` must"),
         ({"output_path": "/tmp/invoices/None"}, "`None`.* Did a template render to nothing"),
         ({"output_path": "/tmp/invoices//x"}, "Did a template render to nothing"),
         ({"output_path": "/tmp/invoices/../x"}, "path_segment"),

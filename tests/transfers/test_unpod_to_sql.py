@@ -105,7 +105,7 @@ def test_another_database_is_refused_by_name_before_anything_is_read(
         ({"on_older": "ignore"}, "`on_older`"),
         ({"table": ""}, "`table`"),
         ({"sql_conn_id": None}, "`sql_conn_id`"),
-        ({"export_path": "tmp/relative"}, "path of an export"),
+        ({"export_path": "tmp/relative"}, "`export_path` must"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], named: str) -> None:

@@ -110,7 +110,7 @@ def max_concurrency(value: Any) -> int:
     return _whole_number(value, "Max. concurrency", "max_concurrency", MAX_CONCURRENCY)
 
 
-def argument_of_reading(name: str, value: Any) -> int:
+def argument_of_reading(value: Any, name: str) -> int:
     """Check ``page_size`` or ``max_concurrency`` as a Python argument. Unlike in a connection, a string is invalid."""
     return whole_number_of(value, name, most=_MAX_PAGE_SIZE if name == "page_size" else MAX_CONCURRENCY)
 

@@ -16,9 +16,12 @@ LINKED, REPEATED, SINGLE_PASS = "linked", "repeated", "single-pass"
 SHORT, PAST = "short", "past"
 
 
-def check_consistency(consistency: str) -> None:
-    """Raise ``UnpodConfigError`` if ``consistency`` is not a level that a caller may choose."""
-    choice_of(consistency, "consistency", (LINKED, SINGLE_PASS))
+def consistency_of(value: Any, name: str) -> Any:
+    """Check the level of consistency that a caller requests.
+
+    :raises UnpodConfigError: for any other value.
+    """
+    return choice_of(value, name, (LINKED, SINGLE_PASS))
 
 
 @dataclass(slots=True)

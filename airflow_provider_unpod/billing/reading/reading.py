@@ -18,7 +18,7 @@ from airflow_provider_unpod.billing.reading.evidence import (
     REPEATED,
     SINGLE_PASS,
     Evidence,
-    check_consistency,
+    consistency_of,
 )
 from airflow_provider_unpod.billing.reading.fetcher import Fetcher, PageSource, Progress
 from airflow_provider_unpod.billing.reading.linked_read import LinkedRead
@@ -52,11 +52,11 @@ def read_list(
     :param max_concurrency: most requests in flight. Default: that of ``source``.
     :raises UnpodConfigError: if an argument is invalid.
     """
-    check_consistency(consistency)
-    size = source.page_size if page_size is None else argument_of_reading("page_size", page_size)
+    consistency_of(consistency, "consistency")
+    size = source.page_size if page_size is None else argument_of_reading(page_size, "page_size")
     concurrency = source.max_concurrency
     if max_concurrency is not None:
-        concurrency = argument_of_reading("max_concurrency", max_concurrency)
+        concurrency = argument_of_reading(max_concurrency, "max_concurrency")
     return Reading(source, selection, consistency, size, concurrency)
 
 
