@@ -31,6 +31,8 @@ STATE_COMPRESSION = "gzip"
 #: Largest record in a file, in bytes. The limit keeps a forged file from filling the memory. A response of the API has
 #: at most 32 MiB, and escaping can make it three times as long.
 _MAX_RECORD = 128 * 2**20
+#: Bytes of JSON lines that are parsed together. Their records take about ten times as much memory.
+_READ_AT_ONCE = 2**18
 
 
 def columns_of(lines: Iterable[bytes], options: ExportOptions) -> tuple[Column, ...]:
@@ -80,7 +82,21 @@ def decode(
 
 def decode_lines(file: IO[bytes], compression: str | None) -> Iterator[Any]:
     """Decode the values of a JSON lines file."""
-    return map(json.loads, _bounded_lines(decompressed(file, compression)))
+    source, rest = decompressed(file, compression), b""
+    while block := source.read(max(_READ_AT_ONCE, len(rest))):
+        lines, _, rest = (rest + block).rpartition(b"\n")
+        if len(rest) > _MAX_RECORD:
+            raise ValueError(f"a record is longer than {_MAX_RECORD} bytes")
+        yield from _values_of(lines)
+    yield from _values_of(rest)
+
+
+def _values_of(lines: bytes) -> list[Any]:
+    """Decode JSON lines as one list, which takes half as long as one by one."""
+    values: list[Any] = json.loads(b"[%b]" % lines.replace(b"\n", b","))
+    if lines and len(values) != lines.count(b"\n") + 1:
+        raise ValueError("a line is not one JSON value")
+    return values
 
 
 def _bounded_lines(file: IO[Any]) -> Iterator[Any]:
@@ -106,7 +122,7 @@ def _without(columns: tuple[Column, ...], names: Container[str]) -> tuple[Column
 
 def _records(blocks: Iterable[bytes]) -> Iterator[Record]:
     for block in blocks:
-        yield from map(json.loads, block.splitlines())
+        yield from _values_of(block.removesuffix(b"\n"))
 
 
 def _encode_csv(records: Iterator[Record], columns: tuple[Column, ...]) -> Iterator[bytes]:

@@ -27,16 +27,17 @@ BLOCK_SIZE = 2**20
 Partition = tuple[str, ...]
 
 
-def _encoder() -> Callable[[Any], str]:
-    """Return a function that encodes a record as JSON. The result is ASCII, even if a record has unpaired surrogates.
+def json_encoder(*, ascii_only: bool) -> Callable[[Any], str]:
+    """Return a function that encodes a value as JSON without blanks.
 
     ``JSONEncoder.encode`` creates a C encoder in every call, which takes as long as the encoding. If Python has the C
     encoder, it is created once here.
     """
-    encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+    encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False, ensure_ascii=ascii_only)
+    text = json.encoder.encode_basestring_ascii if ascii_only else json.encoder.encode_basestring
     try:
         encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined] # not in the type stubs
-            None, encoder.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+            None, encoder.default, text, None, ":", ",", False, False, False
         )
         encode({}, 0)
     except (AttributeError, TypeError):
@@ -44,7 +45,8 @@ def _encoder() -> Callable[[Any], str]:
     return lambda record: "".join(encode(record, 0))
 
 
-encode_record = _encoder()
+#: ASCII, so valid UTF-8 whatever the API sends, unpaired surrogates, too.
+encode_record = json_encoder(ascii_only=True)
 
 
 @contextmanager

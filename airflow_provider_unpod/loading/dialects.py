@@ -5,6 +5,8 @@ Identifiers are always quoted, with double quotes that are doubled inside. Value
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _NOT_IN_NAMES = re.compile("[\x00\ud800-\udfff]").search
 _LEDGER_SUFFIX = "_exports"
-_ROWS_PER_BLOCK = 1000
+#: Size in bytes of the blocks that are sent to PostgreSQL.
+_BLOCK = 2**18
 #: Placeholder for a parameter in SQL. No identifier can contain this character.
 MARK = "\x00"
 
@@ -117,14 +120,13 @@ class Postgres(Dialect):
 
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
         cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}) ON COMMIT DROP")
-        copy = f"COPY {target.staging} FROM STDIN"
+        copy = f"COPY {target.staging} FROM STDIN WITH (FORMAT csv, ENCODING 'UTF8')"
         if hasattr(cursor, "copy_expert"):  # psycopg 2
-            cursor.copy_expert(copy, _Reader(_copy_blocks(rows)))
+            cursor.copy_expert(copy, _Reader(_csv_blocks(rows)), size=_BLOCK)
         else:
             with cursor.copy(copy) as sink:
-                for block in _copy_blocks(rows):
+                for block in _csv_blocks(rows):
                     sink.write(block)
-        cursor.execute(f"ANALYZE {target.staging}")
 
     def types_in(self, cursor: Any, table: Table) -> dict[str, str]:
         cursor.execute(
@@ -191,25 +193,17 @@ class _Total:
         return format(self._sum, "f")
 
 
-#: COPY's text format: a tab between cells, a line break between rows, ``\N`` for NULL.
-_NEEDS_ESCAPE = re.compile(r"[\\\t\n\r]").search
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def _copy_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
-    lines: list[str] = []
+def _csv_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
+    """Encode rows as CSV. An empty cell is NULL, since no cell of a row is an empty string."""
+    text = io.StringIO()
+    writer = csv.writer(text)
     for row in rows:
-        lines.append(_copy_line(row))
-        if len(lines) == _ROWS_PER_BLOCK:
-            yield "".join(lines).encode()
-            lines.clear()
-    yield "".join(lines).encode()
-
-
-def _copy_line(row: Row) -> str:
-    if _NEEDS_ESCAPE("".join(filter(None, row))):
-        row = tuple(cell and cell.translate(_ESCAPES) for cell in row)
-    return "\t".join(["\\N" if cell is None else cell for cell in row]) + "\n"
+        writer.writerow(row)
+        if text.tell() > _BLOCK:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
 
 
 class _Reader:

@@ -183,18 +183,30 @@ class Load:
         """Write the staged rows to the table. Rows from a later export are not changed."""
         staged = ", ".join(quoted(column.name) for column in STAGED)
         names = ", ".join(quoted(column.name) for column in COLUMNS)
-        update = [*CONTENT, *COLUMNS[-3:]]
-        assignments = ", ".join(f"{quoted(column.name)} = excluded.{quoted(column.name)}" for column in update)
+        self._run(
+            cursor,
+            f"SELECT 1 FROM {self._target.table} WHERE {self._equals('organization')} LIMIT 1",
+            self._organization,
+        )
+        # Without a row that it could meet, a plain INSERT takes half as long.
+        on_conflict = self._on_conflict() if cursor.fetchone() else ""
         self._run(
             cursor,
             f"INSERT INTO {self._target.table} AS existing ({names})"
             f" SELECT {self._text()}, {staged}, {self._text()}, {self._moment_mark()}, NULL"
-            f" FROM {self._target.staging} WHERE true"
-            f" ON CONFLICT ({', '.join(quoted(column.name) for column in KEY)}) DO UPDATE SET {assignments}"
-            f" WHERE existing.{quoted('read_at')} <= excluded.{quoted('read_at')}",
+            f" FROM {self._target.staging} WHERE true{on_conflict}",
             self._organization,
             self._export.export_id,
             self._read_at,
+        )
+
+    def _on_conflict(self) -> str:
+        key = ", ".join(quoted(column.name) for column in KEY)
+        update = [*CONTENT, *COLUMNS[-3:]]
+        assignments = ", ".join(f"{quoted(column.name)} = excluded.{quoted(column.name)}" for column in update)
+        return (
+            f" ON CONFLICT ({key}) DO UPDATE SET {assignments}"
+            f" WHERE existing.{quoted('read_at')} <= excluded.{quoted('read_at')}"
         )
 
     def _mark_vanished(self, cursor: Any) -> int:

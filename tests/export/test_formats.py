@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.export.errors import ExportRefused
+from airflow_provider_unpod.export.formats import decode_lines
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, records, row, rows
 
@@ -331,3 +333,18 @@ def test_many_partitions_need_no_more_open_files_than_one(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     assert len(written.manifest.files) == 500
+
+
+def test_a_file_of_json_lines_is_read_alike_however_long_its_lines_are() -> None:
+    values = [{"a": "x" * size} for size in (0, 2**18, 1, 3 * 2**18, 2)] * 3
+    text = "\n".join(map(json.dumps, values)).encode()
+
+    assert list(decode_lines(io.BytesIO(text), None)) == values
+    assert list(decode_lines(io.BytesIO(text + b"\n"), None)) == values
+    assert list(decode_lines(io.BytesIO(b""), None)) == []
+
+
+@pytest.mark.parametrize("text", [b"1,2\n", b"1\n\n2\n", b"[1\n2]\n", b"{}]\n[{}"])
+def test_a_line_that_is_not_one_json_value_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"is not one JSON value|Expecting|Extra data"):
+        list(decode_lines(io.BytesIO(text), None))

@@ -79,6 +79,49 @@ def test_a_field_without_a_column_is_kept_as_json(database: Database, tmp_path: 
     }
 
 
+TEXTS = (
+    "",
+    ",",
+    '"',
+    '""',
+    "\\N",
+    "\\.",
+    "\\",
+    "a\tb",
+    "a\nb",
+    "a\r\nb",
+    "\r",
+    " ",
+    "'",
+    "NULL",
+    "Ω 𝄞",
+    "=1+1",
+    "{}",
+    "\x01\x7f",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_the_same_in_the_table_to_the_last_character(database: Database, tmp_path: Path, text: str) -> None:
+    full([row(1, invoice_number=text, charge_type=f"{text}x", note=text)], tmp_path / "export")
+
+    database.load(tmp_path / "export")
+
+    ((number, charge_type),) = database.invoices("invoice_number, charge_type")
+    extra = database.extra("1")
+    assert (number, charge_type, extra["note"]) == (text or None, f"{text}x", text)
+    # A column has no empty text: to some databases it would be NULL.
+    assert extra.get("invoice_number") == ("" if text == "" else None)
+
+
+def test_a_text_of_ten_megabytes_is_loaded(database: Database, tmp_path: Path) -> None:
+    full([row(number, note="'\"" * 5_000_000) for number in (1, 2)], tmp_path / "export")
+
+    assert database.load(tmp_path / "export").rows == 2
+
+    assert database.extra("2")["note"] == "'\"" * 5_000_000
+
+
 def test_characters_that_no_database_stores_are_replaced_and_counted(database: Database, tmp_path: Path) -> None:
     full([row(1, note="a\x00b", tags=["\x00"]), row(2)], tmp_path / "export")
 
