@@ -108,6 +108,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": f"{module}.transfers.unpod_to_sql",
             }
         ],
+        # Airflow 2 reads no link that is not listed, but there the operators have none.
+        "extra-links": [f"{module}.links.UnpodPageLink"],
         "cli": [f"{module}.cli.airflow.get_cli_commands"],
         "asset-uris": uris,
         "dataset-uris": uris,

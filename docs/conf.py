@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 #: Every page of docs/ has its place here; a page without one is a warning.
 NAVIGATION = {
-    "Guides": ("quick-start", "connection", "exports", "waiting", "books", "reports", "command-line", "examples"),
+    "Guides": (
+        *("quick-start", "connection", "exports", "waiting", "books", "reports", "airflow-page"),
+        *("command-line", "examples"),
+    ),
     "When something is wrong": ("reliability", "rate-limits", "completeness"),
     "Reference": ("reference", "sandbox", "compatibility", "benchmarks", "../CHANGELOG"),
     "Project": ("../README", "architecture", "../CONTRIBUTING", "../SECURITY", "releasing"),

@@ -15,11 +15,18 @@ DAG_MODULES = {
     "airflow_provider_unpod.hooks.unpod": (
         "from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook"
     ),
-    "airflow_provider_unpod.operators.billing": "from airflow.providers.common.compat.sdk import BaseOperator",
+    "airflow_provider_unpod.operators.billing": (
+        "from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink"
+    ),
     "airflow_provider_unpod.sensors.invoice": (
         "from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout\n"
         "from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue\n"
         "from airflow.providers.common.compat.sdk import conf"
+    ),
+    # Every process of Airflow loads it.
+    "airflow_provider_unpod.web.plugin": (
+        "from airflow.providers.common.compat.sdk import BaseOperatorLink\n"
+        "from airflow.plugins_manager import AirflowPlugin"
     ),
     "airflow_provider_unpod.triggers.invoice": (
         "from airflow.providers.common.compat.connection import get_async_connection\n"
@@ -31,6 +38,8 @@ CPU_BUDGET_MS = 25.0
 NOT_YET = (
     "aiohttp",
     "duckdb",
+    "fastapi",
+    "jinja2",
     "openlineage",
     "pandas",
     "pyarrow",
@@ -40,6 +49,8 @@ NOT_YET = (
     "airflow_provider_unpod.export.formats",
     "airflow_provider_unpod.export.writer",
     "airflow_provider_unpod.sandbox",
+    "airflow_provider_unpod.web.app",
+    "airflow_provider_unpod.web.report",
 )
 
 

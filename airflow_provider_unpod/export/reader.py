@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK = 2**20
+#: Bytes of a manifest, and of a report, that are read to show them; a report takes half of that at most.
+MOST_SHOWN = 16 * 2**20
 
 
 class Export(Iterable[Record]):
@@ -215,6 +217,45 @@ def export_files(
     return _addresses(*_believed_manifest(path, conn_id, export_id, manifest_sha256))
 
 
+def read_report(
+    path: str | Path,
+    conn_id: str | None = None,
+    *,
+    export_id: str,
+    manifest_sha256: str,
+    run: Mapping[str, Any],
+    most: int = MOST_SHOWN,
+) -> bytes | None:
+    """The report of an export that proves itself, for somebody who has the address from a place that can be forged.
+
+    :param run: ``dag_id``, ``task_id``, ``run_id`` and ``map_index`` of the task instance that must have written it.
+    :param most: bytes of the manifest, and of the report, above which neither is read.
+    :returns: the bytes of the HTML file, after their SHA-256 was verified; ``None`` if the export has no report.
+    :raises ExportError: if there is no such export, another task instance wrote it, or a file is missing, changed or
+        too large.
+    :raises UnpodConfigError: like :func:`read_export`.
+    """
+    with _folder_of(path, conn_id) as folder:
+        text = folder.fetch(MANIFEST_NAME, most + 1)
+        found = None if text is None else Manifest.from_bytes(_limited(text, most), folder.address_of(MANIFEST_NAME))
+        manifest = _require_identity(folder, found, export_id, manifest_sha256)
+        author = manifest.content.get("run") or {}
+        if {name: author.get(name) for name in run} != dict(run):
+            raise ExportError(f"The export in {folder.address} was not written by this task instance.")
+        if manifest.report is not None and manifest.report.bytes > most:
+            raise ExportError(f"The report has {manifest.report.bytes:,} bytes; at most {most:,} are shown.")
+        report = Export(folder, manifest, check=False).open_report()
+        return None if report is None else _limited(report, most)
+
+
+def _limited(content: IO[bytes], most: int) -> bytes:
+    with content:
+        text = content.read(most + 1)
+    if len(text) > most:
+        raise ExportError(f"The file is too large: at most {most:,} bytes are read.")
+    return text
+
+
 def _addresses(folder: Folder, manifest: Manifest) -> list[str]:
     place = without_connection(folder.address).removeprefix("file://")
     return [f"{place}/{file.path}" for file in manifest.files]
@@ -223,8 +264,17 @@ def _addresses(folder: Folder, manifest: Manifest) -> list[str]:
 def _believed_manifest(
     path: str | Path, conn_id: str | None, export_id: str | None, manifest_sha256: str | None
 ) -> tuple[Folder, Manifest]:
-    folder = Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
-    manifest = current_manifest(folder)
+    folder = _folder_of(path, conn_id)
+    return folder, _require_identity(folder, current_manifest(folder), export_id, manifest_sha256)
+
+
+def _folder_of(path: str | Path, conn_id: str | None) -> Folder:
+    return Folder(str(path).strip().rstrip("/").removesuffix("/" + MANIFEST_NAME), conn_id)
+
+
+def _require_identity(
+    folder: Folder, manifest: Manifest | None, export_id: str | None, manifest_sha256: str | None
+) -> Manifest:
     if manifest is None:
         raise ExportError(f"{folder.address} does not contain a certified export: {MANIFEST_NAME} is missing.")
     if export_id is not None and manifest.export_id != export_id:
@@ -234,7 +284,7 @@ def _believed_manifest(
             f"The manifest {folder.address_of(MANIFEST_NAME)} must have the SHA-256 {manifest_sha256}, got "
             f"{manifest.sha256}. It was replaced by export {manifest.export_id}, or it is forged."
         )
-    return folder, manifest
+    return manifest
 
 
 def _decode_state(content: IO[bytes]) -> Iterator[Any]:

@@ -96,6 +96,8 @@ class Folder:
         """Copy up to ``most`` bytes of a file to an unnamed local file. ``None`` if it does not exist."""
 
         def request() -> IO[bytes] | None:
+            if self._local and not Path(self._path(name)).is_file():  # opening a pipe would wait for ever
+                return None
             self._fs.invalidate_cache()  # a cached listing would hide a new file
             with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
                 copy = temporary_file()

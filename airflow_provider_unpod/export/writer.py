@@ -39,10 +39,11 @@ _MOST_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Written:
-    """An export that has just been certified, and the address of its folder."""
+    """An export that has just been certified: the address of its folder, and the storage connection as given."""
 
     address: str
     manifest: Manifest
+    conn_id: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the summary for XCom and asset events: location and totals, but no invoices.
@@ -63,6 +64,7 @@ class Written:
             "totals": totals if _may_be_listed(totals, sum(map(len, totals.values()))) else None,
             "consistency": self.manifest.content["evidence"]["consistency"],
             "report": f"{self.address}/{report.path}" if report else None,
+            "storage_conn_id": self.conn_id,
         }
 
 
@@ -144,7 +146,7 @@ def write_export(
             report = _write_report(folder, described, spool, render_report) if render_report else None
             return Manifest.from_content({**described, "report": report})
 
-        return Written(folder.address, publication.publish(write_files))
+        return Written(folder.address, publication.publish(write_files), conn_id)
 
 
 def _checker(

@@ -17,6 +17,7 @@ from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import consistency_of
 from airflow_provider_unpod.export.address import path_of
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
+from airflow_provider_unpod.links import PAGE_LINKS
 from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
 from airflow_provider_unpod.task_boundary import (
     CONNECTION,
@@ -94,9 +95,9 @@ class UnpodBillingOperator(BaseOperator):
     Without ``output_path``, the task returns the list of records. With ``output_path``, it returns a summary:
     ``manifest`` (address of the manifest), ``export_id``, ``manifest_sha256`` (of the manifest file), ``file_count``,
     ``files`` (addresses), ``count``, ``totals`` (``{currency: {status: {"count": n, "amount": "…"}}}``),
-    ``consistency`` (the level reached) and ``report`` (address of the report, or ``None``). Beyond 100 entries or
-    64 KiB, ``files`` and ``totals`` are ``None``. The asset events of the task's outlets have the same summary, without
-    ``files``, in ``extra``. A retried or cleared task replaces its export.
+    ``consistency`` (the level reached), ``report`` (address of the report, or ``None``) and ``storage_conn_id`` (as
+    given). Beyond 100 entries or 64 KiB, ``files`` and ``totals`` are ``None``. The asset events of the task's outlets
+    have the same summary, without ``files``, in ``extra``. A retried or cleared task replaces its export.
     """
 
     template_fields: Sequence[str] = (
@@ -109,6 +110,7 @@ class UnpodBillingOperator(BaseOperator):
         "invoice_date_to",
     )
     ui_color = "#e8f3ec"
+    operator_extra_links = PAGE_LINKS
 
     def __init__(
         self,
@@ -245,7 +247,9 @@ class UnpodBillingOperator(BaseOperator):
         self.log.info(_NO_CHANGE)
         # Airflow emits an event for every outlet of a successful task, but this task has not changed them.
         self.outlets = []
-        nothing = dict.fromkeys(("manifest", "export_id", "manifest_sha256", "consistency", "report"))
+        nothing = dict.fromkeys(
+            ("manifest", "export_id", "manifest_sha256", "consistency", "report", "storage_conn_id")
+        )
         return {**nothing, "file_count": 0, "files": [], "count": 0, "totals": {}}
 
     def _report_lineage(self, hook: UnpodHook, written: Written | None) -> None:

@@ -27,6 +27,7 @@ from airflow_provider_unpod.billing.watching.condition import (
     Condition,
     Decision,
 )
+from airflow_provider_unpod.links import PAGE_LINKS
 from airflow_provider_unpod.sensors.deadline import deadline_of, ended_by_execution_timeout
 from airflow_provider_unpod.sensors.failures import FailureCount
 from airflow_provider_unpod.task_boundary import (
@@ -95,6 +96,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         "org_handle",
     )
     ui_color = "#d6eadf"
+    operator_extra_links = PAGE_LINKS
 
     #: Created in each run of the task. A task that was deferred or rescheduled starts with a new one.
     _poller: InvoicePoller | None = None

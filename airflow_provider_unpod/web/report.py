@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.moments import parse_moment
 from airflow_provider_unpod.web.figures import BUCKETS, MOST_OVERDUE, Sum, figures_of
+from airflow_provider_unpod.web.rendering import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,9 +22,8 @@ _COMPLETENESS = {
     "single-pass": "Not proved complete: every page was read once. A change that the count does not show is not seen.",
 }
 _CHART_WIDTH = 640
-#: Files, and characters of a name, that are shown; the manifest has all.
+#: Files that are shown; the manifest has all.
 _MOST_FILES = 500
-_MOST_CHARACTERS = 100
 _SELECTION = ("statuses", "invoice_date_from", "invoice_date_to")
 
 
@@ -61,7 +61,8 @@ def render_report(
     as_of = parse_moment(manifest["read_at"])
     zone = zone_of(manifest.get("business_timezone") or "UTC", "business_timezone")
     figures = figures_of(records, as_of=as_of, zone=zone)
-    html: str = _template("report.html").render(
+    html = render(
+        "report.html",
         manifest=manifest,
         selection={name: (manifest.get("selection") or {}).get(name) for name in _SELECTION},
         completeness=_COMPLETENESS[manifest["evidence"]["consistency"]],
@@ -80,22 +81,6 @@ def render_report(
     return html.encode()
 
 
-def _template(name: str) -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    # Everything in a report comes from elsewhere, so all of it is escaped.
-    environment = Environment(
-        loader=PackageLoader("airflow_provider_unpod.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["short"] = _short
-    environment.filters["money"] = lambda amount: format(Decimal(amount), ",f")
-    return environment.get_template(f"{name}.j2")
-
-
 def _bars(months: Mapping[str, Mapping[str, Sum]]) -> list[Bar]:
     totals = {month: _added_up(cells.values()) for month, cells in sorted(months.items())}
     longest = max((abs(total.amount) for total in totals.values()), default=Decimal(0))
@@ -110,8 +95,3 @@ def _added_up(sums: Iterable[Sum]) -> Sum:
     for each in sums:
         total = total.plus(each.amount, each.invoices)
     return total
-
-
-def _short(text: object) -> str:
-    whole = str(text)
-    return whole if len(whole) <= _MOST_CHARACTERS else whole[:_MOST_CHARACTERS] + "…"

@@ -21,7 +21,17 @@ except ImportError:  # Airflow 2.11
     from airflow.utils.context import OutletEventAccessors
 
 BILLING = Asset("unpod://unpod.tv/billing")
-EXTRA = ("manifest", "export_id", "manifest_sha256", "file_count", "count", "totals", "consistency", "report")
+EXTRA = (
+    "manifest",
+    "export_id",
+    "manifest_sha256",
+    "file_count",
+    "count",
+    "totals",
+    "consistency",
+    "report",
+    "storage_conn_id",
+)
 
 
 def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:

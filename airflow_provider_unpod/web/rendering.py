@@ -1,0 +1,45 @@
+"""One way to render HTML, for reports and for the page in Airflow."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+#: Characters of a name that are shown.
+MOST_CHARACTERS = 100
+
+
+def render(template: str, **content: Any) -> str:
+    """Render ``templates/<template>.j2``. Everything is escaped, since it comes from elsewhere."""
+    html: str = _environment().get_template(f"{template}.j2").render(**content)
+    return html
+
+
+@cache
+def source(name: str) -> str:
+    """The text of ``templates/<name>``, as it is."""
+    environment = _environment()
+    text: str = environment.loader.get_source(environment, name)[0]
+    return text
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("airflow_provider_unpod.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = _short
+    environment.filters["money"] = lambda amount: format(Decimal(amount), ",f")
+    return environment
+
+
+def _short(text: object) -> str:
+    whole = str(text)
+    return whole if len(whole) <= MOST_CHARACTERS else whole[:MOST_CHARACTERS] + "…"

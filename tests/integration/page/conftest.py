@@ -1,0 +1,141 @@
+"""Airflow's API server with users of every role, and a database in which two DAGs have run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+
+from airflow_provider_unpod.links import has_page
+from airflow_provider_unpod.sandbox import Sandbox
+from tools.local_airflow import LocalAirflow
+
+#: The roles of Airflow's SimpleAuthManager; a user has the role's name.
+ROLES = ("admin", "op", "user", "viewer")
+BASE = "/base/path"
+EVIL = '"><script>alert(1)</script>'
+
+
+class Response(NamedTuple):
+    status: int
+    headers: Any
+    text: str
+
+
+class PageServer(LocalAirflow):
+    """Only the API server, behind a base URL with a path; tasks ran before it was started."""
+
+    components: ClassVar = {"api-server": ["api-server"]}
+
+    def __init__(self, home: Path, sandbox: Sandbox) -> None:
+        self.exports = home / "exports"
+        super().__init__(
+            home,
+            Path(__file__).parent / "dags",
+            UNPOD_EXPORTS=f"file://{self.exports}",
+            AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
+            AIRFLOW__CORE__TEST_CONNECTION="Enabled",
+            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="False",
+            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS=",".join(f"{role}:{role}" for role in ROLES),
+            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE=str(home / "passwords.json"),
+        )
+        self.environment["AIRFLOW__API__BASE_URL"] = self.url + BASE
+        self._tokens: dict[str, str] = {}
+
+    def __enter__(self) -> PageServer:
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "passwords.json").write_text(json.dumps({role: role for role in ROLES}))
+        done = subprocess.run(
+            [sys.executable, "-c", _PREPARE], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        super().__enter__()
+        return self
+
+    def healthy(self) -> bool:
+        try:
+            return self.send("GET", f"{BASE}/api/v2/monitor/health").status == 200
+        except OSError:
+            return False
+
+    def token(self, role: str) -> str:
+        """A token of the role's user, as the login form gets one."""
+        if role not in self._tokens:
+            found = self.send("POST", f"{BASE}/auth/token", {"username": role, "password": role})
+            self._tokens[role] = json.loads(found.text)["access_token"]
+        return self._tokens[role]
+
+    def send(
+        self, method: str, path: str, body: Any = None, *, form: dict[str, str] | None = None, **headers: str
+    ) -> Response:
+        """One request, errors included."""
+        data = None
+        if form is not None:
+            data = urllib.parse.urlencode(form).encode()
+        elif body is not None:
+            data, headers = json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with _DIRECT.open(request, timeout=60) as response:
+                return Response(response.status, response.headers, response.read().decode())
+        except urllib.error.HTTPError as error:
+            return Response(error.code, error.headers, error.read().decode())
+
+    def page(self, role: str | None, path: str = "/page", **more: Any) -> Response:
+        """A request to the page, as the browser of a user sends it: with Airflow's cookie. ``None``: of a stranger."""
+        cookie = {"Cookie": f"_token={self.token(role)}"} if role else {}
+        return self.send("POST" if "form" in more else "GET", f"{BASE}/unpod{path}", **{**cookie, **more})
+
+    def rest(self, role: str, method: str, path: str, body: Any = None) -> Any:
+        """A request to Airflow's public API."""
+        found = self.send(method, f"{BASE}/api/v2{path}", body, Authorization=f"Bearer {self.token(role)}")
+        assert found.status < 300, found
+        return json.loads(found.text or "null")
+
+
+#: Several commands in one process: most of the time of each is the import of Airflow.
+_PREPARE = """
+from airflow.cli.cli_parser import get_parser
+for command in ("db migrate", "dags reserialize", "dags test page_first", "dags test page_second"):
+    arguments = get_parser().parse_args(command.split())
+    arguments.func(arguments)
+"""
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    if not has_page():
+        pytest.skip("the page needs Airflow 3.1")
+    with (
+        Sandbox(token="tok-s3cReT-of-the-page", invoices=50) as sandbox,
+        PageServer(tmp_path_factory.mktemp("page"), sandbox) as server,
+    ):
+        connection = {**json.loads(sandbox.connection_json()), "connection_id": "unpod_saved", "description": EVIL}
+        server.rest("admin", "POST", "/connections", connection)
+        broken = {
+            "connection_id": "evil",
+            "conn_type": "unpod",
+            "host": "http://127.0.0.1:1",
+            "login": EVIL,
+            "password": "pw-s3cReT",
+        }
+        server.rest("admin", "POST", "/connections", broken)
+        other = {"connection_id": "other", "conn_type": "sqlite", "host": ":memory:"}
+        server.rest("admin", "POST", "/connections", other)
+        yield server
+
+
+def links_of(html: str) -> list[str]:
+    """The addresses of the reports on the page, relative to the page's prefix."""
+    return re.findall(rf'href="{BASE}/unpod(/dags/[^"]+)"', html)

@@ -1,0 +1,109 @@
+"""What limits and remembers the page's work; the page itself is in tests/integration/page."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.links import has_page
+
+if not has_page():
+    pytest.skip("the page needs Airflow 3.1", allow_module_level=True)
+
+from airflow_provider_unpod.web.connections import Busy, ConnectionTests, form_token, is_form_token
+from airflow_provider_unpod.web.listed import own_tasks_of
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def connection(conn_id: str = "c", uri: str = "unpod://host") -> Any:
+    return SimpleNamespace(conn_id=conn_id, get_uri=lambda: uri)
+
+
+def test_another_click_within_ten_seconds_makes_no_request() -> None:
+    clock, made = Clock(), []
+
+    def run(conn_id: str) -> tuple[bool, str]:
+        made.append(conn_id)
+        return True, f"test {len(made)}"
+
+    tests = ConnectionTests(run, clock)
+    messages = []
+    for clock.now in (0.0, 9.9, 10.1):
+        messages.append(tests.outcome(connection()).message)
+
+    assert messages == ["test 1", "test 1", "test 2"]
+
+
+def test_a_connection_that_was_edited_is_tested_anew() -> None:
+    found = iter([(False, "wrong token"), (True, "")])
+    tests = ConnectionTests(lambda conn_id: next(found), Clock())
+
+    assert not tests.outcome(connection(uri="unpod://:old@host")).works
+    assert tests.outcome(connection(uri="unpod://:new@host")).works
+
+
+def test_a_third_test_at_the_same_time_is_refused_and_takes_no_thread() -> None:
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    def run(conn_id: str) -> tuple[bool, str]:
+        begun.release()
+        end.wait(30)
+        return True, ""
+
+    tests = ConnectionTests(run)
+    threads = [threading.Thread(target=tests.outcome, args=(connection(name),)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert begun.acquire(timeout=30)
+
+    with pytest.raises(Busy, match="Try again in a moment"):
+        tests.outcome(connection("c"))
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert tests.outcome(connection("c")).works
+
+
+def test_a_test_that_fails_unexpectedly_leaves_room_for_the_next() -> None:
+    def run(conn_id: str) -> tuple[bool, str]:
+        raise RuntimeError
+
+    tests = ConnectionTests(run)
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            tests.outcome(connection())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [("other key", "user", "conn"), ("key", "other user", "conn"), ("key", "user", "other conn")],
+)
+def test_a_form_is_good_for_its_user_connection_and_server_only(other: tuple[str, str, str]) -> None:
+    token = form_token("key", "user", "conn")
+
+    assert is_form_token("key", token, "user", "conn")
+    assert not is_form_token(other[0], token, *other[1:])
+
+
+@pytest.mark.parametrize("encoded", [lambda task: {"__type": "operator", "__var": task}, lambda task: task])
+def test_a_task_is_ours_by_module_and_class(encoded: Any) -> None:
+    module, name = "airflow_provider_unpod.operators.billing", "UnpodBillingOperator"
+    tasks = [
+        {"task_id": "ours", "_task_module": module, "task_type": name},
+        {"task_id": "mapped", "_task_module": module, "task_type": name, "_is_mapped": True},
+        {"task_id": "namesake", "_task_module": "dags.evil", "task_type": name},
+        {"task_id": "other", "_task_module": module, "task_type": "PythonOperator"},
+    ]
+
+    assert list(own_tasks_of({"dag": {"tasks": [encoded(task) for task in tasks]}})) == ["ours", "mapped"]
+    assert list(own_tasks_of(None)) == []
