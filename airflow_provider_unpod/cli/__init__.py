@@ -1,1 +1,1 @@
-"""The command line: ``python -m airflow_provider_unpod``, and ``airflow unpod`` where Airflow lets providers add it."""
+"""The command line: ``python -m airflow_provider_unpod``, and ``airflow unpod`` from Airflow 3.3 on."""

@@ -1,4 +1,4 @@
-"""The commands as part of ``airflow``: Airflow 3.3 and later."""
+"""Adds the commands to the ``airflow`` command line of Airflow 3.3 and later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_unpod.cli.definition import COMMANDS, DESCRIPTION
 
 
 def get_cli_commands() -> list[Any]:
-    """What Airflow adds to its command line; see `cli` in the provider's metadata."""
+    """Return the commands for Airflow's command line. Airflow calls this, see `cli` in the provider's metadata."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
     commands = []

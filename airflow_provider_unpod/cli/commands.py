@@ -1,4 +1,4 @@
-"""What each command does. A function takes the parsed arguments and returns the exit status."""
+"""The commands. Each function takes the parsed arguments and returns the exit status."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _COLUMNS = ("id", "invoice_number", "amount", "currency", "status", "invoice_dat
 
 
 def check(given: argparse.Namespace) -> int:
-    """Test the connection, then find out how the API behaves."""
+    """Test the connection, then examine how the API behaves."""
     from airflow_provider_unpod.cli.doctor import examine
 
     return examine(_hook(given), given.record)
 
 
 def organizations(given: argparse.Namespace) -> int:
-    """List the organizations that the token may see."""
+    """List the organizations that the token may access."""
     found = _hook(given).get_organizations()
     write_rows(found, ("domain_handle", "name", "id"), given.output)
     return 0
 
 
 def invoices(given: argparse.Namespace) -> int:
-    """List invoices; nothing is written before the list was read completely."""
+    """List invoices. Nothing is printed until the list has been read completely."""
     with _hook(given).iter_invoices(**_selection(given)) as reading, progress("invoices") as counted:
         records = [invoice.as_record() for invoice in counted(reading)]
     names = [name for name in _COLUMNS if any(name in record for record in records)]
@@ -57,7 +57,7 @@ def invoice(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
-    """Export as the operator does."""
+    """Write an export, as ``UnpodBillingOperator`` does."""
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export import write_export
     from airflow_provider_unpod.export.options import ExportOptions
@@ -72,7 +72,7 @@ def export(given: argparse.Namespace) -> int:
         export_mode="changes" if given.changes else "full",
     )
     about = {"organization": client.org_handle, "source": client.base_url, "selection": selection.as_dict()}
-    # The whole list: the export selects by itself.
+    # Reads the whole list. The export itself selects.
     with hook.iter_invoices() as reading, progress("invoices") as counted:
         written = write_export(
             _Counted(reading, counted),
@@ -83,14 +83,14 @@ def export(given: argparse.Namespace) -> int:
             selection=selection,
         )
     if written is None:
-        note("No invoice has changed since the last export: nothing was written.")
+        note("No invoice has changed since the last export, so no export was written.")
         return 0
     print(json.dumps(written.summary(), indent=2))
     return 0
 
 
 class _Counted:
-    """A reading whose invoices are counted on their way."""
+    """A ``Reading`` that counts its invoices for the progress display."""
 
     def __init__(self, reading: Any, counted: Any) -> None:
         self._reading = reading
@@ -101,7 +101,7 @@ class _Counted:
 
     @property
     def evidence(self) -> Any:
-        """How completely the list was read; set once the invoices are exhausted."""
+        """The evidence that the list is complete. Available after the last invoice."""
         return self._reading.evidence
 
 
@@ -127,7 +127,7 @@ def verify(given: argparse.Namespace) -> int:
             },
         }
     )
-    note("The export is certified: every file, every row and every sum is as the manifest says.")
+    note("The export is certified: all files, rows and sums agree with the manifest.")
     return 0
 
 
@@ -155,7 +155,7 @@ def report(given: argparse.Namespace) -> int:
 
 
 def _reconciliation(file: str, export: Export) -> dict[str, Any]:
-    """The content of a ``reconciliation.json``, which must be about this export."""
+    """Read a ``reconciliation.json``, which must belong to this export."""
     from airflow_provider_unpod.billing.errors import UnpodConfigError
 
     try:
@@ -168,7 +168,7 @@ def _reconciliation(file: str, export: Export) -> dict[str, Any]:
             f"`--reconciliation` {file} must be a reconciliation.json of UnpodReconcileOperator."
         ) from None
     if about[0] != export.export_id:
-        raise UnpodConfigError(f"`--reconciliation` {file} is about export {about[0]}, not {export.export_id}.")
+        raise UnpodConfigError(f"`--reconciliation` must be for export {export.export_id}, got {about[0]} in {file}.")
     return content
 
 
@@ -188,7 +188,7 @@ def _compared(here: Export, there: Export) -> Reconciliation:
 
 
 def diff(given: argparse.Namespace) -> int:
-    """Compare two exports; the exit status is 1 if they differ."""
+    """Compare two exports. The exit status is 1 if they differ."""
     from airflow_provider_unpod.export import read_export
     from airflow_provider_unpod.export.difference_files import as_dict
 

@@ -1,4 +1,4 @@
-"""The commands and their options, defined once for both command lines. Imports nothing: ``airflow --help`` reads it."""
+"""Defines the commands and options for both command lines. It has no heavy imports: ``airflow --help`` imports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DESCRIPTION = "Read, export, check and compare the invoices of an Unpod organiza
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of a command, as ``argparse`` takes it."""
+    """An argument of a command, in the form of ``argparse``."""
 
     flags: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -18,7 +18,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One command; its function is :mod:`airflow_provider_unpod.cli.commands` by the same name."""
+    """A command. The function of the same name is in :mod:`airflow_provider_unpod.cli.commands`."""
 
     name: str
     help: str

@@ -1,7 +1,7 @@
-"""``check``: does the connection work, how does its API behave, and what will it cost? About six requests.
+"""The command ``check``: tests a connection and examines the behavior and costs of its API, in about six requests.
 
-The package was built from Unpod's published pages. What they leave open (page-size limit, order, the page past the end)
-is found out here, on the API that a deployment really has.
+This package follows Unpod's published pages. They do not specify the page-size limit, the order of the list and the
+response past the end. This command determines them for the API that a deployment uses.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.hooks.unpod import UnpodHook
 
 _SIZE, _LARGE_SIZE = 100, 1000
-#: Requests a minute, by plan (Unpod's pages); the day's limit is a hundred times that.
+#: Requests per minute of each plan, from Unpod's pages. The daily limit is a hundred times as high.
 _PLANS = {100: "Free", 1_000: "Developer", 10_000: "Business"}
 #: A poll for an invoice whose page is known, and the page where new ones land.
 _REQUESTS_PER_POLL = 2
-#: Seconds between two polls, from which the shortest is recommended that leaves half of the day's limit to others.
+#: Candidate intervals in seconds. The shortest that leaves half of the daily limit to others is recommended.
 _POLL_INTERVALS = (60, 120, 300, 600, 900, 1_800, 3_600)
 _SECONDS_PER_DAY = 86_400
 _NOT_LIVE = (
-    "This package was built from Unpod's published pages and has not been run against the live API. If Unpod differs "
-    "from what is said above, please report it with the file that `--record` writes."
+    "This package was built from Unpod's published pages and has not been run against the live API. If Unpod behaves "
+    "differently, please report it with the file that `--record` writes."
 )
 
 
 @dataclass
 class Findings:
-    """What was found out, in words; ``settings`` are those that a connection's extra should have."""
+    """The results of the examination. ``settings`` has recommendations for the connection's extra."""
 
     facts: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -45,10 +45,10 @@ class Findings:
 
 
 def examine(hook: UnpodHook, record: str | None) -> int:
-    """Test, examine, and report; 1 if the connection does not work.
+    """Test the connection, examine the API and print the results. Return 1 if the connection does not work.
 
     :param record: file for the anonymized transcript.
-    :raises UnpodError: if the API fails on the way. What was found out until then is reported all the same.
+    :raises UnpodError: if the API fails during the examination. The results so far are printed before.
     """
     works, text = hook.test_connection()
     if not works:
@@ -116,9 +116,9 @@ class _Examination:
         return {"assumed": "neither by id nor by date"}.get(witness.order, witness.order)
 
     def _page_size(self, first: _Answered) -> int:
-        """Find out whether `page_size` is honored, and how many rows a page may have.
+        """Determine whether `page_size` is honored, and how many rows a page may have.
 
-        :returns: the rows of a page of which there are several, at the connection's page size.
+        :returns: rows per full page at the connection's page size.
         """
         facts = self._findings.facts
         rows = len(first.invoices)
@@ -166,11 +166,11 @@ class _Examination:
         return f"about {_requests(planned_requests(count or 0, rows))}"
 
     def _waiting(self, count: int | None, rows: int) -> str:
-        """The requests of a day at one poll a minute, and a longer interval if they are too many."""
+        """Estimate the requests of a day at one poll a minute, and recommend an interval if they are too many."""
         if count is None:
             return f"{_SECONDS_PER_DAY // 60:,} polls at one a minute, of one request at least"
         pages = count // max(rows, 1) + 1
-        # The whole list is read at every tenth poll, and in long lists at a tenth as many polls as it has pages.
+        # The whole list is read at every tenth poll. For long lists, the interval is a tenth of the number of pages.
         per_poll = min(_REQUESTS_PER_POLL, pages) + pages / max(10, pages / 10)
         per_day = {interval: int(_SECONDS_PER_DAY / interval * per_poll) for interval in _POLL_INTERVALS}
         said = f"about {_requests(per_day[60])} at one poll a minute"
@@ -185,7 +185,7 @@ def _requests(number: int) -> str:
 
 
 class _Answered:
-    """One response, and what it shows."""
+    """A response and its interpretation."""
 
     def __init__(self, response: Response, page: int, size: int) -> None:
         from airflow_provider_unpod.billing.http import responses
@@ -207,7 +207,7 @@ class _Answered:
         return f"rows under `{rows}`, " + (f"identified by {ids}" if ids else "and no invoice to see ids in")
 
     def anonymous(self) -> dict[str, Any]:
-        """The response without a value that says anything of the organization."""
+        """Return the response without any values of the organization."""
         return {
             "request": self._asked,
             "status": self.status,
@@ -218,7 +218,7 @@ class _Answered:
 
 
 def _shape(value: Any) -> Any:
-    """Names and types; of a list the shapes that its items have."""
+    """Return names and types instead of values. For a list, return the distinct shapes of its items."""
     if isinstance(value, Mapping):
         return {str(name): _shape(item) for name, item in value.items()}
     if isinstance(value, list):

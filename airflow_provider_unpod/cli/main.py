@@ -1,8 +1,8 @@
-"""From arguments to an exit status: the frame around every command.
+"""Parses arguments, runs a command and returns its exit status.
 
-Results go to standard output and everything else to standard error. Exit status: 0 for success, 1 where the answer is
-no (an export that does not verify, two that differ, a connection that does not work, an invoice that does not exist), 2
-for arguments that cannot work, 3 for what may pass by itself, 130 for Ctrl-C.
+Results go to standard output and everything else to standard error. The exit status is 0 for success, 1 for a negative
+result (an invalid export, two exports that differ, a connection that does not work, an invoice that does not exist), 2
+for invalid arguments, 3 for errors that may be transient, and 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OK, NO, USAGE, TRANSIENT = 0, 1, 2, 3
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of ``python -m airflow_provider_unpod``."""
+    """Build the parser of ``python -m airflow_provider_unpod``."""
     root = argparse.ArgumentParser(prog="python -m airflow_provider_unpod", description=DESCRIPTION)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -44,10 +44,10 @@ def run(name: str, given: argparse.Namespace) -> int:
         if sys.stdout is None:
             return _failed("Standard output is closed.", USAGE)
         status = _run(name, given)
-        sys.stdout.flush()  # here, where a failure becomes a message
+        sys.stdout.flush()  # flushed here, so that a failure is reported
         return status
     except BrokenPipeError:
-        # The reader of the output has closed it, as `head` does.
+        # The reader of the output has closed it, for example `head`.
         _drop_output()
         return OK
     except OSError as error:
@@ -79,13 +79,13 @@ def _status_of(error: UnpodError, name: str) -> int:
     from airflow_provider_unpod.billing.errors import UnpodInvoiceNotFound
     from airflow_provider_unpod.export import ExportError
 
-    # What is read from an export is there or not; while one is written, a store may be out of order for a while.
+    # A retry does not help to read an export. It may help to write one, because a store may fail for a while.
     final = isinstance(error, UnpodInvoiceNotFound) or (isinstance(error, ExportError) and name != "export")
     return NO if error.permanent or final else TRANSIENT
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere, since Python writes it once more when it ends."""
+    """Discard buffered output. Otherwise Python would try to write it again when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -95,12 +95,12 @@ def _failed(error: object, status: int) -> int:
 
 
 def _prepare_process() -> None:
-    # Without it Airflow 3 looks for connections in the environment only, and finds none of its database.
+    # Without this, Airflow 3 finds only connections in the environment, not those in its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    import airflow  # noqa: F401  # sets logging up, which is undone below
+    import airflow  # noqa: F401  # configures logging, which is reset below
 
     root = logging.getLogger()
     root.handlers[:] = [logging.StreamHandler(sys.stderr)]
     root.setLevel(logging.WARNING)
-    # What goes wrong there is raised as well, and becomes one line.
+    # Airflow also raises the errors that it logs, and each is printed as one line.
     logging.getLogger("airflow").setLevel(logging.CRITICAL)

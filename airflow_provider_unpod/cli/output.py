@@ -1,4 +1,4 @@
-"""Results on standard output, for people and for programs; progress on standard error, where somebody watches."""
+"""Prints results to standard output, and progress to standard error if it is a terminal."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def write_facts(facts: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Print a message to standard error, apart from the result."""
+    """Print a message to standard error."""
     print(text, file=sys.stderr)
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Any]:
-    """Give a function that counts the items of an iterable; a terminal on standard error shows the count."""
+    """Yield a function that counts the items of an iterable. The count is shown if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda items: items
         return
@@ -50,12 +50,12 @@ def progress(label: str) -> Iterator[Any]:
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(label, total=None)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(label, total=None)
 
         def counted(items: Iterable[T]) -> Iterator[T]:
             for item in items:
-                shown.advance(task)
+                display.advance(task)
                 yield item
 
         yield counted
@@ -70,13 +70,13 @@ def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> N
     for column in columns:
         table.add_column(column, justify="right" if column in ("amount", "count", "rows") else "left", no_wrap=True)
     for row in rows:
-        # `Text`, because what the API sends must not be taken for markup.
+        # `Text`, because rich would interpret a string from the API as markup.
         table.add_row(*(Text(_printable(_text(row.get(column)))) for column in columns))
     console = Console()
-    # A file or a pipe has no width: nothing is to be cut there.
+    # Files and pipes have no width, so rows must not be truncated there.
     with console.capture() as written:
         console.print(table, width=None if console.is_terminal else 1000, crop=False)
-    sys.stdout.write(written.get())  # rich would end the process itself where nobody reads it any more
+    sys.stdout.write(written.get())  # rich itself would exit if the reader has closed the pipe
 
 
 def _text(value: Any) -> str:
@@ -86,5 +86,5 @@ def _text(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """``text`` without control characters, which could command a terminal."""
+    """Replace control characters, which a terminal could interpret as commands."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -1,4 +1,4 @@
-"""A local stand-in for the Unpod billing API, to try DAGs against. It is not Unpod and not for production.
+"""A local stand-in for the Unpod billing API, for testing DAGs. It is not Unpod and not for production.
 
 From a shell: ``python -m airflow_provider_unpod.sandbox``. From Python::
 
@@ -7,7 +7,7 @@ From a shell: ``python -m airflow_provider_unpod.sandbox``. From Python::
     with Sandbox(invoices=1_000) as sandbox:
         print(sandbox.url, sandbox.connection_json())
 
-It needs the extra ``sandbox`` (aiohttp). :class:`~.ledger.Ledger`, the list without HTTP, needs no extra.
+It needs the extra ``sandbox`` (aiohttp). :class:`~.ledger.Ledger`, the list without HTTP, does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Sandbox"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported late, because every test session of a user imports this package for its pytest plugin.
+    # Imported on first use, because every test session of a user imports this package for its pytest plugin.
     if name == "Sandbox":
         from airflow_provider_unpod.sandbox.runner import Sandbox
 

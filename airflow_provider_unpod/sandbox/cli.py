@@ -1,4 +1,4 @@
-"""The command line: without a command it starts a server; with one it controls a server that is running."""
+"""The command line of the sandbox. It starts a server, or controls a running one if a command is given."""
 
 from __future__ import annotations
 
@@ -51,16 +51,21 @@ def _server_parser() -> argparse.ArgumentParser:
     )
     default = Settings()
     add = parser.add_argument
-    add("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1; 0 picks a free port (default %(default)s)")
-    add("--invoices", type=int, default=default.invoices, help="of the first organization (default %(default)s)")
+    add("--port", type=int, default=DEFAULT_PORT, help="port of 127.0.0.1; 0 picks a free one (default %(default)s)")
+    add(
+        "--invoices",
+        type=int,
+        default=default.invoices,
+        help="invoices of the first organization (default %(default)s)",
+    )
     add("--org", dest="orgs", action="append", help="organization handle; repeatable (default: three organizations)")
     add("--token", default=default.token, help="the valid API token (default %(default)s)")
-    add("--seed", type=int, default=default.seed, help="of invoices, faults and drift (default %(default)s)")
+    add("--seed", type=int, default=default.seed, help="seed of invoices, faults and drift (default %(default)s)")
     add(
         "--today",
         type=_checked(_day),
         metavar="YYYY-MM-DD",
-        help="the invoices are those of the 180 days before this day (default: the current day in UTC)",
+        help="create invoices for the 180 days before this day (default: the current day in UTC)",
     )
     add(
         "--order",
@@ -88,7 +93,10 @@ def _server_parser() -> argparse.ArgumentParser:
         help="response to a page past the end (default %(default)s)",
     )
     add(
-        "--count", choices=get_args(options.Count), default=default.count, help="in the responses (default %(default)s)"
+        "--count",
+        choices=get_args(options.Count),
+        default=default.count,
+        help="`count` in the responses (default %(default)s)",
     )
     add(
         "--unknown-org",
@@ -124,7 +132,7 @@ def _server_parser() -> argparse.ArgumentParser:
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """``parse``, with its error message kept: argparse hides that of a ValueError."""
+    """Wrap ``parse`` so that argparse shows its error message. It hides that of a ``ValueError``."""
 
     def check(text: str) -> Any:
         try:
@@ -190,7 +198,7 @@ async def _until_signal(server: Server, listener: socket.socket) -> None:
 
 
 def _greeting(server: Server, port: int) -> str:
-    """The text printed at the start: the connection to paste, and commands to try."""
+    """Return the text printed at the start: the connection to paste, and commands to try."""
     from airflow_provider_unpod.sandbox.runner import connection_json
 
     settings = server.settings
@@ -271,7 +279,7 @@ def _control(arguments: argparse.Namespace) -> int:
 
 
 def _control_request(arguments: argparse.Namespace) -> tuple[str, str, dict[str, Any] | None]:
-    """The HTTP method, path and body of a command."""
+    """Return the HTTP method, path and body of a command."""
     command = arguments.command
     if command == "create":
         body = {"amount": arguments.amount, "currency": arguments.currency, "status": arguments.status}

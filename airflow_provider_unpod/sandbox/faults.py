@@ -1,7 +1,7 @@
-"""Faults, and how often they happen; and drift, how the list changes by itself.
+"""Faults of the API, and drift: changes of the list during a read.
 
-Both are written as short strings, the same on the command line, in the control API and in Python:
-``500:every=7``, ``429:times=3,retry_after=2``, ``delete-random:7``.
+Both are written as short strings on the command line, in the control API and in Python: ``500:every=7``,
+``429:times=3,retry_after=2``, ``delete-random:7``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RESPONSES: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
         "500": _message(500, "Internal server error."),
         "502": _html(502, "502 Bad Gateway"),
         "503": _html(503, "503 Service Temporarily Unavailable"),
-        # The backend reports business errors with HTTP 206, a success to clients that only check for 2xx.
+        # The backend reports business errors with HTTP 206. Clients that only check for 2xx treat it as a success.
         "206": (
             206,
             _JSON,
@@ -63,7 +63,7 @@ RESPONSES: Final[Mapping[str, tuple[int, str, bytes]]] = MappingProxyType(
 TRANSFERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "broken-json": "half of the JSON, with a Content-Length that matches the half",
-        "truncated": "the connection ends in an orderly way after half of the body",
+        "truncated": "the connection is closed after half of the body",
         "reset": "the connection is reset before anything is sent",
         "reset-body": "the connection is reset after half of the body",
         "drip": "the body arrives in small pieces, the last one after `seconds`",
@@ -74,16 +74,16 @@ TRANSFERS: Final[Mapping[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault. It hits the requests that meet all its conditions.
+    """A fault. It affects the requests that meet all its conditions.
 
     :param kind: one of :data:`RESPONSES` or :data:`TRANSFERS`.
-    :param times: hit at most this many requests; ``None``: no limit.
-    :param every: hit each ``every``-th request; ``every=50, times=1`` is the fiftieth request only.
-    :param probability: hit with this probability, from 0 to 1; repeatable by the sandbox's seed.
-    :param page: hit only requests for this page; other requests are not counted.
-    :param retry_after: the ``Retry-After`` header, sent unchanged; ``None``: no header.
+    :param times: maximum number of affected requests. ``None`` means no limit.
+    :param every: affect every n-th request. ``every=50, times=1`` affects only the fiftieth.
+    :param probability: probability, from 0 to 1, that a request is affected. The sandbox's seed makes it repeatable.
+    :param page: affect only requests for this page. Other requests are not counted.
+    :param retry_after: value of the ``Retry-After`` header. ``None`` sends no header.
     :param seconds: duration of ``drip`` and ``delay``.
-    :raises ValueError: for an unknown kind or a value that is out of range.
+    :raises ValueError: if the kind is unknown or a value is out of range.
     """
 
     kind: str
@@ -96,7 +96,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in RESPONSES and self.kind not in TRANSFERS:
-            raise ValueError(f"No fault is called {self.kind!r}. Choose from {', '.join([*RESPONSES, *TRANSFERS])}.")
+            raise ValueError(f"Unknown fault {self.kind!r}. Choose from {', '.join([*RESPONSES, *TRANSFERS])}.")
         if self.every < 1 or not 0 <= self.probability <= 1 or (self.times is not None and self.times < 0):
             raise ValueError(f"{self}: every must be at least 1, probability from 0 to 1, times at least 0.")
         if self.seconds < 0:
@@ -104,13 +104,13 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """``kind[:name=value,...]``, e.g. ``503:probability=0.05,retry_after=2``.
+        """Parse ``kind[:name=value,...]``, e.g. ``503:probability=0.05,retry_after=2``.
 
-        :raises ValueError: if the text cannot be parsed; the message says why.
+        :raises ValueError: if the string is invalid. The message says why.
         """
         kind, _, arguments = text.partition(":")
         given: dict[str, Any] = {}
-        # A comma separates only in front of another name, since a Retry-After date contains commas.
+        # A comma is a separator only before another name, because a Retry-After date contains commas.
         for argument in re.split(r",(?=\w+=)", arguments) if arguments else ():
             name, _, value = argument.partition("=")
             if name not in _PARSERS:
@@ -136,7 +136,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
 
 
 class FaultPlan:
-    """Chooses the fault of each request. If several faults fit, the first one is used."""
+    """Chooses the fault for each request. If several faults match, the first one is used."""
 
     def __init__(self, faults: Iterable[Fault | str] = (), *, seed: int = 0) -> None:
         self.faults = tuple(fault if isinstance(fault, Fault) else Fault.parse(fault) for fault in faults)
@@ -145,7 +145,7 @@ class FaultPlan:
         self._random = random.Random(seed)  # noqa: S311 - a run must be repeatable; nothing is secret here
 
     def choose(self, page: int | None) -> Fault | None:
-        """The fault for the next request, which is for ``page`` (``None``: not a billing request)."""
+        """Return the fault for the next request, if any. ``page`` is ``None`` if it is not a billing request."""
         chosen = None
         for i, fault in enumerate(self.faults):
             if fault.page is not None and fault.page != page:
@@ -162,7 +162,7 @@ class FaultPlan:
         return chosen
 
 
-#: The ways in which a list can change by itself.
+#: Kinds of drift.
 MOVES: Final[Mapping[str, Callable[[Ledger], object]]] = MappingProxyType(
     {
         "insert": lambda ledger: ledger.create(),
@@ -174,10 +174,10 @@ MOVES: Final[Mapping[str, Callable[[Ledger], object]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Drift:
-    """Changes the list at each ``every``-th billing request, just before the response.
+    """A change of the list at every n-th billing request, before the response.
 
     :param kind: ``insert`` (a new invoice, placed by the order of the list), ``delete-front`` or ``delete-random``.
-    :raises ValueError: for an unknown kind, or ``every`` below 1.
+    :raises ValueError: if the kind is unknown, or ``every`` is below 1.
     """
 
     kind: str
@@ -189,9 +189,9 @@ class Drift:
 
     @classmethod
     def parse(cls, text: str) -> Drift:
-        """``kind:every``, e.g. ``delete-random:7``.
+        """Parse ``kind:every``, e.g. ``delete-random:7``.
 
-        :raises ValueError: if the text cannot be parsed; the message says why.
+        :raises ValueError: if the string is invalid. The message says why.
         """
         kind, _, every = text.partition(":")
         return cls(kind, int(every) if every.isdecimal() else 0)

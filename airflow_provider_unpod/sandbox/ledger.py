@@ -1,6 +1,6 @@
-"""The made-up invoices of one organization, in the order in which the API lists them.
+"""The made-up invoices of one organization, in the order of the API's list.
 
-No HTTP, so that property tests can use it directly. All methods are thread-safe.
+It does not use HTTP, so property tests can use it directly. All methods are thread-safe.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Order: TypeAlias = Literal["newest", "oldest", "shuffled"]
 Dialect: TypeAlias = Literal["results", "data"]
 
-#: The id of the published example. In a new ledger it is the oldest invoice, and pending.
+#: Id from the published example. In a new ledger, it is the oldest invoice and pending.
 FIRST_ID: Final = 101
-#: A new ledger covers this much time, up to today.
+#: Period of the invoices in a new ledger, up to today.
 PERIOD: Final = timedelta(days=180)
 PAYMENT_TERM: Final = timedelta(days=7)
 TAX_RATE: Final = Decimal("0.18")
@@ -48,11 +48,11 @@ class UnknownInvoice(LookupError):
     """The ledger has no invoice with this id."""
 
     def __init__(self, invoice_id: object) -> None:
-        super().__init__(f"There is no invoice {invoice_id} in this ledger.")
+        super().__init__(f"Invoice {invoice_id} does not exist in this ledger.")
 
 
 class LedgerInvoice(NamedTuple):
-    """One invoice. Amounts are decimal strings, as on the wire; dates are aware, in UTC."""
+    """One invoice. Amounts are decimal strings, as in the API. Dates are aware, in UTC."""
 
     id: int
     amount: str
@@ -71,7 +71,7 @@ class LedgerInvoice(NamedTuple):
         return f"INV-{self.id:05d}"
 
     def row(self, dialect: Dialect) -> dict[str, Any]:
-        """The invoice as the API lists it."""
+        """Return the invoice as a row of the API."""
         if dialect == "results":
             row: dict[str, Any] = {
                 "id": self.id,
@@ -97,16 +97,16 @@ class LedgerInvoice(NamedTuple):
 
 
 class Ledger:
-    """A list of invoices that can be changed. The invoices of the start are deterministic.
+    """A mutable list of invoices. The initial invoices are deterministic.
 
-    :param invoices: how many there are at the start.
-    :param seed: of amounts, statuses and dates. The same number, seed and ``today`` give the same invoices.
-    :param order: ``newest`` or ``oldest`` first (by id, which rises with the date), or ``shuffled``: a fixed order
-        without meaning, in which a new invoice gets a random place.
-    :param dialect: the form of the rows; both are documented.
-    :param today: the first invoices are spread over the 180 days before this day begins, in UTC; by default the
-        day that ``now`` gives, so that last month always has invoices.
-    :param now: the clock for everything that happens after the start.
+    :param invoices: number of initial invoices.
+    :param seed: seed of amounts, statuses and dates. The same number, seed and ``today`` give the same invoices.
+    :param order: ``newest`` or ``oldest`` first (by id, which increases with the date), or ``shuffled``: a fixed random
+        order, in which a new invoice gets a random place.
+    :param dialect: form of the rows. Both dialects are documented.
+    :param today: the initial invoices are spread over the 180 days before this day (UTC). Default: the day of ``now``,
+        so the previous month always has invoices.
+    :param now: clock for all later changes.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Ledger:
         self._now = now
         self._random = random.Random(seed)  # noqa: S311 - a run must be repeatable; nothing is secret here
         self._lock = threading.RLock()
-        # Encoded rows are stored, so that a page costs one join whatever its rows contain.
+        # Rows are stored encoded, so that a page needs only one join.
         self._order: list[int] = []
         self._invoices: dict[int, LedgerInvoice] = {}
         self._encoded: dict[int, bytes] = {}
@@ -149,9 +149,9 @@ class Ledger:
         return parse_id(invoice_id) in self._invoices
 
     def get(self, invoice_id: int | str) -> LedgerInvoice:
-        """The invoice with this id.
+        """Return the invoice with this id.
 
-        :raises UnknownInvoice: if it does not exist; so do all methods that take an id.
+        :raises UnknownInvoice: if it does not exist. All methods that take an id may raise this.
         """
         try:
             return self._invoices[parse_id(invoice_id)]
@@ -159,22 +159,22 @@ class Ledger:
             raise UnknownInvoice(invoice_id) from None
 
     def ids(self) -> list[int]:
-        """All ids in list order."""
+        """Return all ids in list order."""
         with self._lock:
             return list(self._order)
 
     def invoices(self) -> list[LedgerInvoice]:
-        """All invoices in list order."""
+        """Return all invoices in list order."""
         with self._lock:
             return [self._invoices[invoice_id] for invoice_id in self._order]
 
     def page(self, page: int, page_size: int) -> list[dict[str, Any]]:
-        """The rows of a 1-based page; empty past the end."""
+        """Return the rows of a page, counted from 1. Empty past the end."""
         with self._lock:
             return [self._invoices[invoice_id].row(self.dialect) for invoice_id in self._window(page, page_size)]
 
     def page_json(self, page: int, page_size: int) -> tuple[bytes, int]:
-        """The rows of a page as a JSON array, and the length of the list at the same moment."""
+        """Return the rows of a page as a JSON array, and the length of the list at the same time."""
         with self._lock:
             encoded = self._encoded
             rows = [encoded[invoice_id] for invoice_id in self._window(page, page_size)]
@@ -197,11 +197,11 @@ class Ledger:
         charge_type: str = "subscription",
         extra: Mapping[str, Any] | None = None,
     ) -> LedgerInvoice:
-        """Create an invoice, by default with the next id, dated now, and placed by the order of the list.
+        """Create an invoice. By default it gets the next id, the current time, and its place by the order of the list.
 
-        :param invoice_id: an id out of order, to simulate a faulty list.
-        :param position: a 0-based place in the list, for the same purpose.
-        :raises ValueError: if the amount is not a decimal number, or the id exists.
+        :param invoice_id: id of the invoice, to simulate a list out of order.
+        :param position: place in the list, counted from 0, for the same purpose.
+        :raises ValueError: if the amount is not a decimal number, or the id already exists.
         """
         try:
             exact = Decimal(amount)
@@ -213,9 +213,9 @@ class Ledger:
             if invoice_id is None:
                 invoice_id = self._last_id + 1
             elif invoice_id in self._invoices:
-                raise ValueError(f"Invoice {invoice_id} exists already.")
+                raise ValueError(f"Invoice {invoice_id} already exists.")
             if invoice_date is None:
-                # Dates must rise with the ids, even if the clock is before the ledger's last date.
+                # Dates must increase with the ids, even if the clock is behind the ledger's last date.
                 invoice_date = self._last_date = max(self._now(), self._last_date + timedelta(seconds=1))
             invoice = LedgerInvoice(
                 invoice_id,
@@ -242,7 +242,7 @@ class Ledger:
         return self.set_status(invoice_id, "failed")
 
     def refund(self, invoice_id: int | str) -> LedgerInvoice:
-        """Mark an invoice as refunded. The moment of its payment is kept."""
+        """Mark an invoice as refunded. Its payment time is kept."""
         return self.set_status(invoice_id, "refunded")
 
     def cancel(self, invoice_id: int | str) -> LedgerInvoice:
@@ -250,7 +250,7 @@ class Ledger:
         return self.set_status(invoice_id, "cancelled")
 
     def set_status(self, invoice_id: int | str, status: str) -> LedgerInvoice:
-        """Set any status, including unknown ones, whatever the current status is."""
+        """Set any status, including unknown ones."""
         with self._lock:
             invoice = self.get(invoice_id)
             if status == "paid":
@@ -262,12 +262,12 @@ class Ledger:
             return invoice
 
     def delete(self, invoice_id: int | str) -> LedgerInvoice:
-        """Delete an invoice. All invoices behind it move forward by one place."""
+        """Delete an invoice. All invoices after it move forward by one place."""
         with self._lock:
             return self.delete_at(self._order.index(self.get(invoice_id).id))
 
     def delete_at(self, position: int) -> LedgerInvoice:
-        """Delete the invoice at a 0-based place of the list.
+        """Delete the invoice at a place of the list, counted from 0.
 
         :raises IndexError: if the list is shorter.
         """
@@ -277,7 +277,7 @@ class Ledger:
             return self._invoices.pop(invoice_id)
 
     def delete_random(self) -> LedgerInvoice:
-        """Delete a random invoice, the same one for the same seed and history.
+        """Delete a random invoice. The same seed and history give the same invoice.
 
         :raises IndexError: if the list is empty.
         """
@@ -297,7 +297,7 @@ class Ledger:
 
 
 def parse_id(invoice_id: int | str) -> int:
-    """``101`` from ``101``, ``"101"`` or ``"INV-00101"``.
+    """Parse an id: ``101``, ``"101"`` and ``"INV-00101"`` all give ``101``.
 
     :raises ValueError: for anything else.
     """
@@ -305,7 +305,7 @@ def parse_id(invoice_id: int | str) -> int:
 
 
 def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Iterator[LedgerInvoice]:
-    """``number`` invoices, oldest first, spread over the period that begins with ``begin``."""
+    """Yield ``number`` invoices, oldest first, spread over the period that starts at ``begin``."""
     nothing: Mapping[str, Any] = MappingProxyType({})
     currencies = random_.choices(list(CURRENCIES), [weight for weight, _, _ in CURRENCIES.values()], k=number)
     statuses = random_.choices(list(STATUSES), list(STATUSES.values()), k=number)
@@ -316,7 +316,7 @@ def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Ite
         _, places, typical = CURRENCIES[currency]
         amount = Decimal(1 + int(typical * random_.lognormvariate(0, 1))).scaleb(-places)
         if i == 0:
-            # The invoice of the published example: the one that newcomers pay.
+            # The invoice from the published example, which newcomers pay.
             currency, status, amount = "USD", "pending", Decimal("299.00")
         invoice_date = begin + step * (i + random_.random() * 0.9)
         paid_at = invoice_date + PAYMENT_TERM * random_.random() if status in ("paid", "refunded") else None
@@ -334,11 +334,11 @@ def _first_invoices(number: int, random_: random.Random, begin: datetime) -> Ite
 
 
 def _tax(amount: Decimal) -> str:
-    """The tax on ``amount``, with the same number of decimal places."""
+    """Return the tax on ``amount``, with the same number of decimal places."""
     exponent = amount.as_tuple().exponent
     unit = Decimal(1).scaleb(exponent if isinstance(exponent, int) and exponent < 0 else 0)
     return format((amount * TAX_RATE).quantize(unit, ROUND_HALF_UP), "f")
 
 
-def _iso(moment: datetime, precision: str) -> str:
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+def _iso(time: datetime, precision: str) -> str:
+    return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec=precision) + "Z"

@@ -1,4 +1,4 @@
-"""The pytest fixture ``unpod_sandbox``. Imports nothing heavy, since every test session of a user loads it."""
+"""The pytest fixture ``unpod_sandbox``. Keep the imports light: every test session of a user loads this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox inside a Python process, running in a thread of its own."""
+"""Runs a sandbox in a thread of the current Python process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def connection_json(port: int, org_handle: str, token: str) -> str:
-    """The Airflow connection to a sandbox as JSON, e.g. for ``AIRFLOW_CONN_UNPOD_DEFAULT``."""
+    """Return the Airflow connection to a sandbox as JSON, e.g. for ``AIRFLOW_CONN_UNPOD_DEFAULT``."""
     return json.dumps(
         {
             "conn_type": "unpod",
             "host": "http://127.0.0.1",
-            "port": port,  # apart from the host, since Airflow 3.3's Test button needs it
+            "port": port,  # not part of the host, because Airflow 3.3's Test button needs this field
             "login": org_handle,
             "password": token,
         }
@@ -39,12 +39,12 @@ def connection_json(port: int, org_handle: str, token: str) -> str:
 class Sandbox:
     """A running sandbox: ``with Sandbox(invoices=250, rate_limit=100) as sandbox: ...``
 
-    Its arguments are those of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0 picks a free
-    one). All methods are thread-safe. They change the first organization; the others are in ``ledgers``. To simulate
-    an outage, leave the ``with`` block and enter it again: the port and the invoices stay the same.
+    It takes the arguments of :class:`~airflow_provider_unpod.sandbox.settings.Settings`, and ``port`` (0 picks a free
+    one). All methods are thread-safe. They change the first organization; ``ledgers`` has the others. To simulate an
+    outage, leave the ``with`` block and enter it again: the port and the invoices stay the same.
 
-    :raises TypeError: for an unknown setting.
-    :raises ValueError: for a setting that is out of range.
+    :raises TypeError: if a setting is unknown.
+    :raises ValueError: if a setting is out of range.
     :raises OSError: on entering, if the port is in use.
     """
 
@@ -108,11 +108,11 @@ class Sandbox:
         return f"http://127.0.0.1:{self.port}"
 
     def connection_json(self, org_handle: str | None = None) -> str:
-        """The Airflow connection to this sandbox as JSON."""
+        """Return the Airflow connection to this sandbox as JSON."""
         return connection_json(self.port, org_handle or self.org_handle, self.token)
 
     def connection_uri(self, org_handle: str | None = None) -> str:
-        """The Airflow connection to this sandbox as a URI."""
+        """Return the Airflow connection to this sandbox as a URI."""
         login, password = quote(org_handle or self.org_handle, safe=""), quote(self.token, safe="")
         return f"unpod://{login}:{password}@127.0.0.1:{self.port}/http"
 
@@ -142,7 +142,7 @@ class Sandbox:
     def pay(self, invoice_id: int | str) -> LedgerInvoice:
         """Mark an invoice as paid, now.
 
-        :raises UnknownInvoice: if it does not exist; so do the methods below.
+        :raises UnknownInvoice: if it does not exist. The methods below may raise this too.
         """
         return self.ledger.pay(invoice_id)
 
@@ -165,7 +165,7 @@ class Sandbox:
     # Faults and statistics
 
     def faults(self, *faults: Fault | str) -> None:
-        """Replace all faults, e.g. by ``faults("500:times=3")``; ``faults()`` ends them.
+        """Replace all faults, e.g. by ``faults("500:times=3")``. ``faults()`` removes all of them.
 
         :raises ValueError: if one of them cannot be parsed.
         """

@@ -1,4 +1,4 @@
-"""The Unpod billing API over HTTP, and under ``/sandbox/`` a control API that the real one does not have."""
+"""Serves the Unpod billing API over HTTP, and a control API under ``/sandbox/`` that the real one does not have."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ AUTH_SCHEMES: Final = frozenset({"token", "jwt", "bearer"})
 REMEMBERED: Final = 1_000
 #: Seconds between two pieces of a drip.
 DRIP_INTERVAL: Final = 0.05
-#: Faults that break the connection: statistics count them under their names.
+#: Faults that break the connection. Statistics count them by name instead of by HTTP status.
 BREAKS: Final = frozenset({"truncated", "reset", "reset-body"})
-#: SO_LINGER on, with a timeout of zero: closing the socket then sends a reset.
+#: SO_LINGER with a timeout of zero, so that closing the socket sends a reset.
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -81,7 +81,7 @@ class Stats:
         return entry
 
     def end(self, entry: dict[str, Any]) -> None:
-        """Count a response. ``status`` of the entry is an HTTP status, or the kind of a fault that sent none."""
+        """Count a response. ``status`` of the entry is an HTTP status, or the kind of fault if none was sent."""
         with self._lock:
             self._in_flight -= 1
             self._statuses[str(entry["status"])] += 1
@@ -102,9 +102,9 @@ class Stats:
 class RateLimit:
     """Allows ``limit`` requests per window of ``window`` seconds. A window begins with its first request.
 
-    Refused requests are charged, too.
+    Refused requests count too.
 
-    :param clock: Unix seconds; a benchmark lets time run faster.
+    :param clock: returns Unix seconds. A benchmark replaces it to simulate time.
     """
 
     def __init__(self, limit: int, window: float, clock: Callable[[], float] = time.time) -> None:
@@ -115,7 +115,7 @@ class RateLimit:
         self._reset_at = 0.0
 
     def spend(self) -> tuple[bool, dict[str, str]]:
-        """Whether one more request is allowed, and the rate-limit headers of its response."""
+        """Count a request. Return whether it is allowed, and the rate-limit headers of its response."""
         now = self._clock()
         if now >= self._reset_at:
             self._used, self._reset_at = 0, now + self._window
@@ -157,14 +157,14 @@ class Server:
         self._rate_limit = RateLimit(settings.rate_limit, settings.rate_window) if settings.rate_limit else None
 
     def set_faults(self, *faults: Fault | str) -> None:
-        """Replace all faults; without arguments, end them.
+        """Replace all faults. Without arguments, remove all of them.
 
         :raises ValueError: if one of them cannot be parsed.
         """
         self.plan = FaultPlan(faults, seed=self.settings.seed)
 
     def application(self) -> web.Application:
-        """The routes of the API and of the control API."""
+        """Build the application with the routes of the API and of the control API."""
         app = web.Application()
         app.add_routes(
             [
@@ -180,7 +180,7 @@ class Server:
     # The API
 
     def _api(self, endpoint: Callable[[web.Request], Reply]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """``endpoint`` with latency, drift, rate limit and faults applied."""
+        """Wrap ``endpoint`` with latency, drift, rate limit and faults."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             entry = self.stats.begin(request.path, request.query.get("page"), request.query.get("page_size"))
@@ -206,7 +206,7 @@ class Server:
                 drift.apply(ledger, self._billing_requests)
 
     def _outcome(self, request: web.Request, endpoint: Callable[[web.Request], Reply]) -> tuple[Reply, Fault | None]:
-        """The reply, and the fault to apply when it is sent."""
+        """Return the reply, and the fault to apply when it is sent."""
         allowed, headers = self._rate_limit.spend() if self._rate_limit else (True, {})
         fault = self.plan.choose(_page(request)) if allowed else Fault("429")
         if fault is not None and fault.kind in RESPONSES:
@@ -216,7 +216,7 @@ class Server:
         return reply._replace(headers={**headers, **(reply.headers or {})}), fault
 
     def _refusal(self, request: web.Request) -> Reply | None:
-        """The error for a missing or wrong token, if it is one."""
+        """Return the error reply for a missing or wrong token. ``None`` if the token is valid."""
         authorization = request.headers.get("Authorization")
         if not authorization:
             return _message(401, "Authentication credentials were not provided.")
@@ -274,13 +274,13 @@ class Server:
 
 
 class Control:
-    """``/sandbox/...``: change invoices, set faults, read statistics. Needs no token."""
+    """The control API under ``/sandbox/``: changes invoices, sets faults, reads statistics. It needs no token."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def routes(self) -> list[web.RouteDef]:
-        """The routes of the control API."""
+        """Return the routes of the control API."""
         return [
             web.get("/sandbox/invoices/{id}", self._guard(self._show)),
             web.post("/sandbox/invoices", self._guard(self._create)),
@@ -313,7 +313,7 @@ class Control:
         return handle
 
     def _ledger(self, request: web.Request) -> Ledger:
-        """The ledger of the organization in the query (``?org=acme``), by default of the first one."""
+        """Return the ledger of the organization in the query (``?org=acme``). Default: the first organization."""
         ledgers = self._server.ledgers
         handle = request.query.get("org", next(iter(ledgers)))
         if handle not in ledgers:
@@ -339,7 +339,7 @@ class Control:
         return self._invoice(self._ledger(request).delete(request.match_info["id"]))
 
     def _invoice(self, invoice: LedgerInvoice, status: int = 200) -> Reply:
-        """The invoice as the API lists it, with its id in both dialects."""
+        """Return the invoice as a row of the API, with its id in both dialects."""
         return _json({"id": invoice.id, **invoice.row(self._server.settings.dialect)}, status)
 
     def _faults(self, request: web.Request, body: dict[str, Any]) -> Reply:
@@ -361,7 +361,7 @@ class Control:
 
 
 async def _append_slash(request: web.Request) -> web.StreamResponse:
-    # As in Django, a URL without its trailing slash is moved permanently.
+    # Like Django, redirects a URL without its trailing slash.
     raise web.HTTPMovedPermanently(request.rel_url.with_path(request.path + "/").with_query(request.query))
 
 
@@ -388,7 +388,7 @@ def _response(reply: Reply) -> web.Response:
 
 
 async def _send_badly(request: web.Request, reply: Reply, fault: Fault) -> web.StreamResponse:
-    """Send a correct reply with ``fault``, one of :data:`TRANSFERS`, applied."""
+    """Send a correct reply with ``fault`` (one of :data:`TRANSFERS`) applied."""
     assert fault.kind in TRANSFERS
     body = reply.body
     half = body[: len(body) // 2]
@@ -426,7 +426,7 @@ def _reset(request: web.Request) -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens on ``port`` of 127.0.0.1; 0 picks a free port.
+    """Create a socket that listens on ``port`` of 127.0.0.1. 0 picks a free port.
 
     :raises OSError: if the port is in use or not allowed.
     """
@@ -434,7 +434,7 @@ def listen(port: int) -> socket.socket:
 
 
 async def start(server: Server, listener: socket.socket) -> web.AppRunner:
-    """Serve on ``listener`` until the runner's ``cleanup()``, which does not wait for responses in progress."""
+    """Start to serve on ``listener``. The runner's ``cleanup()`` stops it, without waiting for responses."""
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.02)
     await runner.setup()
     await web.SockSite(runner, listener, backlog=1_024).start()

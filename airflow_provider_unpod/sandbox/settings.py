@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.sandbox.ledger import Dialect, Order
 
 TOKEN: Final = "sandbox-token"  # noqa: S105 - the well-known token of a server that protects nothing
-#: A token that has expired: the response is 403 "Token has expired.".
+#: An expired token. The response to it is 403 "Token has expired.".
 EXPIRED_TOKEN: Final = "expired-token"  # noqa: S105 - as above
 ORGANIZATIONS: Final = ("unpod.tv", "acme", "globex")
-#: Rows per page when a request has no ``page_size``, as documented.
+#: Rows per page if a request has no ``page_size``, as documented.
 DEFAULT_PAGE_SIZE: Final = 20
 
 End: TypeAlias = Literal["404", "empty"]
@@ -24,25 +24,25 @@ UnknownOrg: TypeAlias = Literal["404", "403", "206"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked when created.
+    """The settings of a sandbox. They are checked on creation.
 
-    :param invoices: of the first organization; each further one has half as many as the one before.
+    :param invoices: invoices of the first organization. Each further one has half as many as the one before.
     :param orgs: organization handles.
-    :param seed: of invoices, faults and drift: the same seed and requests give the same run.
-    :param today: the invoices are those of the 180 days before this day (a date; the current one in UTC by default).
-    :param order: of the list: ``newest`` or ``oldest`` first, or ``shuffled``.
+    :param seed: seed of invoices, faults and drift. The same seed and requests give the same run.
+    :param today: create invoices for the 180 days before this date. Default: the current date in UTC.
+    :param order: order of the list: ``newest`` or ``oldest`` first, or ``shuffled``.
     :param dialect: rows with ``id`` under ``results``, or with ``invoice_number`` under ``data``.
-    :param token: the one valid API token.
-    :param max_page_size: a larger ``page_size`` is reduced to it, without an error.
+    :param token: the valid API token.
+    :param max_page_size: limit for ``page_size``. A larger value is reduced to it without an error.
     :param fixed_page_size: rows per page, regardless of ``page_size``.
-    :param end: the response to a page past the end: ``404`` "Invalid page." or 200 with an ``empty`` list.
+    :param end: response to a page past the end: ``404`` "Invalid page." or 200 with an ``empty`` list.
     :param count: ``right``, ``missing`` or ``null`` in the responses of the billing endpoint.
-    :param unknown_org: the response to an unknown organization handle.
-    :param rate_limit: requests per window of ``rate_window`` seconds; ``None``: no limit and no headers.
+    :param unknown_org: response to an unknown organization handle.
+    :param rate_limit: requests per window of ``rate_window`` seconds. ``None`` means no limit and no headers.
     :param latency: milliseconds before each response of the API.
-    :param faults: faults from the start, e.g. ``500:every=7``.
-    :param drift: how the list changes by itself, e.g. ``delete-random:7``.
-    :raises ValueError: for a setting that is out of range.
+    :param faults: initial faults, e.g. ``500:every=7``.
+    :param drift: changes of the list during a read, e.g. ``delete-random:7``.
+    :raises ValueError: if a setting is out of range.
     """
 
     invoices: int = 250

@@ -1,1 +1,1 @@
-"""What people read: the report of an export."""
+"""The report of an export, for people."""

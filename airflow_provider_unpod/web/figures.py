@@ -1,4 +1,4 @@
-"""The figures of a report, added up in one pass over the records of an export: exact, and in bounded memory."""
+"""Computes the figures of a report in one pass over the records. They are exact, and memory use is limited."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from airflow_provider_unpod.export.totals import EXACT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: An invoice in none of these statuses is open: somebody still expects money.
+#: Statuses of invoices that are no longer open.
 CLOSED = frozenset({PAID, CANCELLED, REFUNDED})
 NO_MONTH = "no date"
-#: Months beyond the newest of a currency, and statuses beyond the first, are added up under these names; currencies
-#: beyond the first are only counted. So a report has a limit, whatever the API sends.
+#: Names for the sums of older months and of further statuses, which are not shown one by one. Invoices in further
+#: currencies are only counted. These limits keep a report small, whatever the API sends.
 EARLIER, OTHER_STATUSES = "earlier", "other statuses"
 MOST_MONTHS, MOST_STATUSES, MOST_CURRENCIES = 120, 12, 30
-#: Days past the due date, as accountants age receivables.
+#: Age groups of receivables, in days past the due date.
 BUCKETS = ("not due yet", "1 to 30 days", "31 to 60 days", "61 to 90 days", "over 90 days", "no date")
-#: Overdue invoices that the report lists one by one, the longest overdue first; the rest is counted.
+#: Most overdue invoices to list one by one, longest overdue first. The rest is counted.
 MOST_OVERDUE = 200
 
 
 class Sum(NamedTuple):
-    """How many invoices, and how much money in one currency."""
+    """A number of invoices and their total amount in one currency."""
 
     invoices: int = 0
     amount: Decimal = Decimal(0)
@@ -39,7 +39,7 @@ class Sum(NamedTuple):
 
 
 class Overdue(NamedTuple):
-    """An open invoice past its due date; ``assumed`` where the API gives no due date and the usual term was added."""
+    """An open invoice past its due date. ``assumed`` is true if the date was computed from the usual payment term."""
 
     days: int
     invoice_id: str
@@ -52,16 +52,16 @@ class Overdue(NamedTuple):
 
 @dataclass
 class Figures:
-    """What a report shows, beside what the manifest says.
+    """The figures of a report that are not in the manifest.
 
-    :param as_of: the moment at which invoices are due or not: when the list was read.
-    :param months: by currency, month and status.
-    :param statuses: all that ``months`` has.
-    :param not_shown: invoices in further currencies, which are in no sum.
-    :param ageing: of open invoices, by currency and bucket.
-    :param overdue: the longest overdue first, at most ``MOST_OVERDUE``.
-    :param overdue_count: all of them.
-    :param assumed: whether a due date was assumed anywhere.
+    :param as_of: time for which due dates are evaluated: when the list was read.
+    :param months: sums by currency, month and status.
+    :param statuses: all statuses in ``months``.
+    :param not_shown: number of invoices in further currencies, which are not part of any sum.
+    :param ageing: sums of open invoices by currency and age group.
+    :param overdue: overdue invoices, longest overdue first, at most ``MOST_OVERDUE``.
+    :param overdue_count: number of all overdue invoices.
+    :param assumed: whether any due date was assumed.
     """
 
     as_of: datetime
@@ -128,7 +128,7 @@ def _month(invoice: Invoice, zone: tzinfo) -> str:
 
 
 def _due(invoice: Invoice) -> tuple[datetime | None, bool]:
-    """When payment was due, and whether that was assumed from the invoice's date."""
+    """Return the due date, and whether it was assumed from the date of the invoice."""
     try:
         return invoice.expected_payment_by, invoice.due_date is None
     except UnpodBadAnswer:

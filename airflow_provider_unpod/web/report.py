@@ -1,4 +1,4 @@
-"""An export as one HTML file that finance can read: self-contained, without scripts, without network."""
+"""Renders an export as one HTML file for people in finance. It is self-contained, without scripts and network."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.export.reconciliation import Summary
 
-#: How completely the list was read, in words, by what the manifest says.
+#: Explanations of the consistency in the manifest.
 _COMPLETENESS = {
-    "linked": "Complete: overlapping pages prove that no invoice was lost while the list was read.",
-    "repeated": "Complete: two whole readings of the list, one after the other, found the same invoices.",
-    "single-pass": "Not proved complete: every page was read once. A change that the count does not show is not seen.",
+    "linked": "Complete: overlapping pages prove that no invoice is missing, even if the list changed meanwhile.",
+    "repeated": "Complete: the whole list was read twice in a row, with the same invoices.",
+    "single-pass": "Not proved complete: every page was read once. Changes during the read may have been missed.",
 }
 _CHART_WIDTH = 640
-#: Files that are shown; the manifest has all.
+#: Most files to list. The manifest has all.
 _MOST_FILES = 500
 _SELECTION = ("statuses", "invoice_date_from", "invoice_date_to")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One month of a chart: its label, its exact amount, and how long the bar is (0 to ``_CHART_WIDTH``)."""
+    """One month of a chart: label, exact amount, number of invoices, and width of the bar (0 to ``_CHART_WIDTH``)."""
 
     label: str
     amount: Decimal
@@ -46,15 +46,14 @@ def render_report(
     since_summary: Summary | None = None,
     reconciliation: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Render an export as HTML.
+    """Render an export as HTML. Memory use does not depend on the number of invoices.
 
-    Memory is bounded: by the texts of single invoices, not by their number.
-
-    :param manifest: content of the export's manifest.
-    :param records: the export's records.
-    :param fingerprint: SHA-256 of the manifest, where it is known.
-    :param since: manifest of an earlier export, with ``since_summary``: how the two differ.
-    :param reconciliation: what a reconciliation found, as ``reconciliation.json`` has it.
+    :param manifest: content of the manifest.
+    :param records: records of the export.
+    :param fingerprint: SHA-256 of the manifest, if known.
+    :param since: manifest of an earlier export to compare with.
+    :param since_summary: the differences between the two exports.
+    :param reconciliation: content of a ``reconciliation.json``.
     """
     from airflow_provider_unpod.billing.arguments import zone_of
 

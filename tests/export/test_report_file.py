@@ -69,7 +69,7 @@ def test_the_report_of_changes_says_that_its_figures_are_of_the_changes_alone(tm
     export_to(tmp_path, [*rows(99), row(100, status="refunded"), row(101)], options=CHANGES)
 
     text = report_in(tmp_path).read_text()
-    assert "1 new and\n1 changed. All figures below are of these alone" in text
+    assert "1 new and\n1 changed. All figures below cover only these" in text
     assert "2 invoices, read from" in text
 
 

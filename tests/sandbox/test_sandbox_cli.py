@@ -105,7 +105,7 @@ def test_without_aiohttp_the_error_says_what_to_install():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--fault", "teapot"], "No fault is called 'teapot'"),
+        (["--fault", "teapot"], "Unknown fault 'teapot'"),
         (["--drift", "insert"], "KIND:EVERY"),
         (["--order", "random"], "invalid choice"),
         (["--today", "2026-7-1"], "--today: must be a date such as 2026-07-01"),
@@ -148,7 +148,7 @@ def test_commands_control_a_running_sandbox(capsys):
 def test_a_command_that_fails_says_why_and_exits_with_1(capsys):
     with Sandbox(invoices=5) as sandbox:
         assert main(["pay", "999", "--port", str(sandbox.port)]) == 1
-        assert capsys.readouterr().err == "error: There is no invoice 999 in this ledger.\n"
+        assert capsys.readouterr().err == "error: Invoice 999 does not exist in this ledger.\n"
         assert main(["faults", "teapot", "--port", str(sandbox.port)]) == 1
         assert "teapot" in capsys.readouterr().err
     assert main(["pay", "101", "--port", str(sandbox.port)]) == 1
