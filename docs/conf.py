@@ -21,7 +21,7 @@ NAVIGATION = {
         *("quick-start", "connection", "exports", "waiting", "books", "reports", "airflow-page"),
         *("command-line", "examples"),
     ),
-    "When something is wrong": ("reliability", "rate-limits", "completeness"),
+    "When something is wrong": ("troubleshooting", "reliability", "rate-limits", "completeness"),
     "Reference": ("reference", "sandbox", "compatibility", "benchmarks", "../CHANGELOG"),
     "Project": ("../README", "architecture", "../CONTRIBUTING", "../SECURITY", "releasing"),
 }

@@ -127,6 +127,7 @@ class Tries:
         :param said: the API's own message.
         """
         most = duration(self._policy.max_rate_limit_wait)
+        said = said.removeprefix("Try later: ")  # when exactly is said here
         return (
             f"Retry after {utc_time(now + seconds)}: the rate limit of this API token is used up for "
             f"{duration(seconds)}, but a request waits for it at most {most} {self._spent()}. {said}"
