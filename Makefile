@@ -107,7 +107,7 @@ lint: $(VENV3)/.ready
 	$(VENV3)/bin/mypy
 
 docs: $(DOCS)/.ready
-	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -c docs . build/docs
+	$(DOCS)/bin/sphinx-build --fresh-env --quiet --fail-on-warning --keep-going --nitpicky -c docs . build/docs
 	@echo "build/docs/index.html"
 
 reference: $(VENV3)/.ready

@@ -96,3 +96,18 @@ def test_ci_runs_the_unit_tests_on_every_release_and_with_the_lowest_versions() 
         "docs",
     ):
         assert re.search(rf"make {re.escape(target)}$", ci, re.M), target
+
+
+def test_ci_runs_every_suite_against_the_wheel() -> None:
+    _, _, from_wheel = text_of(".ci/run").partition(".ci/from-wheel\ncd build/from-wheel\n")
+    suites = re.findall(r"make (test\S*|coverage)$", from_wheel, re.M)
+    assert set(suites) == {
+        "coverage",
+        *("test-airflow3.2", "test-airflow3.1", "test-airflow2", "test-lowest"),
+        *("test-integration", "test-integration-airflow2"),
+    }
+
+
+@pytest.mark.parametrize("target", ["test-distributed", "faults", "soak", "bench"])
+def test_each_night_what_takes_longer_runs_within_bounds(target: str) -> None:
+    assert re.search(rf"timeout \d+m make {target}$", text_of(".ci/nightly"), re.M)

@@ -76,9 +76,12 @@ class DistributedAirflow(LocalAirflow):
                 "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
                 "AIRFLOW__CELERY__BROKER_URL": broker,
                 "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
-                # A killed worker is noticed within a minute; the default is five.
+                # The tasks of a killed worker are noticed within a minute, those that it had not begun within two; the
+                # defaults are five and ten.
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
                 "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "120",
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "15",
                 "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",
                 **options,
             },
