@@ -10,5 +10,8 @@ installed once, into virtual environments of their own (``.venv-benchmarks/``).
 ``running.py``     one run of a contender in a fresh process: times, CPU, memory, rows missing and doubled
 ``tables.py``      the comparisons, their lists, and the targets
 
+``many_workers.py``, ``waiting.py``, ``deferred.py``, ``loading.py``, ``export_memory.py``: programs of their own.
+``faults/`` and ``soak.py`` judge reliability, and ``documents.py`` puts what they found into the documentation.
+
 Times and memory are taken inside the contender's process, after its imports, which cost the same for any list.
 """

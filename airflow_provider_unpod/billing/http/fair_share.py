@@ -25,6 +25,10 @@ _CREDIT = 0.1
 _EARLIEST = 0.25
 #: Slots to wait for each other worker. Less than 1, because the line delays workers that are too early.
 _SLOTS_PER_WORKER = 0.75
+#: A crowd of up to this multiple of the limit fits into a window: a worker then counts on the first factor of the
+#: requests that others might send before it, and spreads over the second factor of the next window. The larger crowd
+#: takes the third, since each refused request is one that somebody else could have had.
+_FITS, _FEWER_BEFORE, _CLOSER, _APART = 1.2, 0.9, 0.6, 1.2
 #: Largest estimate of the number of workers, as a multiple of the limit.
 _LARGEST_CROWD = 3.0
 #: A refused worker multiplies its estimate of the crowd: by up to 1 + the first factor if it is refused early in the
@@ -76,10 +80,12 @@ class FairShare:
             return
         slot, workers = self._length / self.limit, self._workers(now)
         wait = (max(ahead, 0.0) + workers * _SLOTS_PER_WORKER) * slot * self._random.uniform(0.5, 1.5)
-        if self._used + wait / slot < self.limit and now + wait < self.ends:
+        fits = workers < _FITS * self.limit
+        if self._used + wait / slot * (_FEWER_BEFORE if fits else 1.0) < self.limit and now + wait < self.ends:
             self._not_before(now + wait)
         else:
-            self._not_before(self.ends + max(_ROUNDING, self._random.random() * (workers - 1) * slot))
+            spread = (workers - 1) * slot * (_CLOSER if fits else _APART)
+            self._not_before(self.ends + max(_ROUNDING, self._random.random() * spread))
 
     def refused(self, now: float, wait: float, patience: float = float("inf")) -> None:
         """Record a refused request and postpone the next one.
