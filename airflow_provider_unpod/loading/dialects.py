@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Longest name in bytes. PostgreSQL silently truncates longer ones, so two names could become the same.
 _LONGEST_NAME = 63
 _NOT_IN_NAMES = re.compile("[\x00\ud800-\udfff]").search
-_LEDGER_SUFFIX = "_exports"
+_LEDGER_SUFFIX, _STAGING_SUFFIX = "_exports", "_staging"
 #: Size in bytes of the blocks that are sent to PostgreSQL.
 _BLOCK = 2**18
 #: Placeholder for a parameter in SQL. No identifier can contain this character.
@@ -65,7 +65,7 @@ class Target:
             _require_name(schema, "schema", _LONGEST_NAME)
         self.table = Table(table, schema)
         self.ledger = Table(table + _LEDGER_SUFFIX, schema)
-        self.staging = Table("unpod_staging")
+        self.staging = Table(table + _STAGING_SUFFIX)
 
 
 def _require_name(name: str, argument: str, most: int) -> None:
@@ -88,8 +88,8 @@ class Dialect(ABC):
         )
 
     @abstractmethod
-    def begin(self, connection: Any, target: Target) -> Any:
-        """Begin a transaction and return its cursor. Loads into the same table wait for one another."""
+    def begin(self, connection: Any) -> Any:
+        """Begin a transaction and return its cursor. Loads into the same database wait for one another."""
 
     @abstractmethod
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
@@ -111,18 +111,28 @@ class Postgres(Dialect):
     types: ClassVar = {TEXT: "TEXT", INTEGER: "BIGINT", AMOUNT: "NUMERIC", MOMENT: "TIMESTAMPTZ", JSON: "JSONB"}
     total = "sum({})"
 
-    def begin(self, connection: Any, target: Target) -> Any:
+    def begin(self, connection: Any) -> Any:
+        connection.commit()  # a hook may have begun a transaction, which no setting can be changed in
         connection.autocommit = False
         cursor = connection.cursor()
-        # An advisory lock, because the tables may not exist yet. It ends with the transaction.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"airflow-provider-unpod {target.table}",))
+        # After it has waited for another load, this one must see what the other one wrote, whatever the default is.
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("SET LOCAL datestyle = 'ISO'")  # psycopg 3 reads no other
+        # One lock for the database: the table may not exist yet, and may have several names. Ends with the transaction.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('airflow-provider-unpod'))")
         return cursor
 
     def stage(self, cursor: Any, target: Target, columns: tuple[Column, ...], rows: Iterable[Row]) -> None:
         cursor.execute(f"CREATE TEMPORARY TABLE {target.staging} ({self.columns(columns)}) ON COMMIT DROP")
         copy = f"COPY {target.staging} FROM STDIN WITH (FORMAT csv, ENCODING 'UTF8')"
         if hasattr(cursor, "copy_expert"):  # psycopg 2
-            cursor.copy_expert(copy, _Reader(_csv_blocks(rows)), size=_BLOCK)
+            source = _Reader(_csv_blocks(rows))
+            try:
+                cursor.copy_expert(copy, source, size=_BLOCK)
+            except Exception:
+                if source.error is not None:
+                    raise source.error from None
+                raise
         else:
             with cursor.copy(copy) as sink:
                 for block in _csv_blocks(rows):
@@ -151,7 +161,7 @@ class Sqlite(Dialect):
     types: ClassVar = {TEXT: "TEXT", INTEGER: "INTEGER", AMOUNT: "TEXT", MOMENT: "TEXT", JSON: "TEXT"}
     total = "unpod_total({})"
 
-    def begin(self, connection: Any, target: Target) -> Any:
+    def begin(self, connection: Any) -> Any:
         connection.isolation_level = None  # otherwise the driver begins and commits transactions itself
         connection.create_aggregate("unpod_total", 1, _Total)
         cursor = connection.cursor()
@@ -207,17 +217,24 @@ def _csv_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
 
 
 class _Reader:
-    """A file-like object from which psycopg 2 reads blocks."""
+    """A file-like object from which psycopg 2 reads blocks.
+
+    :ivar error: the exception that ended the blocks. The driver would replace it by one of its own.
+    """
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._rest = b""
+        self.error: BaseException | None = None
 
     def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            block = next(self._blocks, None)
-            if block is None:
-                return b""
-            self._rest = block
+        try:
+            while not self._rest:
+                self._rest = next(self._blocks)
+        except StopIteration:
+            return b""
+        except BaseException as error:
+            self.error = error
+            raise
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_unpod.billing.moments import parse_moment
 from airflow_provider_unpod.export.changes import NEW_STATUS, OLD_STATUS
 from airflow_provider_unpod.export.errors import LoadError, LoadRefused
-from airflow_provider_unpod.export.options import CHANGES
+from airflow_provider_unpod.export.options import CHANGES, FULL
 from airflow_provider_unpod.loading.dialects import MARK, quoted
 from airflow_provider_unpod.loading.rows import COLUMNS, CONTENT, INTEGER, KEY, MOMENT, STAGED, TEXT, Column, Rows
 
@@ -89,7 +89,7 @@ class Load:
         :raises LoadError: if an export in between was not loaded, or the sums differ from the manifest. Nothing was
             changed then.
         """
-        cursor = self._dialect.begin(connection, self._target)
+        cursor = self._dialect.begin(connection)
         try:
             outcome = self._load(cursor, create_table)
             connection.commit()
@@ -193,12 +193,31 @@ class Load:
         self._run(
             cursor,
             f"INSERT INTO {self._target.table} AS existing ({names})"
-            f" SELECT {self._text()}, {staged}, {self._text()}, {self._moment_mark()}, NULL"
+            f" SELECT {self._text()}, {staged}, {self._text()}, {self._moment_mark()}, {self._moment_mark()}"
             f" FROM {self._target.staging} WHERE true{on_conflict}",
             self._organization,
             self._export.export_id,
             self._read_at,
+            self._vanished_at(cursor),
         )
+
+    def _vanished_at(self, cursor: Any) -> Any:
+        """Return when the first full export after this one was read, ``None`` if there is none.
+
+        Such an export has already written the rows of the invoices that it had, and this one leaves those unchanged.
+        All other invoices have vanished since.
+        """
+        self._run(
+            cursor,
+            f"SELECT min({quoted('read_at')}) FROM {self._target.ledger}"
+            f" WHERE {self._equals('organization')} AND {self._equals('selection')} AND {self._equals('mode')}"
+            f" AND {quoted('read_at')} > {self._moment_mark()}",
+            self._organization,
+            _ALL_INVOICES,
+            FULL,
+            self._read_at,
+        )
+        return cursor.fetchone()[0]
 
     def _on_conflict(self) -> str:
         key = ", ".join(quoted(column.name) for column in KEY)

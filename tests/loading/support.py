@@ -31,9 +31,11 @@ class Database:
         self.kind = kind
         self.connect = connect
 
-    def load(self, folder: Path, *, table: str = "invoices", create_table: bool = True, **which: Any) -> Outcome:
+    def load(
+        self, folder: Path, *, table: str = "invoices", schema: str | None = None, create_table: bool = True
+    ) -> Outcome:
         with closing(self.connect()) as connection:
-            load = Load(read_export(str(folder), **which), DIALECTS[self.kind], Target(table, None), cleaned)
+            load = Load(read_export(str(folder)), DIALECTS[self.kind], Target(table, schema), cleaned)
             return load.run(connection, create_table=create_table)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:

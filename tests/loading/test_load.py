@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import Export, read_export
-from airflow_provider_unpod.export.errors import LoadError, LoadRefused
+from airflow_provider_unpod.export.errors import ExportError, LoadError, LoadRefused
 from airflow_provider_unpod.loading.dialects import DIALECTS, Target
 from airflow_provider_unpod.loading.load import Load
 from airflow_provider_unpod.loading.rows import COLUMNS
@@ -175,6 +175,24 @@ def test_an_older_export_with_another_selection_adds_missing_rows_and_overwrites
     assert database.invoices("invoice_id, status") == [("1", "paid"), ("2", "failed")]
 
 
+def test_an_older_export_with_another_selection_revives_no_invoice_that_has_vanished_since(
+    database: Database, tmp_path: Path
+) -> None:
+    full([row(1), row(2)], tmp_path / "all")
+    database.load(tmp_path / "all")
+    full([row(2), row(3)], tmp_path / "january", selection={"invoice_date_from": "2026-01-01"})
+    full([row(1)], tmp_path / "all")
+    database.load(tmp_path / "all")
+    vanished = database.query("SELECT vanished_at FROM invoices WHERE invoice_id = '2'")
+
+    database.load(tmp_path / "january")
+
+    assert database.query("SELECT vanished_at FROM invoices WHERE invoice_id IN ('2', '3')") == vanished * 2
+    full([row(1), row(2)], tmp_path / "all")
+    database.load(tmp_path / "all")
+    assert database.invoices("invoice_id", "WHERE vanished_at IS NULL") == [("1",), ("2",)]
+
+
 def test_exports_of_changes_follow_the_export_they_start_from(database: Database, tmp_path: Path) -> None:
     full([row(1, status="pending"), row(2)], tmp_path / "export")
     database.load(tmp_path / "export")
@@ -254,6 +272,24 @@ def test_any_name_of_a_table_is_quoted_and_never_run(database: Database, tmp_pat
 def test_names_that_no_table_can_have_are_refused(table: str) -> None:
     with pytest.raises(UnpodConfigError, match="`table`"):
         Target(table, None)
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_named_and_nothing_is_loaded(
+    database: Database, tmp_path: Path
+) -> None:
+    full([row(1)], tmp_path / "export")
+    export = read_export(str(tmp_path / "export"))
+    (file,) = (tmp_path / "export").glob("*.jsonl")
+    file.write_text(file.read_text().replace("1.01", "1.02"))
+
+    with (
+        closing(database.connect()) as connection,
+        pytest.raises(ExportError, match="was modified"),
+    ):
+        Load(export, DIALECTS[database.kind], Target("invoices", None), cleaned).run(connection, create_table=True)
+    full([row(1)], tmp_path / "export")
+    with pytest.raises(LoadRefused, match="does not exist"):
+        database.load(tmp_path / "export", create_table=False)
 
 
 def test_a_table_that_does_not_exist_is_named_with_the_remedy(database: Database, tmp_path: Path) -> None:
