@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import airflow_provider_unpod
 from airflow_provider_unpod.billing import errors
 from airflow_provider_unpod.export import errors as export_errors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGE = REPOSITORY / "airflow_provider_unpod"
+PACKAGE = Path(airflow_provider_unpod.__file__).parent
 PAGE = REPOSITORY / "docs" / "troubleshooting.md"
 #: What a message is given to, besides the errors themselves.
 CARRIERS = ("Unreadable", "TransportFault", "_unreachable")
