@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 BILLING_PATH = "/api/v2/platform/organisation/billing/"
 ORGANIZATIONS_PATH = "/api/v2/platform/organizations/"
-#: Limits the read of organizations, in case an API returns new ones forever.
-_MOST_ORGANIZATION_PAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +152,8 @@ class UnpodClient:
         """
 
         def read(response: Response) -> Page:
-            if response.status == 404 and page > 1:
-                if responses.is_object(response):
-                    return Page([], None, past_end=True)
-                # A proxy's page does not mean that the list has ended.
-                raise responses.Unreadable("Try later: HTTP 404 from a proxy, not from Unpod's API.")
+            if _is_past_end(response, page):
+                return Page([], None, past_end=True)
             if response.status != 200:
                 raise responses.refusal(response, page, self.org_handle)
             rows, count = responses.rows_of(response)
@@ -179,25 +174,20 @@ class UnpodClient:
 
         return self._get(f"{BILLING_PATH}?page={page}&page_size={page_size}", read, page, None)
 
-    def get_organizations(self) -> list[dict[str, Any]]:
-        """List the organizations that the token may access. ``domain_handle`` is the ``Org-Handle`` of each.
+    def get_organizations(self, page: int, page_size: int) -> tuple[list[dict[str, Any]], int | None] | None:
+        """Return one page of the organizations that the token may access, and ``count``. ``None`` is past the end.
 
-        :raises UnpodBadAnswer: also if ``count`` is larger than the number of organizations listed.
-        :raises UnpodError: as :meth:`get_page`, except that a 404 is an :class:`UnpodBadRequest`.
+        :raises UnpodError: as :meth:`get_page`, except that a 404 on page 1 is an :class:`UnpodBadRequest`.
         """
-        found, count = self._get(ORGANIZATIONS_PATH, self._read_organizations, None, None)
-        # The documentation shows one response with all organizations, but every view of the backend is paginated.
-        for page in range(2, _MOST_ORGANIZATION_PAGES):
-            if count is None or len(found) >= count:
-                return found
-            more, _ = self._get(f"{ORGANIZATIONS_PATH}?page={page}", self._read_organizations, page, None)
-            known = len(found)
-            found += [organization for organization in more if organization not in found]
-            if len(found) == known:
-                break
-        raise UnpodBadAnswer(
-            f"Unpod counts {count} organizations but lists only {len(found)}.", url=self.base_url + ORGANIZATIONS_PATH
-        )
+
+        def read(response: Response) -> tuple[list[dict[str, Any]], int | None] | None:
+            if _is_past_end(response, page):
+                return None
+            if response.status != 200:
+                raise responses.refusal(response, None, self.org_handle)
+            return responses.rows_of(response)
+
+        return self._get(f"{ORGANIZATIONS_PATH}?page={page}&page_size={page_size}", read, page, None)
 
     def close(self) -> None:
         """Close all open connections."""
@@ -244,11 +234,6 @@ class UnpodClient:
         why = f"try {tries.failed} failed: {self._discreet(failure.message).rstrip('.')}"
         self._pacing.sleep(seconds, why, cancellation)
 
-    def _read_organizations(self, response: Response) -> tuple[list[dict[str, Any]], int | None]:
-        if response.status != 200:
-            raise responses.refusal(response, None, self.org_handle)
-        return responses.rows_of(response)
-
     def _try(self, url: str, read: Callable[[Response], T], cancellation: Cancellation | None) -> T | Failure:
         """Send the request once. The caller has already passed :meth:`Pacing.enter`."""
         response: Response | None = None
@@ -278,6 +263,15 @@ class UnpodClient:
     def _discreet(self, text: str) -> str:
         """Remove the token from ``text``: an error page may repeat it."""
         return text.replace(self._secret, "***") if len(self._secret) >= 6 else text
+
+
+def _is_past_end(response: Response, page: int) -> bool:
+    if response.status != 404 or page == 1:
+        return False
+    if responses.is_object(response):
+        return True
+    # A proxy's page does not show where the list ends.
+    raise responses.Unreadable("Try later: HTTP 404 from a proxy, not from Unpod's API.")
 
 
 def _invoices_of(rows: list[dict[str, Any]]) -> list[Invoice]:

@@ -142,11 +142,12 @@ def _encode_csv(records: Iterator[Record], columns: tuple[Column, ...]) -> Itera
 
 def _decode_csv(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
     table = Table(columns, CSV_CELLS)
-    rows = _csv_rows(_bounded_lines(io.TextIOWrapper(file, encoding="utf-8", newline="")))
-    if next(rows, None) != [*(column.name for column in columns), EXTRA]:
-        raise ValueError("the header differs from the columns in the manifest")
-    for *cells, extra in rows:
-        yield table.join([cell or None for cell in cells], json.loads(extra) if extra else {})
+    with io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        rows = _csv_rows(_bounded_lines(text))
+        if next(rows, None) != [*(column.name for column in columns), EXTRA]:
+            raise ValueError("the header differs from the columns in the manifest")
+        for *cells, extra in rows:
+            yield table.join([cell or None for cell in cells], json.loads(extra) if extra else {})
 
 
 def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:

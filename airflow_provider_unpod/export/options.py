@@ -50,8 +50,9 @@ class ExportOptions:
         choice_of(self.file_format, "file_format", FILE_FORMATS)
         choice_of(self.compression, "compression", COMPRESSIONS)
         choice_of(self.export_mode, "export_mode", MODES)
-        partition_keys(self.partition_by)
-        if field_names(self.ignore_fields, "ignore_fields") and self.export_mode != CHANGES:
+        object.__setattr__(self, "partition_by", partition_keys(self.partition_by))
+        object.__setattr__(self, "ignore_fields", field_names(self.ignore_fields, "ignore_fields"))
+        if self.ignore_fields and self.export_mode != CHANGES:
             raise UnpodConfigError("`ignore_fields` has no effect without export_mode='changes'. Set both, or neither.")
         _ = self.timezone
 

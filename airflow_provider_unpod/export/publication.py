@@ -46,12 +46,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_provider_unpod.billing.errors import short_repr
 from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
+from airflow_provider_unpod.export.storage import LARGEST_SMALL_FILE, Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
-
-    from airflow_provider_unpod.export.storage import Folder
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Publication:
             manifest = write_files(self.export_id)
             if not self._is_claimed(self.export_id):
                 continue  # the same check as below, but before the current export is replaced
-            self._folder.put(MANIFEST_NAME, manifest.to_bytes())
+            self._folder.put(MANIFEST_NAME, _checked(manifest.to_bytes()))
             if not self._is_claimed(self.export_id):
                 continue
             if self._current_id() == self.export_id:
@@ -240,6 +239,16 @@ class Publication:
             yield
         except ExportError as error:
             log.warning("The next export will delete the unfinished one in %s: %s", self._folder.address, error)
+
+
+def _checked(text: bytes) -> bytes:
+    """Refuse a manifest that :meth:`Folder.read` would refuse."""
+    if len(text) > LARGEST_SMALL_FILE:
+        raise ExportRefused(
+            f"Use fewer partitions: the manifest would have {len(text):,} bytes, at most {LARGEST_SMALL_FILE:,} are "
+            "read."
+        )
+    return text
 
 
 class _Other(NamedTuple):

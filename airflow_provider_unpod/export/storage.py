@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+#: Most bytes of a file that is read into memory at once, such as a manifest of some 100,000 files.
+LARGEST_SMALL_FILE = 32 * 2**20
 #: Bytes of a transfer in memory. S3's smallest part is 5 MiB, and the default of fsspec is 50 MiB.
 _BLOCK = 8 * 2**20
 
@@ -81,13 +83,18 @@ class Folder:
         return f"{self.address}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file. ``None`` if it does not exist."""
+        """Return the content of a small file. ``None`` if it does not exist.
+
+        :raises ExportError: also if the file is larger than :data:`LARGEST_SMALL_FILE`.
+        """
 
         def request() -> bytes | None:
             try:
-                content: bytes = self._fs.cat_file(self._path(name))
+                content: bytes = self._fs.cat_file(self._path(name), end=LARGEST_SMALL_FILE + 1)
             except FileNotFoundError:
                 return None
+            if len(content) > LARGEST_SMALL_FILE:
+                raise ExportError(f"{self.address_of(name)} must have at most {LARGEST_SMALL_FILE:,} bytes.")
             return content
 
         return self._request("read", name, request)

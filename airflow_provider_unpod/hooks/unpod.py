@@ -82,18 +82,21 @@ class UnpodHook(BaseHook):
 
         :raises UnpodError: see :mod:`airflow_provider_unpod.billing.errors`.
         """
-        return self.get_conn().get_organizations()
+        from airflow_provider_unpod.billing.reading.organizations import read_organizations
+
+        return read_organizations(self.get_conn())
 
     def test_connection(self) -> tuple[bool, str]:
         """Check host, token and organization handle with one request, without reading billing data."""
         from airflow_provider_unpod.billing.http.retry import RetryPolicy
+        from airflow_provider_unpod.billing.reading.organizations import read_organizations
 
         try:
             connection = self._connection()
             # One attempt, because a person waits for the result. Messages do not name the connection's id, because
             # Airflow's form tests under a random one.
             with _client_of(connection, self.org_handle, RetryPolicy(attempts=1)) as client:
-                found = client.get_organizations()
+                found = read_organizations(client)
         except (UnpodError, AirflowNotFoundException) as error:
             return False, str(error)
         handles = sorted(each["domain_handle"] for each in found if isinstance(each.get("domain_handle"), str))

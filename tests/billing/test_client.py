@@ -215,36 +215,6 @@ def test_an_invalid_row_is_reported_with_its_page(server: FaultyServer, connect:
     assert "page=4" in str(caught.value.url)
 
 
-def test_organizations_come_with_the_same_headers_and_errors(server: FaultyServer, connect: Connect) -> None:
-    organization = {"id": 1, "name": "Unpod TV", "domain_handle": "unpod.tv", "created_at": "2024-01-15T10:30:00Z"}
-    server.scripts = [answer({"count": 1, "status_code": 200, "message": "ok", "data": [organization]})]
-    client = connect(server)
-    assert client.get_organizations() == [organization]
-    assert server.requests[0].target == "/api/v2/platform/organizations/"
-    assert server.requests[0].headers["authorization"] == f"Token {TOKEN}"
-    for status, error in ((401, UnpodAuthError), (404, UnpodBadRequest), (206, UnpodBadAnswer)):
-        server.scripts = [answer({"message": "no"}, status)]
-        with pytest.raises(error, match="no"):
-            client.get_organizations()
-
-
-def test_organizations_on_several_pages_are_all_read(server: FaultyServer, connect: Connect) -> None:
-    organizations = [{"id": number, "domain_handle": f"org-{number}"} for number in range(45)]
-    pages = [organizations[:20], organizations[19:39], organizations[39:]]  # one came in meanwhile
-    server.scripts = [answer({"count": 45, "data": rows}) for rows in pages]
-    assert connect(server).get_organizations() == organizations
-    assert [request.query.get("page") for request in server.requests] == [None, "2", "3"]
-
-
-@pytest.mark.parametrize("then", [{"count": 30, "data": [{"id": 1}]}, {"count": 30, "data": []}])
-def test_an_incomplete_list_of_organizations_is_refused(
-    server: FaultyServer, connect: Connect, then: dict[str, Any]
-) -> None:
-    server.otherwise = answer(then)
-    with pytest.raises(UnpodBadAnswer, match="30 organizations"):
-        connect(server).get_organizations()
-
-
 def test_connections_are_kept_and_reused(server: FaultyServer, connect: Connect) -> None:
     server.scripts = [page(), answer({"message": "x"}, 500), answer({}, 404), page(), page()]
     client = connect(server)

@@ -45,3 +45,16 @@ def test_a_value_of_just_the_longest_name_is_written(tmp_path: Path) -> None:
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("status",)))
 
     assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize("keys", ["month", ["month"], ("month",), {"month"}])
+def test_one_partition_key_may_be_given_as_text_or_in_any_iterable(tmp_path: Path, keys: Any) -> None:
+    options = ExportOptions(partition_by=keys)
+    assert options.partition_by == ("month",)
+    new_export(FakeReading([row(1, invoice_date="2026-02-01T00:00:00Z")]), str(tmp_path), options=options)
+    assert [name for name in names_in(tmp_path) if name.startswith("month=2026-02/")]
+
+
+def test_one_ignored_field_may_be_given_as_text() -> None:
+    text: Any = "receipt_url"
+    assert ExportOptions(export_mode="changes", ignore_fields=text).ignore_fields == ("receipt_url",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import hashlib
 import io
@@ -340,3 +341,37 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 
     with pytest.raises(ExportError, match=r"pip install 'airflow-provider-unpod\[(parquet|zstd)\]'"):
         read_export(str(tmp_path))
+
+
+def test_a_manifest_of_any_size_is_refused_by_an_export_error_before_it_fills_the_memory(tmp_path: Path) -> None:
+    with (tmp_path / MANIFEST_NAME).open("wb") as file:
+        file.truncate(2 * 2**30)  # takes no space on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExportError, match=r"_manifest\.json must have at most 33,554,432 bytes"):
+            read_export(str(tmp_path))
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_unpod.export.publication.LARGEST_SMALL_FILE", 1_000)
+    with pytest.raises(ExportError, match="Use fewer partitions"):
+        write_export(FakeReading(rows(30)), str(tmp_path))
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
+def test_a_csv_export_that_is_read_in_part_leaves_no_file_open(tmp_path: Path, compression: str | None) -> None:
+    write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv", compression))
+    export = read_export(str(tmp_path))
+    before = open_files()
+    for _ in export:
+        break
+    gc.collect()
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0

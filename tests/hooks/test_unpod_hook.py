@@ -421,7 +421,7 @@ class TestMessages:
     ) -> None:
         monkeypatch.setattr(
             "airflow_provider_unpod.billing.client.UnpodClient.get_organizations",
-            lambda self: [{"id": 1, "domain_handle": None}],
+            lambda self, page, page_size: ([{"id": 1, "domain_handle": None}], 1),
         )
         ok, said = define().test_connection()
         assert not ok

@@ -55,7 +55,8 @@ def repeated_passes(
     before: Pass | None = None
     for number in range(1, MAX_PASSES + 1):
         evidence.passes = number
-        current = Pass(fetcher, evidence, page_size)
+        # The reason for the fallback may be that rows and `count` disagree, so one response is not enough.
+        current = Pass(fetcher, evidence, page_size, one_response_is_enough=False)
         for page in current.pages():
             fresh = [invoice for invoice in page if invoice.key not in new and invoice.key not in known]
             new.update([invoice.key for invoice in fresh])
@@ -80,11 +81,14 @@ class Pass:
     :ivar flaw: reason why the pass proves nothing. ``None`` after the last page means that it is a proof.
     """
 
-    def __init__(self, fetcher: Fetcher, evidence: Evidence, page_size: int) -> None:
+    def __init__(
+        self, fetcher: Fetcher, evidence: Evidence, page_size: int, *, one_response_is_enough: bool = True
+    ) -> None:
         self.flaw: str | None = None
         self._fetcher = fetcher
         self._evidence = evidence
         self._page_size = page_size
+        self._one_response_is_enough = one_response_is_enough
         self._ids: dict[InvoiceId, None] = {}  # in list order
         self._count: int | None = None  # `count` of every page
         self._full = 0  # rows of every page but the last
@@ -104,13 +108,14 @@ class Pass:
         self._count, self._full = page.count, len(page.invoices)
         self._rows = self._full
         # Without a `count`, an empty page 1 does not end the list: the server may hide all rows of that page.
-        while page.invoices or (page.window.page == 1 and page.count is None):
+        one_is_enough = self._one_response_is_enough and page.count is not None
+        while page.invoices or (page.window.page == 1 and not one_is_enough):
             self._evidence.saw(page)
             self.flaw = self._take_in(page)
             if self.flaw:
                 return
             yield page.invoices
-            if page.is_whole_list:
+            if page.is_whole_list and one_is_enough:
                 break
             page = self._next(side_by_side)
         else:

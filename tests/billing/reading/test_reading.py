@@ -277,6 +277,16 @@ def test_an_empty_page_that_agrees_with_count_is_not_the_whole_list_once_a_respo
         read(MovingList(60, counts=0, page_size=12, hidden_rows=range(50, 60).__contains__))
 
 
+def test_after_a_response_that_disagreed_with_count_one_response_is_never_the_whole_list() -> None:
+    """Of 101 rows, three of the first page are hidden; `count` agrees with what came of it, except at first."""
+
+    def counts_down(moving: MovingList) -> None:
+        moving.counts = 99 if len(moving.requests) == 1 else 97
+
+    with pytest.raises(UnpodListUnstable):
+        read(MovingList(101, world=counts_down, hidden_rows={50, 60, 70}.__contains__))
+
+
 @pytest.mark.parametrize("past_end", ["404", "last"])
 @LEVELS
 def test_without_a_count_a_page_whose_rows_are_all_hidden_is_not_the_end(past_end: str, consistency: str) -> None:
