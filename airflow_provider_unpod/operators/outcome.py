@@ -70,6 +70,18 @@ def send_asset_events(outlets: Iterable[Any], context: Context, written: Written
             event.add_partitions(months)
 
 
+def send_summary(outlets: Iterable[Any], context: Context, summary: Mapping[str, Any]) -> None:
+    """Add the summary of a load or a reconciliation to the asset events of a task's outlets.
+
+    Asset aliases, outlets that are not assets, and references to unknown assets are ignored.
+    """
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    for outlet in outlets:
+        if not isinstance(outlet, AssetAlias) and (event := _event_of(outlet, context)) is not None:
+            event.extra.update(storable(summary))
+
+
 def _event_of(outlet: Any, context: Context) -> Any:
     try:
         return context["outlet_events"][outlet]

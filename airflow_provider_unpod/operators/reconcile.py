@@ -192,6 +192,7 @@ class UnpodReconcileOperator(BaseOperator):
         from airflow_provider_unpod.export.difference_files import Differences
         from airflow_provider_unpod.export.errors import LedgerDiffers
         from airflow_provider_unpod.export.reconciliation import reconcile
+        from airflow_provider_unpod.operators.outcome import send_summary
 
         with fail_fast(), ExitStack() as stack:
             check_rendered(self, self._given, _ARGUMENTS)
@@ -212,8 +213,7 @@ class UnpodReconcileOperator(BaseOperator):
                     f"Export {export.export_id} and {self._name_of_other()} differ: {_counts_in_words(result)}. "
                     f"{'See ' + result['files'][0] if result['files'] else 'See the log, or set output_path'}."
                 )
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra.update(storable(result))
+        send_summary(self.outlets, context, result)
         returned: dict[str, Any] = storable({**result, "first_differences": differences.first})
         return returned
 

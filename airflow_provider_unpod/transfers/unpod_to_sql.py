@@ -59,7 +59,7 @@ class UnpodToSqlOperator(BaseOperator):
 
     The task returns ``table``, ``state`` (``"loaded"``, ``"already loaded"`` or ``"older"``), ``export_id``, ``rows``,
     ``vanished``, ``altered`` (number of rows with characters that the database cannot store) and ``current`` (id of the
-    export that the table is current with).
+    export that the table is current with). Events of the task's outlets carry the same.
     """
 
     template_fields: Sequence[str] = (
@@ -110,6 +110,7 @@ class UnpodToSqlOperator(BaseOperator):
         from airflow_provider_unpod.hooks.database import sql_hook_of
         from airflow_provider_unpod.loading.dialects import DIALECTS, Target
         from airflow_provider_unpod.loading.load import ALREADY_LOADED, OLDER
+        from airflow_provider_unpod.operators.outcome import send_summary
 
         with fail_fast():
             check_rendered(self, self._given, _ARGUMENTS)
@@ -135,7 +136,7 @@ class UnpodToSqlOperator(BaseOperator):
             )
         else:
             self._report(export, outcome, hook, table_uri)
-        return {
+        summary = {
             "table": self.table,
             "state": outcome.state,
             "export_id": export.export_id,
@@ -144,6 +145,8 @@ class UnpodToSqlOperator(BaseOperator):
             "altered": outcome.altered,
             "current": outcome.current,
         }
+        send_summary(self.outlets, context, summary)
+        return summary
 
     def _open(self) -> Export:
         from airflow_provider_unpod.export.reader import stream_export

@@ -81,6 +81,30 @@ def test_the_sql_of_the_page_adds_up_to_the_control_totals(
     ]
 
 
+def test_the_sql_that_loads_into_duckdb_adds_up_to_the_control_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import duckdb
+
+    options = ExportOptions("parquet", "zstd", ("currency", "month"))
+    manifest = new_export(FakeReading(rows(300)), str(tmp_path / "invoices"), options=options).manifest
+    monkeypatch.chdir(tmp_path)
+    (sql,) = re.findall(r"```sql\n(.*?)```", PAGE.with_name("books.md").read_text(), re.DOTALL)
+
+    with duckdb.connect() as connection:
+        for _ in range(2):
+            connection.execute(sql)
+        found = connection.execute("SELECT currency, count(*), sum(amount) FROM unpod_invoices GROUP BY 1 ORDER BY 1")
+        assert found.fetchall() == [
+            (
+                currency,
+                sum(total["count"] for total in totals.values()),
+                sum(Decimal(total["amount"]) for total in totals.values()),
+            )
+            for currency, totals in sorted(manifest.totals.items())
+        ]
+
+
 def test_the_python_of_the_page_reads_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = new_export(FakeReading(rows(300)), str(tmp_path), options=ExportOptions("parquet")).manifest
     (code,) = re.findall(r"```python\n([^`]*export_files[^`]*)```", PAGE.read_text())

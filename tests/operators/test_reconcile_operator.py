@@ -9,7 +9,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
@@ -18,6 +18,11 @@ from tests.loading.support import changes, full, sqlite_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+try:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+except ImportError:  # Airflow 2.11
+    from airflow.utils.context import OutletEventAccessors
 
 INVOICES = [
     row(1, amount="1234.50", currency="EUR", status="paid", invoice_date="2026-02-01T23:30:00Z"),
@@ -111,6 +116,44 @@ def test_a_float_in_a_query_is_refused_because_it_is_rounded(
 
     with pytest.raises(AirflowFailException, match=r"row 1: its amount must not be a float.* cast it"):
         compare(export, sql="SELECT 1 AS id, 0.1 AS amount, 'EUR' AS currency", sql_conn_id="books")
+
+
+def test_the_event_of_an_outlet_has_the_summary_and_no_invoices(export: Path, tmp_path: Path) -> None:
+    compared, events = Asset("compared"), OutletEventAccessors()
+    arguments: dict[str, Any] = {"ledger_path": bank_file(tmp_path, "1;1.234,51;", "2;-7,00;"), "csv": BANK}
+    operator = UnpodReconcileOperator(
+        task_id="compare", export_path=str(export), outlets=[compared], on_difference="warn", **arguments
+    )
+
+    result = operator.execute({"outlet_events": events})
+
+    del result["first_differences"]
+    assert events[compared].extra == result
+    assert result["bridges"]["EUR"]["amount"] == "0.01"
+
+
+def test_a_tolerance_is_given_by_currency_and_a_currency_that_nobody_knows_is_one_of_its_own(tmp_path: Path) -> None:
+    full([row(1, amount="5.00", currency="EUR"), row(2, amount="5.00", currency="usd")], tmp_path / "export")
+    ledger = tmp_path / "ledger.csv"
+    ledger.write_text("id,amount,currency\n1,5.01,EUR\n2,5.01,USD\n3,1,points\n")
+
+    result = compare(tmp_path / "export", ledger_path=str(ledger), tolerance={"EUR": "0.01"}, on_difference="warn")
+
+    assert [(one["id"], one["outcomes"]) for one in result["first_differences"]] == [
+        ("2", ["amount"]),
+        ("3", ["only_there"]),
+    ]
+    assert result["bridges"]["EUR"]["within_tolerance"] == result["bridges"]["USD"]["amount"] == "0.01"
+    assert result["bridges"]["POINTS"]["there"] == "1"
+
+
+def test_an_id_that_a_ledger_has_twice_is_reported_and_in_no_sum(export: Path, tmp_path: Path) -> None:
+    ledger = bank_file(tmp_path, "1;1.234,50;", " 01;9,00;", "2;-7,00;", "2;-7,00;")
+
+    result = compare(export, ledger_path=ledger, csv=BANK, on_difference="warn")
+
+    assert (result["counts"]["duplicate"], result["counts"]["only_there"]) == (1, 1)  # "01" is another id than 1
+    assert result["bridges"]["EUR"]["here"] == "1234.50"
 
 
 def test_two_exports_are_compared(export: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, read_export
@@ -18,6 +18,12 @@ from tests.loading.support import full, sqlite_connection
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+try:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+except ImportError:  # Airflow 2.11
+    from airflow.utils.context import OutletEventAccessors
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +155,20 @@ def test_lineage_that_cannot_be_reported_does_not_fail_a_task_whose_load_is_comm
     assert load(tmp_path / "export")["state"] == "loaded"
 
     assert "The lineage of this task is not reported." in caplog.text
+
+
+def test_the_event_of_an_outlet_has_the_summary(tmp_path: Path, books: Path) -> None:
+    full([row(1)], tmp_path / "export")
+    loaded, events = Asset("books"), OutletEventAccessors()
+    operator = UnpodToSqlOperator(
+        task_id="load",
+        export_path=str(tmp_path / "export"),
+        sql_conn_id="books",
+        table="invoices",
+        create_table=True,
+        outlets=[loaded],
+    )
+
+    summary = operator.execute({"outlet_events": events})
+
+    assert events[loaded].extra == summary
