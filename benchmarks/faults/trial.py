@@ -14,7 +14,7 @@ from benchmarks.faults.judge import delivered, files_of, wrong, wrong_export
 MET = 2
 FINISHED = ("success", "failed")
 #: So slow is the API of hook and operator while something is done to them in the middle.
-SLOW = "delay:seconds=2"
+SLOW = "delay:seconds=8"
 
 
 class Trial:
@@ -47,6 +47,9 @@ class Trial:
         cause.begin(world)
         if not cause.midway:
             self._read()
+        else:
+            for use in READERS:
+                world.apis[use].faults()
         for use in WAITERS:
             world.apis[use].pay(self._invoices[use])
         if cause.seconds:
@@ -80,8 +83,6 @@ class Trial:
         world.runs["read"] = self._airflow.trigger("read", conf={"output": self._output})
         if slowly:
             world.until(lambda: all(world.requests(use) > before[use] for use in READERS), "hook and operator to read")
-            for use in READERS:
-                world.apis[use].faults()
 
     def _has_met(self, use: str, before: int) -> bool:
         """It tried at least twice, or not again; what is done once, in the middle, has been met."""

@@ -118,5 +118,5 @@ def test_a_confined_worker_exports_to_xcom_and_to_a_store_and_names_the_folder_t
     assert found["to XCom"] == found["to a store"] == ""
     assert found["read back"] == 250
     assert str(confinement.folder) in found["to a read-only folder"]
-    assert found["too many"].startswith("ExportError: `TMPDIR` must name a folder with room for all records as JSON")
+    assert found["too many"].startswith("ExportError: `TMPDIR` must be a folder with space for all records as JSON")
     assert str(confinement.temporary) in found["too many"]
