@@ -29,6 +29,8 @@ _REQUESTS_PER_POLL = 2
 #: Candidate intervals in seconds. The shortest that leaves half of the daily limit to others is recommended.
 _POLL_INTERVALS = (60, 120, 300, 600, 900, 1_800, 3_600)
 _SECONDS_PER_DAY = 86_400
+#: The facts that say nothing about the organization.
+_RECORDED = ("dialect", "order", "page size", "page past the end", "rate limit")
 _NOT_LIVE = (
     "This package was built from Unpod's published pages and has not been run against the live API. If Unpod behaves "
     "differently, please report it with the file that `--record` writes."
@@ -71,7 +73,9 @@ def _report(findings: Findings, record: str | None) -> None:
         print("\nRecommended settings of the connection's extra:")
         print(json.dumps(findings.settings, indent=2))
     if record is not None:
-        Path(record).write_text(json.dumps(findings.transcript, indent=2) + "\n")
+        facts = {name: findings.facts[name] for name in _RECORDED if name in findings.facts}
+        content = {"findings": facts, "responses": findings.transcript}
+        Path(record).write_text(json.dumps(content, indent=2) + "\n")
         note(f"{record}: names, types and headers of {len(findings.transcript)} responses, and no values.")
 
 
@@ -100,7 +104,9 @@ class _Examination:
     def _ask(self, page: int, size: int) -> _Answered:
         response = self._client.probe(page, size)
         answered = _Answered(response, page, size)
+        # First of all: a response that cannot be interpreted is the one that somebody should see.
         self._findings.transcript.append(answered.anonymous())
+        answered.interpret()
         return answered
 
     def _order(self, invoices: list[Invoice]) -> str:
@@ -189,14 +195,22 @@ class _Answered:
 
     def __init__(self, response: Response, page: int, size: int) -> None:
         from airflow_provider_unpod.billing.http import responses
-        from airflow_provider_unpod.billing.invoice import Invoice
 
         self.response, self.status, self._asked = response, response.status, {"page": page, "page_size": size}
         self._envelope = responses.parse(response.body) if responses.is_object(response) else None
         self.invoices: list[Invoice] = []
         self.count: int | None = None
-        if response.status == 200:
-            rows, self.count = responses.rows_of(response)
+
+    def interpret(self) -> None:
+        """Read rows and ``count``.
+
+        :raises UnpodBadAnswer: if an HTTP 200 is not a response with rows.
+        """
+        from airflow_provider_unpod.billing.http import responses
+        from airflow_provider_unpod.billing.invoice import Invoice
+
+        if self.status == 200:
+            rows, self.count = responses.rows_of(self.response)
             self.invoices = [Invoice(row) for row in rows]
 
     @property
@@ -208,11 +222,14 @@ class _Answered:
 
     def anonymous(self) -> dict[str, Any]:
         """Return the response without any values of the organization."""
+        envelope = self._envelope or {}
+        rows = next((value for value in map(envelope.get, ("results", "data")) if isinstance(value, list)), [])
         return {
             "request": self._asked,
             "status": self.status,
             "headers": sorted(map(str.lower, self.response.headers)),
-            "rows": len(self.invoices),
+            "rows": len(rows),
+            "count": {None: "missing", len(rows): "equals rows"}.get(envelope.get("count"), "differs from rows"),
             "body": _shape(self._envelope),
         }
 
@@ -232,6 +249,8 @@ def _shape(value: Any) -> Any:
 def _form_of_text(text: str) -> str:
     if re.fullmatch(r"-?\d+\.(\d+)", text):
         return f"text: decimal with {len(text.rpartition('.')[2])} digits"
+    if re.fullmatch(r"-?\d+", text):
+        return "text: whole number"
     if re.fullmatch(r"\d{4}-\d\d-\d\d[T ].*", text):
         return "text: date and time"
     return "text: date" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else "text"

@@ -167,7 +167,7 @@ def test_check_says_what_is_true_of_the_api_and_records_no_values(
     record = (tmp_path / "record.json").read_text()
     assert unpod_sandbox.token not in record
     assert not any(f'"{one.amount}"' in record for one in unpod_sandbox.ledger.invoices())
-    assert json.loads(record)[0]["body"]["results"][0]["amount"] == "text: decimal with 2 digits"
+    assert json.loads(record)["responses"][0]["body"]["results"][0]["amount"] == "text: decimal with 2 digits"
 
 
 @pytest.mark.unpod_sandbox(dialect="data", invoices=40)

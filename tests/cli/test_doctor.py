@@ -7,6 +7,7 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -14,6 +15,7 @@ from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.reading.reading import read_list
 from airflow_provider_unpod.cli.main import main
 from airflow_provider_unpod.sandbox import Sandbox
+from tests.cli.replay import replayed
 
 pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
 PASSES = "two whole passes at least, because"
@@ -119,4 +121,35 @@ def test_what_was_found_out_before_the_api_failed_is_reported(
     out, err = capsys.readouterr()
     assert "by id" in out
     assert "Retry after" in err
-    assert len(json.loads((tmp_path / "record.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "record.json").read_text())["responses"]) == 2
+
+
+def test_a_response_that_cannot_be_interpreted_is_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = {"status_code": 200, "payload": {"invoices": [{"no": 7, "total": "49.00"}]}}
+    with replayed({"responses": [{"body": strange}]}, connection=monkeypatch):
+        assert main(["check", "--record", str(tmp_path / "record.json")]) == 3
+
+    (response,) = json.loads((tmp_path / "record.json").read_text())["responses"]
+    assert response["body"]["payload"] == {"invoices": [{"no": "integer", "total": "text: decimal with 2 digits"}]}
+
+
+@pytest.mark.parametrize("server", [server for server, _ in SERVERS if "rate_limit" not in server], ids=str)
+def test_a_record_can_be_replayed_and_leads_to_the_same_findings(
+    server: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = str(tmp_path / "first.json"), str(tmp_path / "second.json")
+    with Sandbox(today=date(2026, 7, 1), **server) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        assert main(["check", "--record", first]) == 0
+    record = json.loads(Path(first).read_text())
+
+    with replayed(record, connection=monkeypatch):
+        assert main(["check", "--record", second]) == 0
+
+    assert json.loads(Path(second).read_text()) == {
+        **record,
+        # The last page depends on `count`, which no record contains.
+        "responses": [*record["responses"][:-1], {**record["responses"][-1], "request": ANY}],
+    }
