@@ -108,7 +108,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": f"{module}.transfers.unpod_to_sql",
             }
         ],
-        # Airflow 2 reads no link that is not listed, but there the operators have none.
+        # Airflow 2 requires that links are listed, but its operators have none.
         "extra-links": [f"{module}.links.UnpodPageLink"],
         "cli": [f"{module}.cli.airflow.get_cli_commands"],
         "asset-uris": uris,

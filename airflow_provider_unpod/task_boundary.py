@@ -144,14 +144,14 @@ def _is_result(value: object) -> bool:
     return hasattr(value, "resolve")
 
 
-#: The arguments with which a task connects to Unpod.
+#: Checks of the arguments with which a task connects to Unpod.
 CONNECTION: Mapping[str, Check] = {"unpod_conn_id": text_of, "org_handle": optional(text_of)}
 
 
 def check_arguments(task: Any, checks: Mapping[str, Check]) -> tuple[str, ...]:
     """Check the arguments of a task when it is created, as far as they are known.
 
-    :param checks: by name. Arguments of several tasks have one name and one check.
+    :param checks: the check for each argument, by name.
     :returns: the template fields that are not ``None``, for :func:`check_rendered`.
     :raises UnpodConfigError: if an argument is invalid. The message names it.
     """
@@ -163,7 +163,7 @@ def check_arguments(task: Any, checks: Mapping[str, Check]) -> tuple[str, ...]:
 
 
 def check_rendered(task: Any, given: Iterable[str], checks: Mapping[str, Check]) -> None:
-    """Check the arguments of a task again, now that its templates are rendered.
+    """Check the arguments of a task again after its templates have been rendered.
 
     A ``None`` from an upstream task or a native template is refused. It would silently select the default.
 
@@ -180,9 +180,9 @@ def check_rendered(task: Any, given: Iterable[str], checks: Mapping[str, Check])
 
 
 def selection_of(task: Any, *, rendered: bool) -> Selection:
-    """Return the selection that a task's arguments describe.
+    """Build the selection from a task's arguments.
 
-    :param rendered: if false, arguments that are not known yet are ignored.
+    :param rendered: whether templates have been rendered. If not, arguments that are not known yet are ignored.
     :raises UnpodConfigError: if an argument is invalid. The message names it.
     """
     from airflow_provider_unpod.billing.reading.selection import Selection

@@ -1,4 +1,4 @@
-"""Export every organization that a token has access to, each in a task of its own."""
+"""Export every organization that a token can access, each in a separate task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 # In production: "s3://my_aws_connection@my-bucket/unpod"
 EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
 
-# All tasks that use one token share its rate limit, whichever DAG they belong to: give them one pool.
+# All tasks with the same token share its rate limit, also in different DAGs. Put them into one pool.
 # In production: `airflow pools set unpod 8 "Tasks that use the Unpod token"`, and UNPOD_POOL=unpod.
 POOL = os.environ.get("UNPOD_POOL", "default_pool")
 
@@ -28,7 +28,7 @@ def unpod_all_organizations() -> None:
 
     @task
     def organizations() -> list[dict[str, str]]:
-        """The arguments of each mapped task: an organization and the folder of its export."""
+        """Return the arguments of each mapped task: an organization and the folder of its export."""
         handles = [organization["domain_handle"] for organization in UnpodHook().get_organizations()]
         return [
             {"org_handle": each, "output_path": f"{EXPORTS}/organizations/{path_segment(each)}"} for each in handles

@@ -1,7 +1,7 @@
-"""Invoices in a database that finance queries: loaded every night, compared with a ledger, closed every month.
+"""Load invoices into a database every night, compare them with a ledger, and compute revenue every month.
 
 `unpod_nightly_books` exports what has changed since last night, loads it into the table `unpod_invoices`, compares it
-with the ledger and reports the differences. `unpod_month_revenue` adds up on the table what last month brought in.
+with the ledger and reports the differences. `unpod_month_revenue` adds up the revenue of last month in the table.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TABLE = "unpod_invoices"
     schedule="@daily",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=1,  # exports of changes follow each other
+    max_active_runs=1,  # each export of changes is based on the one before
     is_paused_upon_creation=True,  # until the connection to the database exists
     tags=["unpod", "example"],
 )
 def unpod_nightly_books() -> None:
-    """Load what has changed since last night, and compare it with the ledger.
+    """Load the changes since last night, and compare them with the ledger.
 
     The comparison only warns: an alert with a list is more useful at night than a failed task. Both operators read
     the export by its fingerprint, so that what is loaded is what was certified.
@@ -69,7 +69,7 @@ def unpod_nightly_books() -> None:
 
     @task
     def alert(comparison: Any) -> list[str]:
-        """The lines of an alert, one for each invoice that differs: send them where your team looks."""
+        """Return the lines of an alert, one for each invoice that differs. Send them to your team."""
         return [f"{one['id']}: {', '.join(one['outcomes'])}" for one in comparison["first_differences"]]
 
     export >> load >> compare
@@ -84,18 +84,18 @@ def unpod_nightly_books() -> None:
     tags=["unpod", "example"],
 )
 def unpod_month_revenue() -> None:
-    """Add up on the table what last month brought in, by currency, to the last digit."""
+    """Add up the exact revenue of last month by currency."""
 
     @task
     def revenue(data_interval_start: Any = None, data_interval_end: Any = None) -> dict[str, str]:
-        """Paid invoices of the interval. Summed here and not in SQL, where SQLite would round."""
+        """Add up the paid invoices of the interval. Not done in SQL, because SQLite would round."""
         sums: dict[str, Decimal] = {}
         hook: Any = BaseHook.get_hook(BOOKS_DB)
         with closing(hook.get_conn()) as connection:
             cursor = connection.cursor()
             cursor.execute(f"SELECT currency, amount, invoice_date FROM {TABLE} WHERE status = 'paid'")  # a constant
             for currency, amount, invoice_date in cursor:
-                # PostgreSQL gives a datetime, SQLite its ISO 8601 text.
+                # PostgreSQL returns a datetime, SQLite an ISO 8601 string.
                 moment = pendulum.parse(str(invoice_date))
                 if data_interval_start <= moment < data_interval_end:
                     sums[currency] = sums.get(currency, Decimal(0)) + Decimal(amount)

@@ -1,7 +1,7 @@
 """Start finance DAGs when invoices are paid, fail, are refunded or become overdue.
 
-A watcher in the triggerer polls Unpod and reports each *change* of a status once. After a crash a change may be
-reported again, with the same key: a task that books something stores the keys and skips those that it knows.
+A watcher in the triggerer polls Unpod and reports each *change* of a status once. After a crash, a change may be
+reported again with the same key. A task that books something should store the keys and skip known ones.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ except ImportError:  # Airflow 2 has no watchers
     AssetWatcher = None  # type: ignore[assignment,misc]  # on Airflow 3 it is a class
 
 
-#: Seconds between two polls, which the three watchers share. A poll costs at least one request: every 60 seconds makes
-#: 1,440 a day, of the 10,000 that the free plan has for everything; every 5 seconds, as in a demonstration, 17,280.
+#: Seconds between two polls, which the three watchers share. A poll costs at least one request. Every 60 seconds, this
+#: is 1,440 requests a day; the free plan has 10,000. Every 5 seconds, as in the demo, it is 17,280.
 POLL_INTERVAL = float(os.environ.get("UNPOD_POLL_INTERVAL", "60"))
 
 
 def changes_to(status: str) -> Asset:
-    """The asset that is updated when invoices change to ``status``."""
+    """Return the asset that is updated when invoices change to ``status``."""
     name = f"unpod_invoices_{status}"
     if AssetWatcher is None:
         return Asset(name)
@@ -38,7 +38,7 @@ def changes_to(status: str) -> Asset:
 
 
 def line(invoice: Invoice) -> str:
-    """An invoice in a few words."""
+    """Describe an invoice in a few words."""
     return f"{invoice.invoice_id}: {invoice.amount:f} {invoice.currency}"
 
 

@@ -22,7 +22,7 @@ from airflow_provider_unpod.billing.moments import parse_moment, to_utc
 if TYPE_CHECKING:
     from airflow_provider_unpod.billing.invoice import InvoiceId
 
-#: Checks a value, given the argument's name for the error. Returns the value in the form in which it is used.
+#: Function that checks an argument. It takes the value and the argument's name, and returns the normalized value.
 Check: TypeAlias = Callable[[Any, str], Any]
 
 #: What templates render missing values to, in Python and in JSON.
@@ -97,7 +97,7 @@ def text_of(value: Any, name: str) -> str:
 
 
 def optional(check: Check) -> Check:
-    """Return a check that accepts ``None`` and leaves every other value to ``check``."""
+    """Return a check that accepts ``None`` and passes all other values to ``check``."""
     return lambda value, name: None if value is None else check(value, name)
 
 

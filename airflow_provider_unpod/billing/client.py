@@ -270,7 +270,7 @@ def _is_past_end(response: Response, page: int) -> bool:
         return False
     if responses.is_object(response):
         return True
-    # A proxy's page does not show where the list ends.
+    # A proxy's page does not mean that the list has ended.
     raise responses.Unreadable("Try later: HTTP 404 from a proxy, not from Unpod's API.")
 
 

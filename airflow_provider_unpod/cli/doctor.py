@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _SIZE, _LARGE_SIZE = 100, 1000
 #: Requests per minute of each plan, from Unpod's pages. The daily limit is a hundred times as high.
 _PLANS = {100: "Free", 1_000: "Developer", 10_000: "Business"}
-#: A poll for an invoice whose page is known, and the page where new ones land.
+#: One request for the page of the invoice, and one for the page where new invoices appear.
 _REQUESTS_PER_POLL = 2
 #: Candidate intervals in seconds. The shortest that leaves half of the daily limit to others is recommended.
 _POLL_INTERVALS = (60, 120, 300, 600, 900, 1_800, 3_600)
 _SECONDS_PER_DAY = 86_400
-#: The facts that say nothing about the organization.
+#: Results that contain no data of the organization.
 _RECORDED = ("dialect", "order", "page size", "page past the end", "rate limit")
 _NOT_LIVE = (
     "This package was built from Unpod's published pages and has not been run against the live API. If Unpod behaves "
@@ -104,7 +104,7 @@ class _Examination:
     def _ask(self, page: int, size: int) -> _Answered:
         response = self._client.probe(page, size)
         answered = _Answered(response, page, size)
-        # First of all: a response that cannot be interpreted is the one that somebody should see.
+        # Recorded before it is interpreted, because an invalid response is the most interesting one.
         self._findings.transcript.append(answered.anonymous())
         answered.interpret()
         return answered

@@ -38,7 +38,7 @@ class StoreAddress(NamedTuple):
 def normalized(address: object, subject: str = "The path of an export") -> str:
     """Normalize the address of a folder: with a scheme, without a slash at its end.
 
-    :param subject: names the address in errors.
+    :param subject: name of the address in messages.
     :raises UnpodConfigError: if it is neither in a store nor an absolute path, if it contains credentials (which the
         message omits), or if one of its folders is ``..`` or a missing value such as ``None``.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK = 2**20
-#: Bytes of a manifest, and of a report, that are read to show them; a report takes half of that at most.
+#: Most bytes of a manifest or a report to read for the page. Reports have at most half of that.
 MOST_SHOWN = 16 * 2**20
 
 
@@ -226,14 +226,14 @@ def read_report(
     run: Mapping[str, Any],
     most: int = MOST_SHOWN,
 ) -> bytes | None:
-    """The report of an export that proves itself, for somebody who has the address from a place that can be forged.
+    """Return the verified report of an export whose address may be forged.
 
     :param run: ``dag_id``, ``task_id``, ``run_id`` and ``map_index`` of the task instance that must have written it.
-    :param most: bytes of the manifest, and of the report, above which neither is read.
-    :returns: the bytes of the HTML file, after their SHA-256 was verified; ``None`` if the export has no report.
+    :param most: most bytes of the manifest, and of the report.
+    :returns: the bytes of the HTML file, with verified SHA-256. ``None`` if the export has no report.
     :raises ExportError: if there is no such export, another task instance wrote it, or a file is missing, changed or
         too large.
-    :raises UnpodConfigError: like :func:`read_export`.
+    :raises UnpodConfigError: as in :func:`read_export`.
     """
     with _folder_of(path, conn_id) as folder:
         text = folder.fetch(MANIFEST_NAME, most + 1)

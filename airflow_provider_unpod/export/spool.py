@@ -45,7 +45,7 @@ def json_encoder(*, ascii_only: bool) -> Callable[[Any], str]:
     return lambda record: "".join(encode(record, 0))
 
 
-#: ASCII, so valid UTF-8 whatever the API sends, unpaired surrogates, too.
+#: The result is ASCII, even if a record has unpaired surrogates.
 encode_record = json_encoder(ascii_only=True)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-#: Most bytes of a file that is read into memory at once, such as a manifest of some 100,000 files.
+#: Most bytes of a file that is read into memory at once. A manifest of about 100,000 files is that large.
 LARGEST_SMALL_FILE = 32 * 2**20
 #: Bytes of a transfer in memory. S3's smallest part is 5 MiB, and the default of fsspec is 50 MiB.
 _BLOCK = 8 * 2**20
@@ -103,7 +103,7 @@ class Folder:
         """Copy up to ``most`` bytes of a file to an unnamed local file. ``None`` if it does not exist."""
 
         def request() -> IO[bytes] | None:
-            if self._local and not Path(self._path(name)).is_file():  # opening a pipe would wait for ever
+            if self._local and not Path(self._path(name)).is_file():  # opening a pipe would block forever
                 return None
             self._fs.invalidate_cache()  # a cached listing would hide a new file
             with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _NOT_IN_NAMES = re.compile("[\x00\ud800-\udfff]").search
 _LEDGER_SUFFIX, _STAGING_SUFFIX = "_exports", "_staging"
-#: Size in bytes of the blocks that are sent to PostgreSQL.
+#: Size in bytes of the blocks sent to PostgreSQL.
 _BLOCK = 2**18
 #: Placeholder for a parameter in SQL. No identifier can contain this character.
 MARK = "\x00"
@@ -112,13 +112,13 @@ class Postgres(Dialect):
     total = "sum({})"
 
     def begin(self, connection: Any) -> Any:
-        connection.commit()  # a hook may have begun a transaction, which no setting can be changed in
+        connection.commit()  # a hook may have begun a transaction, in which the settings could not be changed
         connection.autocommit = False
         cursor = connection.cursor()
-        # After it has waited for another load, this one must see what the other one wrote, whatever the default is.
+        # After waiting for another load, this one must see its rows, whatever the default isolation level is.
         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        cursor.execute("SET LOCAL datestyle = 'ISO'")  # psycopg 3 reads no other
-        # One lock for the database: the table may not exist yet, and may have several names. Ends with the transaction.
+        cursor.execute("SET LOCAL datestyle = 'ISO'")  # the only style that psycopg 3 can read
+        # One lock for the database, because the table may not exist yet or have several names. The transaction ends it.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('airflow-provider-unpod'))")
         return cursor
 
@@ -204,7 +204,7 @@ class _Total:
 
 
 def _csv_blocks(rows: Iterable[Row]) -> Iterator[bytes]:
-    """Encode rows as CSV. An empty cell is NULL, since no cell of a row is an empty string."""
+    """Encode rows as CSV. An empty cell is NULL, because no cell of a row is an empty string."""
     text = io.StringIO()
     writer = csv.writer(text)
     for row in rows:

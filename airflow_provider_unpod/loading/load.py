@@ -188,7 +188,7 @@ class Load:
             f"SELECT 1 FROM {self._target.table} WHERE {self._equals('organization')} LIMIT 1",
             self._organization,
         )
-        # Without a row that it could meet, a plain INSERT takes half as long.
+        # A plain INSERT takes half as long. It is used if no existing row can conflict.
         on_conflict = self._on_conflict() if cursor.fetchone() else ""
         self._run(
             cursor,
@@ -202,7 +202,7 @@ class Load:
         )
 
     def _vanished_at(self, cursor: Any) -> Any:
-        """Return when the first full export after this one was read, ``None`` if there is none.
+        """Return the time when the first full export after this one was read. ``None`` if there is none.
 
         Such an export has already written the rows of the invoices that it had, and this one leaves those unchanged.
         All other invoices have vanished since.

@@ -59,7 +59,7 @@ _USUAL_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.AS
 #: Matches U+0000, also as a JSON escape, and unpaired surrogates.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]|\\\\u0000").search
 _encode = json_encoder(ascii_only=False)
-#: An export has few different currencies and statuses.
+#: Cached, because an export has few different currencies and statuses.
 _currency_code, _status_key = lru_cache(1024)(currency_code), lru_cache(1024)(status_key)
 
 
@@ -87,7 +87,7 @@ class Rows(Iterable[Row]):
         for record in self._records:
             row = self._row(record)
             text = "".join(filter(None, row))
-            # The first two tests are much faster than the third, and nearly every row needs no other.
+            # The first two tests are much faster than the third, and sufficient for nearly every row.
             if (not text.isprintable() or "\\" in text) and _UNSTORABLE(text):
                 replaced: list[object] = []
                 row = self._row(self._cleaned(dict(record), replaced))
@@ -123,7 +123,7 @@ class Rows(Iterable[Row]):
 
 
 def _taken(extra: dict[str, Any], name: str) -> str | None:
-    """Remove a string field from ``extra`` and return it. ``None`` if the field is not a string, or is empty."""
+    """Remove a string field from ``extra`` and return it. ``None`` if it is not a string or is empty."""
     if type(extra.get(name) or None) is str:
         text: str = extra.pop(name)
         return text

@@ -1,4 +1,4 @@
-"""The arguments by which several operators name a certified export: one name and one check each."""
+"""Arguments of several operators that identify a certified export, with their checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.arguments import Check
 
-#: A certified export that a task reads.
+#: Checks of the arguments that identify the export to read.
 EXPORT: Mapping[str, Check] = {
     "export_path": path_of,
     "storage_conn_id": optional(text_of),

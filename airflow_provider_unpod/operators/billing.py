@@ -281,7 +281,7 @@ class UnpodBillingOperator(BaseOperator):
         )
 
     def _check_combinations(self) -> None:
-        """Check what arguments mean together, when the DAG is parsed."""
+        """Check combinations of arguments when the DAG is parsed."""
         self._options()
         selection_of(self, rendered=False)
         if self.on_no_change != "skip" and self.export_mode != "changes":

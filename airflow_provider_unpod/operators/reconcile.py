@@ -172,7 +172,7 @@ class UnpodReconcileOperator(BaseOperator):
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        """Check what arguments mean together, when the DAG is parsed."""
+        """Check combinations of arguments when the DAG is parsed."""
         from airflow_provider_unpod.export.entries import LedgerFormat
 
         given = [name for name in _SOURCES if getattr(self, name) is not None]

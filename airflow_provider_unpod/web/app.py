@@ -1,4 +1,4 @@
-"""The page "Unpod Billing": an application of its own inside of Airflow's API server. Imported at its first request.
+"""The page "Unpod Billing", an application inside Airflow's API server. It is imported at the first request.
 
 Rights are Airflow's: everybody must be signed in, and each route asks the auth manager what this user may read. Nothing
 that a request contains is ever opened: addresses come from :mod:`airflow_provider_unpod.web.listed` alone.
@@ -48,15 +48,15 @@ from airflow_provider_unpod.web.rendering import render, source
 
 log = logging.getLogger(__name__)
 
-#: Reports that are read at the same time: a store that does not answer must not take all of the API server's threads.
+#: Most reports to read at the same time. A store that does not respond must not occupy all threads of the API server.
 _MOST_READ_AT_ONCE = 2
 _COMMON_HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-#: A report is shown as the file is, so even a forged one may do nothing: no script, no request, no form, no link out.
-#: Its style sheet is part of the file, and without requests it is harmless.
+#: A report is sent unchanged, so this policy must make even a forged one harmless: no scripts, requests, forms or links
+#: to other sites. The inline style sheet is harmless without requests.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; base-uri 'none'; sandbox"
 
 ReadsXComs = Depends(requires_access_dag("GET", DagAccessEntity.XCOM))
@@ -64,12 +64,12 @@ ReadsXComs = Depends(requires_access_dag("GET", DagAccessEntity.XCOM))
 
 @cache
 def application() -> FastAPI:
-    """The application, made once."""
+    """Return the application. It is created once."""
     return create_app()
 
 
 def create_app() -> FastAPI:
-    """Make the application. Pages that describe its routes to anybody are off."""
+    """Create the application, without the public pages that describe its routes."""
     app = FastAPI(
         title=TITLE,
         docs_url=None,
@@ -112,7 +112,7 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
             raise HTTPException(403, "You may not test connections, or [core] test_connection is not Enabled.")
         connection = unpod_connection(session, connection_id)
         if connection is None:
-            raise HTTPException(404, "There is no such connection of type Unpod.")
+            raise HTTPException(404, "This connection of type Unpod does not exist.")
         try:
             outcome = tests.outcome(connection)
         except Busy as busy:
@@ -121,7 +121,7 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
 
     @app.get("/connections/{connection_id:path}/test")
     def tested(request: Request, connection_id: str) -> Response:
-        # A browser that reloads the frame asks for the address of the form that it sent.
+        # If the browser reloads the frame, it requests the URL of the submitted form.
         return RedirectResponse(_url_of(request, "page"), 303)
 
 
@@ -131,7 +131,7 @@ def _add_reports(app: FastAPI, exports: Exports) -> None:
     def listed(session: Any, dag_id: str, ti_id: UUID) -> ListedExport:
         found = exports.one(session, dag_id, str(ti_id))
         if found is None or found.summary.report is None:
-            raise HTTPException(404, "There is no such export, or it has no report. It may have been cleared.")
+            raise HTTPException(404, "This export does not exist, or has no report. Its task may have been cleared.")
         return found
 
     @app.get("/dags/{dag_id}/reports/{ti_id}", dependencies=[ReadsXComs])
@@ -141,9 +141,9 @@ def _add_reports(app: FastAPI, exports: Exports) -> None:
     @app.get("/dags/{dag_id}/reports/{ti_id}/file", dependencies=[ReadsXComs])
     def file(dag_id: str, ti_id: UUID, session: SessionDep) -> Response:
         export = listed(session, dag_id, ti_id)
-        session.close()  # a store may take its time, and the pool of connections is small
+        session.close()  # a store may be slow, and the pool of connections is small
         if not free.acquire(blocking=False):
-            raise HTTPException(503, "Other reports are being read. Try again in a moment.")
+            raise HTTPException(503, "Other reports are being read. Try again in a few seconds.")
         try:
             content = _content_of(export)
         finally:
@@ -153,9 +153,9 @@ def _add_reports(app: FastAPI, exports: Exports) -> None:
 
 
 def _content_of(export: ListedExport) -> bytes:
-    """The report's bytes, verified.
+    """Return the verified bytes of the report.
 
-    :raises HTTPException: that says why it cannot be shown.
+    :raises HTTPException: if the report cannot be shown. It says why.
     """
     summary = export.summary
     try:
@@ -189,7 +189,7 @@ def _may_read_connection(user: Any, conn_id: str) -> bool:
 
 
 def _may_test(user: Any) -> bool:
-    """As Airflow's own Test: switched on, and for users who may create connections."""
+    """Return whether the user may test connections: tests are enabled, and the user may create connections."""
     if conf.get("core", "test_connection", fallback="Disabled").lower().strip() != "enabled":
         return False
     return bool(get_auth_manager().is_authorized_connection(method="POST", details=ConnectionDetails(), user=user))
@@ -205,11 +205,13 @@ def _may_read_xcoms(user: Any, dag_id: str) -> bool:
 
 
 def _require_own_form(request: Request, token: str, user_id: str, conn_id: str) -> None:
-    """Refuse a form that another site, or another page of this server, sends in the user's name."""
+    """Refuse a form that another site, or another page of this server, submits for the user."""
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise HTTPException(403, "Test connections from the page itself.")
     if not is_form_token(conf.get("api", "secret_key"), token, user_id, conn_id):
-        raise HTTPException(403, "Open the page anew and click Test again: this form is too old, or not yours.")
+        raise HTTPException(
+            403, "Reload the page and click Test again: this form has expired, or belongs to another user."
+        )
 
 
 def _test_connection(conn_id: str) -> tuple[bool, str]:
@@ -222,7 +224,7 @@ def _test_connection(conn_id: str) -> tuple[bool, str]:
 async def _error_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     detail = error.detail if isinstance(error.detail, str) else "The request is invalid."
-    hint = "Sign in to Airflow, then open this page anew." if error.status_code == 401 else detail
+    hint = "Sign in to Airflow, then reload this page." if error.status_code == 401 else detail
     return _html(request, "error.html", status=error.status_code, code=error.status_code, hint=hint)
 
 
@@ -245,7 +247,7 @@ def _html(request: Request, template: str, *, status: int = 200, **content: Any)
 
 
 def _url_of(request: Request, name: str, **parameters: object) -> str:
-    """The address of a route, with the path of ``[api] base_url``, so that links work behind a proxy."""
+    """Return the URL of a route, with the path of ``[api] base_url``, so that links work behind a proxy."""
     quoted = {key: quote(str(value), safe="") for key, value in parameters.items()}
     return str(request.scope.get("root_path", "")) + str(request.app.url_path_for(name, **quoted))
 

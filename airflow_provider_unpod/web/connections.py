@@ -1,4 +1,4 @@
-"""The connections that the page lists, and the test of one of them: limited, and remembered for a moment."""
+"""Lists the connections for the page, and tests them. Tests are limited, and results are reused for a short time."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 MOST_LISTED = 100
-#: Tests at the same time in this process: each keeps one of the API server's threads, up to the connection's timeout.
+#: Most tests at the same time in this process. Each occupies a thread of the API server until its timeout.
 _MOST_AT_ONCE = 2
-#: Seconds for which a result counts as the answer to another click.
+#: Seconds for which a result is reused.
 _REMEMBERED = 10.0
 _MOST_REMEMBERED = 100
-#: Seconds for which a page's Test buttons work.
+#: Seconds for which the Test buttons of a page are valid.
 _TOKEN_AGE = 24 * 3600
 
 
 class Busy(Exception):
-    """As many requests are under way as are allowed at once."""
+    """Too many tests are running."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a connection test found."""
+    """The result of a connection test."""
 
     works: bool
     message: str
 
 
 class ConnectionTests:
-    """Tests connections: few at once, and the same one not again and again.
+    """Tests connections. It limits the number of tests at the same time, and reuses recent results.
 
-    :param run: tests a connection by its id, and returns whether it works, and a message.
+    :param run: function that tests a connection by its id. It returns whether the connection works, and a message.
     """
 
     def __init__(self, run: Callable[[str], tuple[bool, str]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,16 +55,16 @@ class ConnectionTests:
         self._found: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()
 
     def outcome(self, connection: Connection) -> Outcome:
-        """Test a connection, or repeat what was found a moment ago, if it has not been edited since.
+        """Test a connection, or return the recent result if the connection has not been edited since.
 
-        :raises Busy: if as many tests are under way as are allowed at once.
+        :raises Busy: if too many tests are running.
         """
         key = hashlib.sha256(f"{connection.conn_id} {connection.get_uri()}".encode()).hexdigest()
         at, known = self._found.get(key, (0.0, None))
         if known is not None and self._clock() - at < _REMEMBERED:
             return known
         if not self._free.acquire(blocking=False):
-            raise Busy("Other connections are being tested. Try again in a moment.")
+            raise Busy("Other connections are being tested. Try again in a few seconds.")
         try:
             outcome = Outcome(*self._run(connection.conn_id))
         finally:
@@ -76,25 +76,25 @@ class ConnectionTests:
 
 
 def unpod_connections(session: Session) -> list[Connection]:
-    """The connections of type Unpod in Airflow's database; its own list shows no others either."""
+    """Return the connections of type Unpod in Airflow's database. Airflow's own list has no others either."""
     wanted = select(Connection).where(Connection.conn_type == CONNECTION_TYPE).order_by(Connection.conn_id)
     return list(session.scalars(wanted.limit(MOST_LISTED)))
 
 
 def unpod_connection(session: Session, conn_id: str) -> Connection | None:
-    """One of them."""
+    """Return one connection of type Unpod. ``None`` if it does not exist."""
     wanted = select(Connection).where(Connection.conn_type == CONNECTION_TYPE, Connection.conn_id == conn_id)
     connection: Connection | None = session.scalar(wanted)
     return connection
 
 
 def form_token(secret_key: str, user_id: str, conn_id: str) -> str:
-    """What the form of a Test button contains, so that no other page can have this user test a connection."""
+    """Return the token for the form of a Test button, so that other sites cannot start a test for this user."""
     return str(_serializer(secret_key).dumps([user_id, conn_id]))
 
 
 def is_form_token(secret_key: str, token: str, user_id: str, conn_id: str) -> bool:
-    """Whether a page made ``token`` for this user and connection, not long ago."""
+    """Return whether ``token`` was recently created for this user and connection."""
     try:
         content: Any = _serializer(secret_key).loads(token, max_age=_TOKEN_AGE)
     except BadData:

@@ -1,4 +1,4 @@
-"""The exports that the page lists: read from Airflow's database, and from nowhere else.
+"""Lists the exports for the page. It only reads Airflow's database.
 
 An export is listed because a task of this package's operator returned its summary as XCom. Which class a task has is
 taken from the serialized DAG of the version that ran, which only Airflow's DAG processor writes.
@@ -35,7 +35,7 @@ OPERATOR = ("airflow_provider_unpod.operators.billing", "UnpodBillingOperator")
 #: Exports on the page, and DAGs that are asked for permission.
 MOST_LISTED = 50
 _MOST_DAGS = 500
-#: Seconds for which it is remembered which DAGs have such tasks: finding them reads the whole table of task instances.
+#: Seconds for which the list of DAGs with such tasks is reused. Finding them reads the whole table of task instances.
 _REMEMBERED = 60.0
 _MOST_VERSIONS = 500
 
@@ -49,7 +49,7 @@ class _Cell(BaseModel):
 
 
 class Summary(BaseModel):
-    """What the operator returns, as far as the page uses it. Anything else is not a summary of ours."""
+    """The summary that the operator returns, as far as the page uses it. Other values are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -64,7 +64,7 @@ class Summary(BaseModel):
 
     @property
     def amounts(self) -> dict[str, Decimal] | None:
-        """The total of each currency; ``None`` if there are too many for a summary."""
+        """The total of each currency. ``None`` if there are too many for a summary."""
         if self.totals is None:
             return None
         sums: dict[str, Decimal] = {}
@@ -88,12 +88,12 @@ class ListedExport:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What the manifest must say about who wrote it."""
+        """The ``run`` that the manifest must have."""
         return {name: getattr(self, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
 
 
 class Exports:
-    """The listing, with what is remembered between requests."""
+    """Lists exports, and caches the list of DAGs between requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -101,7 +101,7 @@ class Exports:
         self._tasks: OrderedDict[Any, frozenset[str]] = OrderedDict()
 
     def newest(self, session: Session, may_read_xcoms_of: Callable[[str], bool]) -> list[ListedExport]:
-        """The newest exports of the DAGs whose XComs the user may read; at most ``MOST_LISTED``."""
+        """Return the newest exports of the DAGs whose XComs the user may read, at most ``MOST_LISTED``."""
         dag_ids = [dag_id for dag_id in self._dags_with_exports(session) if may_read_xcoms_of(dag_id)]
         if not dag_ids:
             return []
@@ -113,8 +113,8 @@ class Exports:
         return list(self._listed(session, session.execute(wanted)))
 
     def one(self, session: Session, dag_id: str, ti_id: str) -> ListedExport | None:
-        """The export of one task instance of a DAG."""
-        # Its type is UUID on Airflow 3.3, and text on 3.1.
+        """Return the export of a task instance. ``None`` if it has none."""
+        # The id is a UUID on Airflow 3.3, and a string on 3.1.
         native_id = TaskInstance.id.type.python_type(ti_id)
         wanted = _SUMMARIES.where(TaskInstance.dag_id == dag_id, TaskInstance.id == native_id)
         return next(iter(self._listed(session, session.execute(wanted))), None)
@@ -133,7 +133,7 @@ class Exports:
                 yield ListedExport(str(ti.id), ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.end_date, summary)
 
     def _own_tasks(self, session: Session, dag_version_id: Any) -> frozenset[str]:
-        """The tasks of a version of a DAG that are of this package's operator. A version that has run never changes."""
+        """Return the tasks of a DAG version that use this package's operator. A version that has run never changes."""
         tasks = self._tasks.get(dag_version_id)
         if tasks is None:
             found = session.scalar(
@@ -147,14 +147,14 @@ class Exports:
 
 
 def own_tasks_of(serialized_dag: Mapping[str, Any] | None) -> Iterable[str]:
-    """Ids of the tasks in a serialized DAG whose class is this package's operator, by module and name."""
+    """Return the ids of the tasks in a serialized DAG whose class is this package's operator."""
     for encoded in (serialized_dag or {}).get("dag", {}).get("tasks", ()):
         task = encoded.get("__var", encoded)
         if (task.get("_task_module"), task.get("task_type")) == OPERATOR:
             yield task["task_id"]
 
 
-#: Successful task instances whose class has the operator's name, with what they returned.
+#: Selects successful task instances whose class has the operator's name, with their return values.
 _SUMMARIES = (
     select(TaskInstance, XComModel.value)
     .join(

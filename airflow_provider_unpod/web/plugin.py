@@ -1,4 +1,4 @@
-"""The plugin that puts the page "Unpod Billing" into Airflow 3.1 and later; on older versions it adds nothing.
+"""The plugin that adds the page "Unpod Billing" to Airflow 3.1 and later. On older versions it adds nothing.
 
 Every process of Airflow loads it, so it imports nothing but the class of plugins: the application is made in the API
 server, at its first request.
@@ -14,14 +14,14 @@ from airflow_provider_unpod.links import PREFIX, ROUTE, TITLE, base_path, has_pa
 
 
 async def page_app(scope: Any, receive: Any, send: Any) -> None:
-    """The ASGI application of the page."""
+    """Create the ASGI application of the page."""
     from airflow_provider_unpod.web.app import application
 
     await application()(scope, receive, send)
 
 
 class UnpodPlugin(AirflowPlugin):
-    """Named by the entry point ``airflow.plugins``."""
+    """The plugin class, registered by the entry point ``airflow.plugins``."""
 
     name = "unpod"
     if has_page():

@@ -1,4 +1,4 @@
-"""One way to render HTML, for reports and for the page in Airflow."""
+"""Renders HTML for reports and for the page in Airflow."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-#: Characters of a name that are shown.
+#: Most characters of a name to show.
 MOST_CHARACTERS = 100
 
 
 def render(template: str, **content: Any) -> str:
-    """Render ``templates/<template>.j2``. Everything is escaped, since it comes from elsewhere."""
+    """Render ``templates/<template>.j2``. All values are escaped, because they are external data."""
     html: str = _environment().get_template(f"{template}.j2").render(**content)
     return html
 
 
 @cache
 def source(name: str) -> str:
-    """The text of ``templates/<name>``, as it is."""
+    """Return the unchanged content of ``templates/<name>``."""
     environment = _environment()
     text: str = environment.loader.get_source(environment, name)[0]
     return text

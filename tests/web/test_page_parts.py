@@ -66,7 +66,7 @@ def test_a_third_test_at_the_same_time_is_refused_and_takes_no_thread() -> None:
     for _ in threads:
         assert begun.acquire(timeout=30)
 
-    with pytest.raises(Busy, match="Try again in a moment"):
+    with pytest.raises(Busy, match="Try again in a few seconds"):
         tests.outcome(connection("c"))
     end.set()
     for thread in threads:

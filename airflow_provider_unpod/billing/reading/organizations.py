@@ -1,4 +1,4 @@
-"""Reads the complete list of organizations by the same rules as one pass over the invoices."""
+"""Reads the complete list of organizations, with the same checks as one pass over the invoices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_organizations(client: UnpodClient) -> list[dict[str, Any]]:
     """List the organizations that the client's token may access. ``domain_handle`` is the ``Org-Handle`` of each.
 
     :raises UnpodListUnstable: if the list may be incomplete.
-    :raises UnpodError: as :meth:`UnpodClient.get_organizations`.
+    :raises UnpodError: if a request fails, as in :meth:`UnpodClient.get_organizations`.
     """
     source = _Organizations(client)
     only = Pass(Fetcher(source, source.max_concurrency), Evidence(SINGLE_PASS), source.page_size)
@@ -34,7 +34,7 @@ def read_organizations(client: UnpodClient) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Row:
-    """An organization with the attributes of an invoice that a pass compares."""
+    """An organization with the attributes of an invoice that a pass uses."""
 
     content: dict[str, Any]
     key: str
@@ -42,7 +42,7 @@ class _Row:
 
 
 class _Organizations:
-    """The organizations as a source of pages."""
+    """Adapts the organizations endpoint to a source of pages."""
 
     page_size = 100
     max_concurrency = 1
