@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: What Airflow accepts in a connection that is written as JSON.
+_CONNECTION_FIELDS = {"conn_type", "description", "extra", "host", "login", "password", "port", "schema"}
+
 
 class UnpodHook(BaseHook):
     """Reads billing data of an Unpod organization.
@@ -260,11 +263,26 @@ def why_not_found(conn_id: str) -> str:
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     if variable in os.environ:
         # Airflow also reports "not found" for a variable that it cannot parse.
-        return (
-            f"Put all values in {variable} in quotes: Airflow cannot read connection {conn_id!r}. It must be a URI, or "
-            "a JSON object whose `login`, `password` and `host` are strings, even if they are digits only."
-        )
+        return f"{_remedy(variable, os.environ[variable])} Airflow cannot read connection {conn_id!r}."
     return f"Connection {conn_id!r} does not exist. Create it (type {HOOK_NAME}), or correct `unpod_conn_id`."
+
+
+def _remedy(variable: str, value: str) -> str:
+    """Explain how to correct a variable that Airflow cannot read. Its value is secret and never shown."""
+    if not value.strip():
+        return f"Set {variable} to a URI or a JSON object: it is empty."
+    if not value.lstrip().startswith("{"):
+        return f"Percent-encode {variable}: in a URI, / is %2F, # is %23 and ? is %3F in handle and token."
+    try:
+        fields = json.loads(value)
+    except (ValueError, RecursionError):
+        return f"Correct the JSON in {variable}: names and strings must be in double quotes."
+    if unknown := sorted(set(fields) - _CONNECTION_FIELDS):
+        return f"Remove {', '.join(map(short_repr, unknown))} from {variable}: Airflow connections have no such field."
+    return (
+        f"Put all values in {variable} in quotes: `login`, `password` and `host` must be strings, even if they are "
+        "digits only, and `port` must be a number."
+    )
 
 
 def extra_of(connection: Connection) -> dict[str, Any]:

@@ -179,6 +179,25 @@ class TestMissingConnection:
         with pytest.raises(AirflowNotFoundException, match=r"^Put all values in AIRFLOW_CONN_UNPOD_DEFAULT in quotes"):
             define(**fields).get_conn()
 
+    @pytest.mark.parametrize(
+        ("value", "remedy"),
+        [
+            ("", "Set AIRFLOW_CONN_UNPOD_DEFAULT to a URI or a JSON object: it is empty."),
+            ("unpod://acme:tok/5EcReT@unpod.dev", "Percent-encode AIRFLOW_CONN_UNPOD_DEFAULT: in a URI, / is %2F"),
+            ("unpod://acme:tok#5EcReT@unpod.dev", "Percent-encode AIRFLOW_CONN_UNPOD_DEFAULT: in a URI, / is %2F"),
+            ("{'conn_type': 'unpod', 'password': '5EcReT'}", "Correct the JSON in AIRFLOW_CONN_UNPOD_DEFAULT: names"),
+            ('{"conn_type": "unpod", "token": "5EcReT"}', "Remove 'token' from AIRFLOW_CONN_UNPOD_DEFAULT: Airflow"),
+        ],
+    )
+    def test_a_variable_that_airflow_cannot_read_is_reported_with_what_to_correct(
+        self, monkeypatch: pytest.MonkeyPatch, value: str, remedy: str
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", value)
+        ok, said = UnpodHook().test_connection()
+        assert not ok
+        assert said.startswith(remedy)
+        assert "5EcReT" not in said
+
     def test_it_is_retried_because_a_secrets_backend_that_is_down_looks_the_same(self) -> None:
         with pytest.raises(AirflowNotFoundException, match="'typo'"), fail_fast():
             UnpodHook("typo").get_conn()

@@ -113,7 +113,7 @@ def _scheme(in_host: str, schema: str, name: str) -> str:
     if in_host not in ("", "http", "https"):
         raise UnpodConfigError(f"Host (`host`) must begin with https:// or http://: for example {_EXAMPLES}.")
     if schema not in ("", "http", "https"):
-        raise UnpodConfigError("Schema (`schema`) must be https, http or empty.")
+        raise UnpodConfigError("Schema (`schema`) must be https, http or empty. In a URI it is the path.")
     if in_host and schema and in_host != schema:
         raise UnpodConfigError(f"Schema (`schema`) must be {in_host}, as in `host`, or empty; got {schema}.")
     return in_host or schema or ("http" if is_loopback(name) else "https")
