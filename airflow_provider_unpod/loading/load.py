@@ -116,6 +116,13 @@ class Load:
     # --- tables
 
     def _create(self, cursor: Any) -> None:
+        if self._dialect.types_in(cursor, self._target.ledger) and not self._dialect.types_in(
+            cursor, self._target.table
+        ):
+            raise LoadRefused(
+                f"Drop the ledger {self._target.ledger}, too: table {self._target.table} does not exist, so the "
+                "exports that the ledger lists are not loaded."
+            )
         for table, columns, key in (
             (self._target.table, COLUMNS, KEY),
             (self._target.ledger, LEDGER, LEDGER[1:3]),

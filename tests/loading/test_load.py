@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -299,6 +300,19 @@ def test_a_table_that_does_not_exist_is_named_with_the_remedy(database: Database
         database.load(tmp_path / "export", create_table=False)
 
 
+def test_a_table_that_was_dropped_without_its_ledger_is_not_taken_for_loaded(
+    database: Database, tmp_path: Path
+) -> None:
+    full([row(1)], tmp_path / "export")
+    database.load(tmp_path / "export")
+    with closing(database.connect()) as connection:
+        connection.cursor().execute("DROP TABLE invoices")
+        connection.commit()
+
+    with pytest.raises(LoadRefused, match='Drop the ledger "invoices_exports"'):
+        database.load(tmp_path / "export")
+
+
 def test_a_table_without_a_column_is_refused_before_anything_is_written(database: Database, tmp_path: Path) -> None:
     full([row(1)], tmp_path / "export")
     with closing(database.connect()) as connection:
@@ -326,6 +340,19 @@ def test_a_column_that_would_round_or_shift_values_is_refused_by_name(
 
     with pytest.raises(LoadRefused, match=f"column {column} must be of type"):
         database.load(tmp_path / "export")
+
+
+@pytest.mark.parametrize("times", range(3))
+def test_of_two_concurrent_loads_the_newer_export_wins(database: Database, tmp_path: Path, times: int) -> None:
+    full([row(number, status="pending") for number in range(1, 1_001)], tmp_path / "older")
+    full([row(number, status="paid") for number in range(1, 1_001)], tmp_path / "newer")
+
+    with ThreadPoolExecutor() as both:
+        outcomes = list(both.map(database.load, (tmp_path / "older", tmp_path / "newer")))
+
+    assert outcomes[1].state == "loaded"
+    assert outcomes[0].state in ("loaded", "older")
+    assert database.query("SELECT DISTINCT status FROM invoices") == [("paid",)]
 
 
 STATUSES = st.sampled_from(["pending", "paid", "failed", "refunded"])
