@@ -1,4 +1,4 @@
-"""The code blocks of the README and of docs/, as tests run them.
+"""The code blocks of the README and of docs/, for the tests that run them.
 
 The first word after the backticks is the language. Behind it stands how a block is run, where that is not as it stands:
 ``airflow-3`` (not on Airflow 2), ``database`` (in the integration tests, beside Airflow's database), or ``no-run:`` and
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> str:
-        """The commands of a shell block; those of a console stand behind a prompt, and its other lines are output."""
+        """Return the commands of a shell block. In a console block, they follow a prompt; other lines are output."""
         if self.language != "console":
             return self.source
         return "\n".join(line.removeprefix("$ ") for line in self.source.splitlines() if line.startswith("$ "))

@@ -1,4 +1,4 @@
-"""A server that repeats the request's headers, in the way that the organization handle names."""
+"""A server that repeats the request's headers in its response. The organization handle selects how."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = ("redirect", "echo-400", "echo-401", "echo-403", "echo-206", "echo-page"
 
 
 def odd_server() -> FaultyServer:
-    """Not yet started; a context manager."""
+    """Return the server as a context manager that starts it."""
     return FaultyServer(otherwise=_answer)
 
 

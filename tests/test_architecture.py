@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md is true: its files exist, no module is missing, and imports point down."""
+"""The map in docs/architecture.md is correct: its files exist, no module is missing, and imports point down."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def imports_of(file: Path) -> Iterator[str]:
 
 
 def own_modules_of(file: Path) -> Iterator[str]:
-    """Those of them that belong to the package, as paths below it."""
+    """Return the imports from this package, as paths."""
     for name in imports_of(file):
         path = name.removeprefix("airflow_provider_unpod").lstrip(".").replace(".", "/")
         if name.startswith("airflow_provider_unpod."):
@@ -155,7 +155,7 @@ def test_every_path_on_the_map_exists() -> None:
 
 
 def test_every_module_is_on_the_map() -> None:
-    """With its full path, or by its name in the row of its folder."""
+    """A module may be listed by its path, or by its name in the row of its folder."""
     rows = dict(re.findall(r"^\| `([\w/]+/)` \|(.*)$", MAP, re.MULTILINE))
     missing = {
         file.relative_to(PACKAGE).as_posix()

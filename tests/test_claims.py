@@ -23,7 +23,7 @@ def text_of(path: str) -> str:
 
 
 def pinned(file: Path) -> dict[str, set[str]]:
-    """By package the versions that a constraints file allows; several where Pythons differ."""
+    """Return the versions of each package in a constraints file. There may be several for different Pythons."""
     versions: dict[str, set[str]] = {}
     for line in file.read_text().splitlines():
         name, _, rest = line.partition("==")

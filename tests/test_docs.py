@@ -44,13 +44,13 @@ def test_every_field_of_the_connection_is_documented(page: str) -> None:
     assert [field for field in CONNECTION_FIELDS if f"`{field}`" not in text] == []
 
 
-def test_the_reference_is_what_signatures_docstrings_and_commands_say() -> None:
+def test_the_reference_page_agrees_with_signatures_docstrings_and_commands() -> None:
     """Every parameter has a meaning there, too: without one the page cannot be written."""
     assert reference.PAGE.read_text() == reference.page(), "run `make reference`"
 
 
 @pytest.mark.parametrize("documented", reference.CLASSES, ids=lambda documented: documented.__name__)
-def test_docstrings_call_no_parameter_templated_that_is_not(documented: Any) -> None:
+def test_docstrings_say_templated_only_for_template_fields(documented: Any) -> None:
     templated = {
         name
         for name, text in re.findall(r":param (\w+):((?:.|\n(?!\s*:))*)", documented.__doc__)

@@ -55,7 +55,7 @@ NOT_YET = (
 
 
 def imported_in_new_processes() -> dict[str, dict[str, Any]]:
-    """By module: the CPU time of importing it after Airflow's names, and the modules that it imports."""
+    """Return for each module the CPU time of its import after Airflow's, and the modules that it imports."""
     code = f"""
 import json, os, sys, time
 import airflow.providers.common.compat.sdk

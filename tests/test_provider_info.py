@@ -44,7 +44,7 @@ class TestMetadata:
         jsonschema.validate(get_provider_info(), airflow_schema("provider_info.schema.json"))
 
     @metadata_forms
-    def test_has_no_key_that_airflow_does_not_know(self) -> None:
+    def test_metadata_has_no_key_that_airflow_does_not_know(self) -> None:
         # Unknown and misspelt keys pass the schema above; the one for provider.yaml is strict.
         schema = {**airflow_schema("provider.yaml.schema.json"), "required": []}
         info = get_provider_info()
@@ -89,7 +89,7 @@ class TestForm:
                     assert _checked({name: field["schema"][limit]})
 
     @airflow_3
-    def test_airflow_3_shows_it(self) -> None:
+    def test_airflow_3_shows_the_form(self) -> None:
         from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
         # Any: all fields are declared as optional, and one that is missing fails the test anyhow.

@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def unpacked(built: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution, as somebody has it who has nothing else."""
+    """The source distribution, unpacked outside of the repository."""
     folder = tmp_path_factory.mktemp("unpacked")
     (folder / SDIST).write_bytes(built[SDIST])
     with tarfile.open(folder / SDIST) as archive:
@@ -62,14 +62,14 @@ def wheel(built: dict[str, bytes]) -> zipfile.ZipFile:
     return zipfile.ZipFile(io.BytesIO(built[WHEEL]))
 
 
-def test_the_wheel_holds_the_package_with_its_type_marker_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_only_the_package_and_its_type_marker(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert "airflow_provider_unpod/py.typed" in names
     assert f"{NAME}.dist-info/licenses/LICENSE" in names
     assert {name.partition("/")[0] for name in names} == {"airflow_provider_unpod", f"{NAME}.dist-info"}
 
 
-def test_the_wheel_holds_every_module_of_the_tree(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
     tree = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "airflow_provider_unpod").rglob("*.py")}
     assert tree == {name for name in wheel.namelist() if name.endswith(".py")}
 

@@ -42,7 +42,7 @@ def logged(odd_connection: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 def everything_about(error: BaseException) -> str:
-    """The traceback of an error with its causes, and the attributes of each of them."""
+    """Return the traceback of an error with its causes, and their attributes."""
     texts = ["".join(traceback.format_exception(error))]
     seen: BaseException | None = error
     while seen is not None:

@@ -46,7 +46,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 @given(VALUES)
-def test_whatever_json_the_api_sends_becomes_storable_and_loses_no_value(value: Any) -> None:
+def test_any_json_of_the_api_becomes_storable_without_losing_values(value: Any) -> None:
     stored = storable(value)
 
     text = json.dumps(stored, ensure_ascii=False)
@@ -60,7 +60,7 @@ def test_whatever_json_the_api_sends_becomes_storable_and_loses_no_value(value: 
     assert storable(stored) == stored
 
 
-def test_a_value_that_airflow_can_store_stays_equal_and_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_value_that_airflow_can_store_is_unchanged_and_causes_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     value = {"id": 2**63, "name": "Zoë \U0001f4b6", "lines": [{"price": "1.10", "more": None}, True, -1.5]}
 
     assert storable(value) == value
@@ -109,7 +109,7 @@ def test_a_permanent_error_fails_the_task_with_its_text_and_without_cause(kind: 
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_any_other_error_stays_as_it_is_and_is_retried(error: Exception) -> None:
+def test_any_other_error_is_unchanged_and_retried(error: Exception) -> None:
     @fail_fast()
     def task() -> None:
         raise error

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md has every message by its text, and no text that no message has."""
+"""docs/troubleshooting.md has all messages of the package, and no others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDS = (".", "?", "…")
 
 
 def template(node: ast.expr, constants: dict[str, str]) -> str:
-    """The text that an expression gives, with … for what is only known when it runs."""
+    """Return the text of an expression, with … for values."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -41,7 +41,7 @@ def template(node: ast.expr, constants: dict[str, str]) -> str:
 
 
 def templates() -> Iterator[tuple[str, bool]]:
-    """Every text in the package, and whether it is a message for users."""
+    """Yield every string in the package, and whether it is a message for users."""
     for file in PACKAGE.rglob("*.py"):
         if "sandbox" in file.parts:
             continue

@@ -1,4 +1,4 @@
-"""A client against a server that misbehaves on command, and a clock that does not make tests wait."""
+"""Fixtures: a faulty server, clients for it, and a clock that skips waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FastClock(Clock):
-    """Real time, except that a wait which nobody ends is over at once. ``waits`` are the seconds skipped."""
+    """The real clock, except that waits end immediately. ``waits`` has the skipped seconds."""
 
     def __init__(self) -> None:
         self.skipped = 0.0
@@ -58,7 +58,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def connect(clock: FastClock) -> Iterator[Callable[..., UnpodClient]]:
-    """Makes clients whose waits cost no time: ``connect(server, timeout=1)``."""
+    """Returns a function that creates clients without real waits: ``connect(server, timeout=1)``."""
     with ExitStack() as stack:
 
         def make(server: FaultyServer | str, **options: Any) -> UnpodClient:

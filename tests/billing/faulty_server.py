@@ -38,22 +38,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Drip:
-    """Bytes sent one by one, with a pause (seconds) before each."""
+    """Sends bytes one by one, with a pause (seconds) before each."""
 
     data: bytes
     pause: float
 
 
 class Reset:
-    """The connection is reset: the peer gets ECONNRESET."""
+    """Resets the connection, so the client gets ECONNRESET."""
 
 
 class Close:
-    """The connection is closed in good order."""
+    """Closes the connection normally."""
 
 
 class Hang:
-    """Nothing more happens until the peer goes away or the server stops."""
+    """Sends no more data until the client disconnects or the server stops."""
 
 
 Step = bytes | Drip | type[Reset] | type[Close] | type[Hang]
@@ -67,7 +67,7 @@ def answer(
     *,
     length: int | None = None,
 ) -> list[Step]:
-    """A whole response; a ``body`` that is neither bytes nor a string is sent as JSON."""
+    """Return a complete response. A ``body`` that is neither bytes nor a string is sent as JSON."""
     if not isinstance(body, (bytes, str)):
         body = json.dumps(body)
     data = body.encode() if isinstance(body, str) else body
@@ -87,7 +87,7 @@ def row(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def page(numbers: Iterable[int] = (1,), headers: Mapping[str, str] | None = None, **envelope: Any) -> list[Step]:
-    """A good page of the billing list with these invoice ids."""
+    """Return a valid page of the billing list with these invoice ids."""
     rows = [row(number) for number in numbers]
     body = {"count": len(rows), "status_code": 200, "message": "Billing data fetched successfully", "results": rows}
     return answer(body | envelope, headers=headers)
@@ -185,7 +185,7 @@ class FaultyServer:
         return Request(method, target, headers)
 
     def _play(self, sock: socket.socket, script: Script) -> bool:
-        """Whether the connection serves another request."""
+        """Return whether the connection can serve another request."""
         for step in script:
             if isinstance(step, bytes):
                 sock.sendall(step)
@@ -206,7 +206,7 @@ class FaultyServer:
 
 
 def list_of(rows: list[dict[str, Any]]) -> FaultyServer:
-    """A server of this list; not yet started."""
+    """Return a server for this list, which is not started yet."""
 
     def paged(request: Request) -> list[Step]:
         number, size = int(request.query["page"]), int(request.query["page_size"])

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Proxy:
-    """An HTTP proxy in one thread a connection: tunnels with CONNECT, forwards the rest; every name is 127.0.0.1."""
+    """An HTTP proxy with one thread per connection. It tunnels CONNECT and forwards the rest. Names are 127.0.0.1."""
 
     def __init__(self, answer_first: bytes | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.answer_first = answer_first

@@ -1,4 +1,4 @@
-"""Arguments mean the same however they are written, and the text of nothing is never taken for a value."""
+"""All forms of an argument mean the same, and a missing value is never accepted as a value."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ IDS = st.one_of(st.integers(-5, 10**12), st.text("AB-,019 (/", min_size=1).filte
 
 
 @given(st.lists(IDS, min_size=1))
-def test_a_list_that_went_through_a_template_is_the_same_list(ids: list[Any]) -> None:
+def test_a_rendered_list_is_parsed_to_the_same_list(ids: list[Any]) -> None:
     assert unrendered(str(ids), "x") == ids
     assert invoice_ids_of(str(ids), "x") == invoice_ids_of(ids, "x")
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "[1] + [2]", "[a]", "{'a': 1}", "(1)", "[", "[" * 100_000, "{}", "{{1}}"])
-def test_a_text_that_looks_like_a_list_but_is_not_one_is_refused_by_the_name_of_its_argument(text: str) -> None:
+def test_a_string_that_looks_like_a_list_but_is_not_one_is_refused_with_the_name_of_its_argument(text: str) -> None:
     with pytest.raises(UnpodConfigError, match="`some_name`"):
         unrendered(text, "some_name")
 
 
 @pytest.mark.parametrize("digits", [20, 5000])
-def test_an_integer_beyond_64_bits_is_its_digits_so_that_it_can_be_stored_and_printed(digits: int) -> None:
+def test_an_integer_beyond_64_bits_becomes_a_string_that_can_be_stored_and_printed(digits: int) -> None:
     text = "1" + "0" * (digits - 1)
     assert invoice_ids_of(10 ** (digits - 1), "x") == invoice_ids_of(text, "x") == {text: text}
 
@@ -48,7 +48,7 @@ def test_elements_of_a_list_are_not_divided() -> None:
 @pytest.mark.parametrize(
     "other", ["<generator object f at 0x1>", "dict_keys([1])", "set()", "frozenset({1})", '"1"', "['1']", "[2]", "{}"]
 )
-def test_the_text_of_another_object_is_refused_in_a_list_and_alone(other: str) -> None:
+def test_the_str_of_another_object_is_refused_in_a_list_and_alone(other: str) -> None:
     for value in (other, [other], ["1", other]):
         for read in (invoice_ids_of, statuses_of):
             if value == "['1']" or (value == "[2]" and read is invoice_ids_of):
@@ -58,7 +58,7 @@ def test_the_text_of_another_object_is_refused_in_a_list_and_alone(other: str) -
 
 
 @given(st.lists(st.sampled_from(["paid", "Paid ", "FAILED", "odd one"])))
-def test_statuses_come_in_one_order_and_case_each_once(statuses: list[str]) -> None:
+def test_statuses_are_sorted_lowercased_and_unique(statuses: list[str]) -> None:
     wanted = tuple(sorted({status.strip().lower() for status in statuses}))
     for given_as in (statuses, set(statuses), str(statuses), iter(statuses)):
         assert statuses_of(given_as, "x", may_be_empty=True) == wanted
@@ -85,12 +85,12 @@ def test_only_an_integer_within_its_limits_is_a_whole_number(value: Any) -> None
 
 
 @pytest.mark.parametrize("value", ["", "../etc/passwd", "Europe", "/etc/localtime", None, 7, b"UTC"])
-def test_only_the_name_of_a_time_zone_is_one(value: Any) -> None:
+def test_only_the_name_of_a_time_zone_is_accepted(value: Any) -> None:
     with pytest.raises(UnpodConfigError, match="`tz` must be an IANA time zone"):
         zone_of(value, "tz")
 
 
-def test_an_integer_is_its_text_where_a_text_is_meant() -> None:
+def test_an_integer_becomes_a_string_for_a_string_argument() -> None:
     assert text_of(12345, "org_handle") == "12345"
     with pytest.raises(UnpodConfigError, match="`org_handle` must be a non-empty string, got True"):
         text_of(True, "org_handle")

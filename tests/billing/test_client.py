@@ -1,4 +1,4 @@
-"""What a request contains, what a response means, and which error everything else becomes."""
+"""The content of requests, and the interpretation of responses."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def test_both_dialects_yield_the_rows_in_the_order_of_the_response(
 
 
 @pytest.mark.parametrize("digits", ["12345678901234567.89", "0.1", "299.00", "1e2", "100000000000000000000"])
-def test_money_that_comes_as_a_json_number_keeps_its_digits(
-    server: FaultyServer, connect: Connect, digits: str
-) -> None:
+def test_an_amount_sent_as_a_json_number_keeps_its_digits(server: FaultyServer, connect: Connect, digits: str) -> None:
     body = '{"count": 1, "results": [{"id": 1, "amount": DIGITS, "currency": "KWD", "status": "paid"}]}'
     server.scripts = [answer(body.replace("DIGITS", digits))]
     assert connect(server).get_page(1, 20).invoices[0].amount == Decimal(digits)

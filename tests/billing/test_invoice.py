@@ -1,4 +1,4 @@
-"""One row of the list: money to the last digit, dates of both dialects, ids as people write them."""
+"""One row of the list: exact amounts, dates in both dialects, ids in all spellings."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_money_keeps_every_digit_and_is_never_rescaled(currency: str, amount: st
         ("1.5E+3", "1500"),
     ],
 )
-def test_money_that_comes_as_a_number_becomes_the_string_of_its_digits(value: object, text: str) -> None:
+def test_an_amount_sent_as_a_number_becomes_a_string_of_its_digits(value: object, text: str) -> None:
     invoice = with_fields(amount=value)
     assert invoice.amount == Decimal(text)
     assert invoice.as_record()["amount"] == text
@@ -133,7 +133,7 @@ def test_a_row_without_an_id_is_refused(value: object) -> None:
         with_fields(id=value)
 
 
-def test_an_unknown_status_is_kept_as_it_came() -> None:
+def test_an_unknown_status_is_kept_unchanged() -> None:
     assert with_fields(status="Partially-Paid").status == "Partially-Paid"
 
 
@@ -228,7 +228,7 @@ def test_ids_are_compared_as_people_write_them() -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 18, 19, 20, 30, 4300, 4301, 9000])
-def test_an_integer_id_and_its_text_are_one_invoice_whatever_the_length(digits: int) -> None:
+def test_an_integer_id_and_its_string_are_one_invoice_for_any_length(digits: int) -> None:
     number, text = 10 ** (digits - 1), "1" + "0" * (digits - 1)
     assert match_key(number) == match_key(text) == match_key(f" {text} ")
     assert with_fields(id=number).key == with_fields(id=text).key
@@ -248,7 +248,7 @@ def test_ids_are_integers_only_where_64_bits_hold_them(number: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["paid", "Paid", " paid", "paid ", "PAID\t"])
-def test_statuses_are_compared_without_case_and_blanks_and_kept_as_they_came(status: str) -> None:
+def test_statuses_are_compared_without_case_and_blanks_and_kept_unchanged(status: str) -> None:
     invoice = with_fields(status=status, currency=f"\n{status} ")
     assert invoice.status_key == "paid"
     assert invoice.currency_code == "PAID"
@@ -292,7 +292,7 @@ def test_a_record_is_a_copy() -> None:
     amount=st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**25), max_value=10**25, places=4),
     as_text=st.booleans(),
 )
-def test_any_amount_survives_from_the_wire_into_the_record(amount: Decimal, *, as_text: bool) -> None:
+def test_any_amount_is_the_same_in_the_record_as_in_the_response(amount: Decimal, *, as_text: bool) -> None:
     wire = json.dumps({"amount": format(amount, "f")}) if as_text else '{"amount": ' + format(amount, "f") + "}"
     invoice = Invoice(PUBLISHED | json.loads(wire, parse_float=Decimal))
     assert invoice.amount == amount

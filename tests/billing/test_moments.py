@@ -1,4 +1,4 @@
-"""One parser for all dates: what is not a full date is refused, and of two equal wall times the first is meant."""
+"""The parser for dates and times accepts only full dates. A wall time that occurs twice means the first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST_MIDNIGHT = datetime(2026, 11, 1, 4, tzinfo=UTC)
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_every_moment_that_python_writes_is_read_back(moment: datetime) -> None:
+def test_every_time_that_python_writes_is_read_back(moment: datetime) -> None:
     assert parse_moment(moment.isoformat()) == moment
 
 
@@ -29,7 +29,7 @@ def test_offsets_are_read_to_the_second(moment: datetime) -> None:
 
 
 @given(st.text(max_size=30) | st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"))
-def test_any_text_is_a_moment_or_a_value_error(text: str) -> None:
+def test_any_string_is_a_time_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_moment(text).tzinfo is UTC
 
@@ -59,7 +59,7 @@ def test_iso_8601_is_read_the_same_by_every_python(text: str, moment: datetime) 
         *("0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01", "10000-01-01", "\uff12026-02-01", "1770000000"),
     ],
 )
-def test_a_text_that_is_not_a_full_date_is_never_completed(text: str) -> None:
+def test_a_string_that_is_not_a_full_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_moment(text)
 
@@ -72,19 +72,19 @@ def test_a_text_that_is_not_a_full_date_is_never_completed(text: str) -> None:
         pendulum.naive(2026, 11, 1),
     ],
 )
-def test_of_a_midnight_that_comes_twice_the_first_is_meant(written: datetime) -> None:
+def test_a_midnight_that_occurs_twice_means_the_first(written: datetime) -> None:
     assert parse_moment("2026-11-01", HAVANA) == parse_moment("2026-11-01T00:00", HAVANA) == FIRST_MIDNIGHT
     assert to_utc(written, HAVANA) == FIRST_MIDNIGHT
     assert type(to_utc(written, HAVANA)) is datetime
 
 
-def test_an_aware_moment_is_not_changed() -> None:
+def test_an_aware_time_is_not_changed() -> None:
     second = pendulum.instance(FIRST_MIDNIGHT).add(hours=1).in_timezone("America/Havana")
     assert second.hour == 0
     assert to_utc(second, HAVANA) == FIRST_MIDNIGHT + timedelta(hours=1)
 
 
-def test_a_midnight_that_is_skipped_is_the_first_moment_of_its_day() -> None:
+def test_a_midnight_that_is_skipped_means_the_start_of_its_day() -> None:
     begin = parse_moment("2026-03-08", HAVANA)
     assert begin == datetime(2026, 3, 8, 5, tzinfo=UTC)
     assert begin.astimezone(HAVANA).hour == 1

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command sets up logging and its environment for a process of its own."""
+    """Restore logging and the environment, which a command configures for its process."""
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
     root, airflow = logging.getLogger(), logging.getLogger("airflow")
     before = root.handlers[:], root.level, airflow.level

@@ -1,4 +1,4 @@
-"""A server that responds as a record of ``check`` says, with made-up values of the same types."""
+"""A server that replays a record of ``check``, with made-up values of the same types."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def body_of(response: dict[str, Any], falling: bool) -> Any:
 
 
 def value_of(shape: Any, number: int) -> Any:
-    """A value of this shape; ids are made of ``number``."""
+    """Return a value of this shape. Ids are made from ``number``."""
     if isinstance(shape, dict):
         return {name: value_of(item, number) for name, item in shape.items()}
     if isinstance(shape, list):

@@ -1,4 +1,4 @@
-"""The command line against a real server: results on standard output, all else on standard error, exit codes."""
+"""The command line with a real server: standard output, standard error and exit statuses."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
 
 
 @pytest.mark.unpod_sandbox(invoices=120)
-def test_invoices_are_listed_as_json_that_programs_read(
-    unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invoices_are_listed_as_valid_json(unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["invoices", "--status", "paid", "--output", "json"]) == 0
 
     out, err = capsys.readouterr()
@@ -195,14 +193,14 @@ def test_every_command_has_help_for_every_option() -> None:
 
 
 def command(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
+    """Run a command in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "airflow_provider_unpod", *arguments], stderr=subprocess.PIPE, text=True, **settings
     )
 
 
 def test_a_reader_that_ends_early_is_no_error(unpod_sandbox: Sandbox) -> None:
-    """As `head` does, but without a race: its end of the pipe is closed before anything is written."""
+    """Closes the pipe before the command writes to it, like `head` but without a race."""
     read, write = os.pipe()
     os.close(read)
     with command("organizations", stdout=write) as process:
@@ -229,7 +227,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
 
 
 def test_ctrl_c_ends_a_command_with_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It arrives while the command waits for a response."""
+    """The signal arrives while the command waits for a response."""
     waiting = threading.Event()
 
     def never(request: Request) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What ``check`` says is true of servers with other dialects, limits and orders."""
+"""The results of ``check`` are correct for servers with other dialects, limits and orders."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def said_in(out: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("server", "true"), SERVERS, ids=lambda value: str(value) if "order" in value else None)
-def test_check_says_what_is_true_of_a_server(
+def test_the_results_of_check_are_correct(
     server: dict[str, Any],
     true: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -96,7 +96,7 @@ def test_check_says_what_is_true_of_a_server(
 
 
 @pytest.mark.parametrize("server", [server for server, _ in SERVERS if "count" not in server], ids=str)
-def test_an_export_costs_about_the_requests_that_check_foretells(
+def test_an_export_needs_about_the_requests_that_check_estimates(
     server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_limit = {name: value for name, value in server.items() if name != "rate_limit"}
@@ -113,7 +113,7 @@ def test_an_export_costs_about_the_requests_that_check_foretells(
 
 
 @pytest.mark.unpod_sandbox(rate_limit=3, rate_window=86_400)
-def test_what_was_found_out_before_the_api_failed_is_reported(
+def test_the_results_before_the_api_failed_are_reported(
     unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", "--record", str(tmp_path / "record.json")]) == 3

@@ -1,4 +1,4 @@
-"""Shared by the tests of exports: invoices, and a reading that ends with evidence, like the hook's."""
+"""Helpers for the tests of exports: invoices, and a read that ends with evidence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FakeEvidence:
 
 
 class FakeReading(Iterator[Invoice]):
-    """Rows as a reading of the API gives them; ``evidence`` only after the end."""
+    """An iterator over rows, like a read of the API, with ``evidence`` after the end."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self._rows = iter(rows)
@@ -68,12 +68,12 @@ def records(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def new_export(invoices: Any, address: str, **arguments: Any) -> Written:
-    """An export that is written because there is something new, as is always so of a full one."""
+    """Write an export that must not be empty."""
     written = write_export(invoices, address, **arguments)
     assert written is not None
     return written
 
 
 def names_in(folder: Path) -> list[str]:
-    """All files below a folder, hidden ones included."""
+    """List all files below a folder, including hidden ones."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Valid paths of exports. Other paths are refused before the first request, with what to do."""
+"""Valid and invalid paths of exports. Invalid ones are refused before the first request, with a remedy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MISTYPED += ["s3:///k", "gs://a_connection@/k", "/data/a::b", "s3://bucket/a::b"
 
 @pytest.mark.parametrize("use", WAYS)
 @pytest.mark.parametrize("address", MISTYPED, ids=repr)
-def test_a_path_that_is_neither_on_a_store_nor_absolute_is_refused_with_what_to_enter(
+def test_a_path_that_is_neither_in_a_store_nor_absolute_is_refused_with_the_remedy(
     use: Callable[..., Any], address: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,7 +57,7 @@ def test_a_home_folder_is_not_guessed(use: Callable[..., Any], address: str) -> 
 
 
 @pytest.mark.parametrize("address", ["/data/..", "/data/../x", "s3://b/./k", "s3://b/k/..", "gs://b/../k", "/data/."])
-def test_dots_do_not_climb_out_of_a_folder(address: str) -> None:
+def test_dots_do_not_lead_out_of_a_folder(address: str) -> None:
     with pytest.raises(UnpodConfigError, match=r"must not contain `\.{1,2}`, .*path_segment`"):
         write(address)
 
@@ -76,7 +76,7 @@ BLANK += [
 
 
 @pytest.mark.parametrize("address", BLANK)
-def test_a_folder_that_a_template_rendered_to_nothing_is_refused(address: str) -> None:
+def test_a_folder_name_that_a_template_renders_to_a_missing_value_is_refused(address: str) -> None:
     with pytest.raises(UnpodConfigError, match=r"must not contain .*Did a template render to nothing"):
         write(address)
 
@@ -84,7 +84,7 @@ def test_a_folder_that_a_template_rendered_to_nothing_is_refused(address: str) -
 @pytest.mark.parametrize(
     "address", ["s3://bucket/Nonesuch", "/data/x=y", "/data/nonempty", "/data/month=2026-02", "/d/..x"]
 )
-def test_a_folder_that_only_resembles_nothing_is_accepted(address: str) -> None:
+def test_a_folder_name_that_only_resembles_a_missing_value_is_accepted(address: str) -> None:
     assert normalized(address).endswith(address)
 
 
@@ -138,7 +138,7 @@ def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
         ),
     ],
 )
-def test_azures_own_form_of_an_address_is_understood(address: str, for_airflow: str, for_others: str) -> None:
+def test_azures_own_form_of_an_address_is_supported(address: str, for_airflow: str, for_others: str) -> None:
     assert normalized(address) == address
     assert store_address(address) == (for_airflow, "acme")
     assert without_connection(address) == for_others
@@ -153,9 +153,7 @@ def test_other_addresses_reach_airflow_as_they_are(address: str) -> None:
 @pytest.mark.parametrize(
     "form", ["{}", "{}/", " {} ", "/{}", "file:///{}", "file://{}", "FILE://{}", "file://a_connection@{}", Path]
 )
-def test_an_absolute_path_is_accepted_in_all_of_its_forms(
-    form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_forms_of_an_absolute_path_are_accepted(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_A_CONNECTION", "fs://")
     address = form(tmp_path) if form is Path else form.format(tmp_path)
     write_export(FakeReading(rows(3)), address)
@@ -164,7 +162,7 @@ def test_an_absolute_path_is_accepted_in_all_of_its_forms(
 
 
 @pytest.mark.parametrize("below", ["", "/invoices"])
-def test_a_file_in_place_of_the_folder_is_refused_without_a_warning_of_litter(
+def test_a_file_in_place_of_the_folder_is_refused_without_a_warning_about_leftover_files(
     below: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("mine")

@@ -73,7 +73,7 @@ def test_a_full_export_is_what_changes_are_compared_with(tmp_path: Path, file_fo
     assert seen(tmp_path) == [(2, "failed", "paid", "paid")]
 
 
-def test_no_change_writes_nothing_and_leaves_the_last_export_current(tmp_path: Path) -> None:
+def test_without_changes_no_file_is_written_and_the_last_export_stays_current(tmp_path: Path) -> None:
     first = export([row(1)], tmp_path)
     before = names_in(tmp_path)
 
@@ -90,7 +90,7 @@ def test_old_invoices_that_change_late_are_never_skipped(tmp_path: Path) -> None
     assert seen(tmp_path) == [(1, "pending", "refunded", "refunded")]
 
 
-def test_an_invoice_that_vanished_and_comes_back_is_compared_with_what_it_was(tmp_path: Path) -> None:
+def test_an_invoice_that_vanishes_and_returns_is_compared_with_its_last_version(tmp_path: Path) -> None:
     export([row(1), row(2)], tmp_path)
     export([row(2, status="paid")], tmp_path)
     export([row(1), row(2, status="paid"), row(3)], tmp_path)
@@ -117,7 +117,7 @@ def test_a_cleared_older_run_exports_changes_since_the_last_export(tmp_path: Pat
     assert export([row(1, status="paid"), row(2, status="paid")], tmp_path, run=run("tuesday", attempt=2)) is None
 
 
-def test_a_cleared_run_exports_undone_changes_and_names_the_exports_that_it_replaces(tmp_path: Path) -> None:
+def test_a_cleared_run_exports_reverted_changes_and_names_the_exports_that_it_replaces(tmp_path: Path) -> None:
     monday = export([row(1), row(2)], tmp_path, run=run("monday")).manifest
     tuesday = export([row(1, status="failed"), row(2, status="paid")], tmp_path, run=run("tuesday")).manifest
     again = export([row(1), row(2, status="paid")], tmp_path, run=run("tuesday", attempt=2)).manifest
@@ -141,7 +141,7 @@ STEPS = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(STEPS, min_size=2, max_size=7))
-def test_a_copy_that_loads_exports_that_follow_equals_the_list_whatever_runs_are_cleared(
+def test_a_copy_that_loads_only_exports_that_follow_equals_the_list_even_if_runs_are_cleared(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("changes")
@@ -205,7 +205,7 @@ def test_values_that_differ_are_a_change(tmp_path: Path, other: dict[str, Any]) 
     assert export([before | other], tmp_path).manifest.count == 1
 
 
-def test_a_signed_url_in_every_row_is_no_change_where_it_is_ignored(tmp_path: Path) -> None:
+def test_an_ignored_signed_url_is_not_a_change(tmp_path: Path) -> None:
     options = ExportOptions(export_mode="changes", ignore_fields=("receipt_url",))
     export([row(1, receipt_url="a?signature=1"), row(2, receipt_url="b?signature=1")], tmp_path, options)
 
@@ -239,7 +239,7 @@ def test_an_invoice_that_leaves_the_selection_is_exported_once_with_its_new_stat
     assert seen(tmp_path) == [(1, "refunded", "paid", "paid")]
 
 
-def test_an_invoice_that_a_moving_span_of_dates_leaves_behind_is_no_change(tmp_path: Path) -> None:
+def test_an_unchanged_invoice_that_leaves_the_selected_dates_is_not_a_change(tmp_path: Path) -> None:
     january = row(12, invoice_date="2026-01-31T00:00:00Z")
     february = row(1, invoice_date="2026-02-01T00:00:00Z")
     export([january, february], tmp_path)
@@ -248,7 +248,7 @@ def test_an_invoice_that_a_moving_span_of_dates_leaves_behind_is_no_change(tmp_p
     assert export([january, february], tmp_path, selection=since_february) is None
 
 
-def test_ids_that_name_the_same_invoice_are_one(tmp_path: Path) -> None:
+def test_two_spellings_of_an_id_are_the_same_invoice(tmp_path: Path) -> None:
     export([row(1)], tmp_path)
     export([row(1) | {"id": "1", "status": "paid"}], tmp_path)
 
@@ -260,7 +260,7 @@ def cut(state: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_a_damaged_or_lost_state_is_refused_and_healed_by_a_full_export(
+def test_a_damaged_or_missing_state_is_refused_and_repaired_by_a_full_export(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     export([row(1)], tmp_path)

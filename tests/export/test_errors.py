@@ -1,4 +1,4 @@
-"""Errors of exports: of one tree with those of the API, and whole on their way between processes."""
+"""Errors of exports are in the same tree as those of the API, and can be pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of one export for programs that read them on their own, also while another export replaces it."""
+"""Lists of files for other programs, even while another export replaces this one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "exports.md"
 
 
 @pytest.mark.parametrize("partition_by", [(), ("currency", "status")])
-def test_they_are_those_of_the_manifest_as_local_paths(tmp_path: Path, partition_by: tuple[str, ...]) -> None:
+def test_files_are_those_of_the_manifest_as_local_paths(tmp_path: Path, partition_by: tuple[str, ...]) -> None:
     written = new_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions(partition_by=partition_by))
 
     listed = [str(tmp_path / file.path) for file in written.manifest.files]
@@ -31,21 +31,21 @@ class Bucket:
     address = "s3://a_connection@bucket/invoices"
 
 
-def test_addresses_on_a_store_have_no_connection(tmp_path: Path) -> None:
+def test_addresses_in_a_store_do_not_contain_the_connection(tmp_path: Path) -> None:
     manifest = new_export(FakeReading(rows(1)), str(tmp_path)).manifest
     folder: Any = Bucket()
 
     assert _addresses(folder, manifest) == [f"s3://bucket/invoices/{manifest.files[0].path}"]
 
 
-def test_files_left_by_another_task_are_not_among_them(tmp_path: Path) -> None:
+def test_files_left_by_another_task_are_not_listed(tmp_path: Path) -> None:
     written = new_export(FakeReading(rows(3)), str(tmp_path)).manifest
     (tmp_path / "invoices-20260101T000000Z-00000000.jsonl").write_text("{}\n")
 
     assert export_files(tmp_path) == [str(tmp_path / written.files[0].path)]
 
 
-def test_another_export_or_manifest_than_asked_for_is_refused(tmp_path: Path) -> None:
+def test_an_export_or_manifest_other_than_the_requested_one_is_refused(tmp_path: Path) -> None:
     first = new_export(FakeReading(rows(1)), str(tmp_path)).manifest
     second = new_export(FakeReading(rows(2)), str(tmp_path)).manifest
 

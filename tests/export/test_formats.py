@@ -1,4 +1,4 @@
-"""Every format gives back exactly what went in, and other programs read the same from it."""
+"""Every format returns exactly the written records, and other programs read the same values."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_value_of_the_api_is_read_back_unchanged(
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
-def test_no_name_of_ours_takes_the_place_of_a_field_of_the_api(
+def test_columns_of_the_package_never_replace_fields_of_the_api(
     tmp_path: Path, file_format: str, compression: str | None
 ) -> None:
     theirs = {"month": "1999-01", "extra": {"extra": 1}, "old_status": "x", "new_status": None, "Status": "paid"}
@@ -86,7 +86,7 @@ def test_no_name_of_ours_takes_the_place_of_a_field_of_the_api(
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
-def test_a_spelling_that_the_path_does_not_have_comes_back(
+def test_a_spelling_that_differs_from_the_path_is_read_back(
     tmp_path: Path, file_format: str, compression: str | None
 ) -> None:
     found = [row(1, currency=" usd", status="Paid"), row(2, currency="USD", status="paid")]
@@ -97,7 +97,7 @@ def test_a_spelling_that_the_path_does_not_have_comes_back(
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
-def test_money_survives_to_the_last_digit(tmp_path: Path, file_format: str, compression: str | None) -> None:
+def test_amounts_are_read_back_to_the_last_digit(tmp_path: Path, file_format: str, compression: str | None) -> None:
     write_export(FakeReading(MONEY), str(tmp_path), options=ExportOptions(file_format, compression))
 
     assert [record["amount"] for record in read_export(str(tmp_path))] == [each["amount"] for each in MONEY]
@@ -135,7 +135,7 @@ def test_the_csv_field_size_limit_of_the_process_neither_matters_nor_changes(tmp
     ],
     ids=repr,
 )
-def test_a_value_that_does_not_fit_parquet_is_refused_with_the_invoice_and_the_formats_that_can_hold_it(
+def test_a_value_that_does_not_fit_parquet_is_refused_and_the_error_names_invoice_and_other_formats(
     tmp_path: Path, unfit: dict[str, Any]
 ) -> None:
     found = [row(1), row(2) | unfit]
@@ -148,7 +148,7 @@ def test_a_value_that_does_not_fit_parquet_is_refused_with_the_invoice_and_the_f
     assert list(read_export(str(tmp_path))) == records(found)
 
 
-def test_amounts_at_the_limits_of_parquet_come_back(tmp_path: Path) -> None:
+def test_amounts_at_the_limits_of_parquet_are_read_back(tmp_path: Path) -> None:
     amounts = ["9" * 29 + "." + "9" * 9, "-0." + "0" * 8 + "1", "1." + "0" * 12, "0" * 35 + ".5"]
     found = [row(number, amount=amount) for number, amount in enumerate(amounts)]
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
@@ -306,7 +306,7 @@ def test_months_are_those_of_the_business_time_zone(tmp_path: Path) -> None:
     assert [file.partition["month"] for file in files] == ["2026-01", "2026-02", "__HIVE_DEFAULT_PARTITION__"]
 
 
-def test_spellings_of_one_currency_and_status_share_totals_and_partition_and_stay_in_the_records(
+def test_spellings_of_a_currency_or_status_share_totals_and_partitions_and_are_kept_in_the_records(
     tmp_path: Path,
 ) -> None:
     found = [row(1, currency="USD", status="paid"), row(2, currency="usd", status="Paid "), row(3, currency=" USD")]
@@ -335,7 +335,7 @@ def test_many_partitions_need_no_more_open_files_than_one(tmp_path: Path) -> Non
     assert len(written.manifest.files) == 500
 
 
-def test_a_file_of_json_lines_is_read_alike_however_long_its_lines_are() -> None:
+def test_a_json_lines_file_with_lines_of_any_length_is_read() -> None:
     values = [{"a": "x" * size} for size in (0, 2**18, 1, 3 * 2**18, 2)] * 3
     text = "\n".join(map(json.dumps, values)).encode()
 

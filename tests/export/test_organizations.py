@@ -1,4 +1,4 @@
-"""A path belongs to one organization, and within a run to one task: no other replaces its export."""
+"""A path belongs to one organization and, within a run, to one task. Others cannot replace its export."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_manifest_of_a_later_version_or_with_other_line_ends_still_keeps_its_p
 
 @pytest.mark.parametrize("mode", ["full", "changes"])
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"[]", b"\xff", b'{"organization": "ac', b"[" * 100_000])
-def test_a_manifest_that_cannot_be_read_may_be_anybodys_and_is_not_replaced(
+def test_an_unreadable_manifest_may_belong_to_another_organization_and_is_not_replaced(
     tmp_path: Path, damaged: bytes, mode: str
 ) -> None:
     (tmp_path / MANIFEST_NAME).write_bytes(damaged)
@@ -71,7 +71,7 @@ def test_a_manifest_that_cannot_be_read_may_be_anybodys_and_is_not_replaced(
 
 
 @pytest.mark.parametrize("mode", ["full", "changes"])
-def test_a_path_is_given_over_by_deleting_its_manifest(tmp_path: Path, mode: str) -> None:
+def test_a_path_can_be_reused_after_its_manifest_is_deleted(tmp_path: Path, mode: str) -> None:
     export(FakeReading(rows(3)), tmp_path, "acme", "changes")
     (tmp_path / MANIFEST_NAME).unlink()
     written = export(FakeReading(rows(2)), tmp_path, "other", mode)
@@ -80,7 +80,7 @@ def test_a_path_is_given_over_by_deleting_its_manifest(tmp_path: Path, mode: str
     assert names_in(tmp_path) == sorted([MANIFEST_NAME, *written.manifest.paths])
 
 
-def test_a_damaged_manifest_of_the_same_organization_is_healed_by_a_full_export_only(tmp_path: Path) -> None:
+def test_a_damaged_manifest_of_the_same_organization_is_replaced_only_by_a_full_export(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_bytes(b'{"organization": "acme"}')
     with pytest.raises(ExportError, match="is invalid"):
         export(Unread(), tmp_path, "acme", "changes")

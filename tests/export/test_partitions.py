@@ -1,4 +1,4 @@
-"""Partitions: the folders they are in, and what becomes of values that no folder can be named after."""
+"""Partitions, their folders, and values that are not valid folder names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, records, row
 
 
-def test_folders_have_currencies_in_capitals_and_statuses_in_small_letters_and_records_stay_as_they_came(
+def test_folders_have_currencies_in_upper_case_and_statuses_in_lower_case_and_records_are_unchanged(
     tmp_path: Path,
 ) -> None:
     found = [row(n, currency=c, status=s) for n, (c, s) in enumerate([("USD", "paid"), ("usd ", " Paid")], start=1)]
@@ -40,7 +40,7 @@ def test_a_value_too_long_for_a_folder_is_refused_when_it_is_seen(tmp_path: Path
     assert names_in(tmp_path) == []
 
 
-def test_a_value_of_just_the_longest_name_is_written(tmp_path: Path) -> None:
+def test_a_value_of_exactly_the_longest_folder_name_is_written(tmp_path: Path) -> None:
     found = [row(1, status="x" * (255 - len("status=")))]
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("status",)))
 

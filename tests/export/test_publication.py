@@ -1,4 +1,4 @@
-"""Exports of one path that meet, or die on the way: in the end there is one whole export and nothing else."""
+"""After concurrent or killed exports to one path, there is one complete export and no other files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Killed(BaseException):
-    """The process has ended at once: nothing of it runs any longer, not even its cleanup."""
+    """The process was killed, so not even its cleanup runs."""
 
 
 class MemoryFolder:
-    """A store as its makers promise it: every operation happens at once, and all see the same."""
+    """A consistent store: every operation is atomic and immediately visible."""
 
     address = "memory://exports"
 
@@ -59,7 +59,7 @@ MAPPED = [{**ACME, "run": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_in
 
 
 def publish(folder: Any, about: dict[str, Any] = ACME) -> Manifest:
-    """An export of two files, by the steps that the writer takes."""
+    """Write an export of two files, with the steps of the writer."""
     with Publication(folder, about) as publication:
 
         def write_files(export_id: str) -> Manifest:
@@ -101,7 +101,7 @@ def assert_nothing_else(files: dict[str, bytes], manifest: Manifest) -> None:
 
 
 class Scheduler:
-    """Lets tasks in threads take turns, one store operation at a time, in a given order."""
+    """Runs tasks in threads, one store operation at a time, in a given order."""
 
     def __init__(self, files: dict[str, bytes], tasks: int, owners: Sequence[dict[str, Any]] = (ACME,)) -> None:
         self._owners = owners
@@ -149,7 +149,7 @@ class Scheduler:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=150), st.integers(2, 3))
-def test_tasks_that_meet_leave_one_whole_export_and_nothing_else(turns: list[int], tasks: int) -> None:
+def test_concurrent_tasks_leave_one_complete_export_and_no_other_files(turns: list[int], tasks: int) -> None:
     files: dict[str, bytes] = {}
     old = publish(MemoryFolder(files))
     scheduler = Scheduler(files, tasks)
@@ -195,7 +195,7 @@ def assert_one_owner_at_most(scheduler: Scheduler, files: dict[str, bytes]) -> N
 
 
 @pytest.mark.parametrize("owners", [(ACME, OTHER), MAPPED], ids=["organizations", "mapped tasks"])
-def test_of_two_owners_that_meet_at_any_moment_only_one_is_certified(owners: Sequence[dict[str, Any]]) -> None:
+def test_only_one_of_two_concurrent_owners_is_certified(owners: Sequence[dict[str, Any]]) -> None:
     for moment in range(30):
         for second in (moment, 100):
             files: dict[str, bytes] = {}
@@ -210,7 +210,7 @@ def test_of_two_owners_that_meet_at_any_moment_only_one_is_certified(owners: Seq
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(0, 2), st.sampled_from([(ACME, OTHER), MAPPED]))
-def test_of_two_owners_only_one_is_certified_where_one_of_three_tasks_dies(
+def test_only_one_of_two_owners_is_certified_even_if_one_of_three_tasks_dies(
     turns: list[int], killed: int, owners: Sequence[dict[str, Any]]
 ) -> None:
     files: dict[str, bytes] = {}
@@ -238,7 +238,7 @@ def test_the_claim_that_a_killed_task_of_another_organization_left_is_named() ->
 
 
 def killed_at(moment: int) -> tuple[dict[str, bytes], bool]:
-    """The folder of an export that replaced another and was killed at a moment; whether it was done by then."""
+    """Return the folder of an export that was killed at some time, and whether it was complete."""
     files: dict[str, bytes] = {}
     publish(MemoryFolder(files))
     scheduler = Scheduler(files, 1)
@@ -260,7 +260,7 @@ def end_by_an_error(folder: Any) -> None:
 
 
 @pytest.mark.parametrize("end", [end_without_change, end_by_an_error])
-def test_the_litter_of_a_killed_task_goes_with_the_next_task_even_if_that_exports_nothing(
+def test_files_of_a_killed_task_are_deleted_by_the_next_task_even_if_it_exports_nothing(
     end: Callable[[MemoryFolder], None],
 ) -> None:
     for moment in itertools.count():
@@ -275,7 +275,7 @@ def test_the_litter_of_a_killed_task_goes_with_the_next_task_even_if_that_export
     assert moment > 10
 
 
-def test_another_owner_that_is_refused_tidies_nothing() -> None:
+def test_another_owner_that_is_refused_deletes_no_files() -> None:
     files, _ = killed_at(8)
     before = dict(files)
 
@@ -285,7 +285,7 @@ def test_another_owner_that_is_refused_tidies_nothing() -> None:
 
 
 class SlowlyListed(MemoryFolder):
-    """Lists claims first; then another task begins and writes its data; then the rest is listed, with its files."""
+    """Lists claims first. Then another task starts and writes its data before the other files are listed."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(files)
@@ -297,7 +297,7 @@ class SlowlyListed(MemoryFolder):
         return [*claims, *(name for name in super().names() if not name.startswith("_exporting-"))]
 
 
-def test_files_of_a_task_that_began_while_the_folder_was_listed_are_not_litter() -> None:
+def test_files_of_a_task_that_starts_while_the_folder_is_listed_are_not_deleted() -> None:
     files: dict[str, bytes] = {}
     publish(MemoryFolder(files))
     other = Scheduler(files, 1)
@@ -316,7 +316,7 @@ def test_files_of_a_task_that_began_while_the_folder_was_listed_are_not_litter()
 
 
 class InterruptedOnce(MemoryFolder):
-    """Raises before one of its operations, as a signal handler would; what cleans up afterwards works."""
+    """Raises before one of its operations, like a signal handler. Later operations succeed."""
 
     def __init__(self, files: dict[str, bytes], moment: int) -> None:
         super().__init__(files, self._interrupt)
@@ -328,7 +328,7 @@ class InterruptedOnce(MemoryFolder):
             raise KeyboardInterrupt
 
 
-def test_an_exception_at_any_moment_leaves_the_old_export_or_the_new_one_and_nothing_else() -> None:
+def test_an_exception_at_any_time_leaves_either_the_old_or_the_new_export_and_no_other_files() -> None:
     for moment in itertools.count(1):
         files: dict[str, bytes] = {}
         publish(MemoryFolder(files))
@@ -343,7 +343,7 @@ def test_an_exception_at_any_moment_leaves_the_old_export_or_the_new_one_and_not
 
 
 class Unwritable(MemoryFolder):
-    """Refuses, or does not answer in time, as a store does; then it cannot be cleaned either."""
+    """Refuses all operations or times out, including the cleanup."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__({}, self._refuse)

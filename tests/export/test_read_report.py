@@ -1,4 +1,4 @@
-"""A report is given out only if manifest, author and hash are those that were asked for, and within a limit."""
+"""A report is returned only if manifest, task instance and hash are as requested, and its size is within a limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1}
 
 
 def reported(folder: Path, count: int = 3, **more: Any) -> dict[str, Any]:
-    """What is known of an export from elsewhere."""
+    """The data about an export that a caller has."""
     about = {"organization": "acme", "run": {**RUN, "try_number": 2}}
     arguments = {"about": about, "render_report": render_report} | more
     written = new_export(FakeReading(rows(count)), str(folder), **arguments)
@@ -33,7 +33,7 @@ def test_the_report_comes_byte_for_byte(tmp_path: Path) -> None:
     assert read_report(tmp_path, **known) == file.read_bytes()
 
 
-def test_an_export_without_a_report_gives_none(tmp_path: Path) -> None:
+def test_an_export_without_a_report_returns_none(tmp_path: Path) -> None:
     assert read_report(tmp_path, **reported(tmp_path, render_report=None)) is None
 
 
@@ -60,7 +60,7 @@ def test_a_report_larger_than_the_limit_is_refused_though_its_manifest_is_not(tm
         read_report(tmp_path, most=size, **known)
 
 
-def test_of_an_export_that_names_no_author_nothing_is_shown(tmp_path: Path) -> None:
+def test_the_report_of_an_export_without_a_task_instance_is_not_shown(tmp_path: Path) -> None:
     known = reported(tmp_path, about={"organization": "acme"})
 
     with pytest.raises(ExportError, match="not written by this task instance"):

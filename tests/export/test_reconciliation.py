@@ -1,4 +1,4 @@
-"""Two lists held against each other: every difference is named once, and the totals are bridged to the last digit."""
+"""A reconciliation reports every difference once, and its bridges are exact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def entry(
 
 
 def compare(here: list[Entry], there: list[Entry], **options: object) -> tuple[dict[str, tuple[str, ...]], Summary]:
-    """By key how the two lists differ, and the summary."""
+    """Return the differences by key, and the summary."""
     reconciliation = reconcile(here, there, **options)  # type: ignore[arg-type]  # of the tests' own making
     return {one.key: one.outcomes for one in reconciliation}, reconciliation.summary
 
@@ -91,7 +91,7 @@ def test_amounts_are_compared_by_value_and_to_the_last_digit() -> None:
     assert differences == {"differs": ("amount",)}
 
 
-def test_a_tolerance_holds_for_its_currency_alone_and_shows_in_the_bridge() -> None:
+def test_a_tolerance_applies_only_to_its_currency_and_is_a_step_of_the_bridge() -> None:
     here = [entry("1", "10.00"), entry("2", "10.00", "EUR")]
     there = [entry("1", "10.01"), entry("2", "10.01", "EUR")]
 
@@ -116,7 +116,7 @@ def test_a_field_that_one_side_lacks_is_not_compared() -> None:
     assert differences == {}
 
 
-def test_an_id_that_one_side_has_twice_is_reported_and_in_no_sum() -> None:
+def test_an_id_that_one_side_has_twice_is_reported_but_not_added_up() -> None:
     reconciliation = reconcile(
         [entry("1", "10"), entry("1", "10"), entry("2", "5")], [entry("1", "10"), entry("2", "5")]
     )
@@ -127,7 +127,7 @@ def test_an_id_that_one_side_has_twice_is_reported_and_in_no_sum() -> None:
     assert reconciliation.summary.bridges["USD"]["here"] == reconciliation.summary.bridges["USD"]["there"] == 5
 
 
-def test_of_a_part_of_the_list_only_its_own_invoices_are_compared() -> None:
+def test_if_one_side_is_a_part_of_the_list_only_its_invoices_are_compared() -> None:
     differences, summary = compare([entry("1"), entry("2")], [entry("1"), entry("3")], here_is_part=True)
 
     assert differences == {"2": ("only_here",)}
@@ -156,9 +156,7 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES, ENTRIES)
-def test_whatever_the_lists_hold_every_id_is_counted_and_the_bridges_add_up(
-    here: list[Entry], there: list[Entry]
-) -> None:
+def test_for_any_two_lists_every_id_is_counted_and_the_bridges_add_up(here: list[Entry], there: list[Entry]) -> None:
     differences, summary = compare(here, there)
 
     ids = {one.key for one in (*here, *there)}

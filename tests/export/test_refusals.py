@@ -39,7 +39,7 @@ def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_changed_byte_of_any_file_or_of_the_manifest_is_refused(
+def test_a_modified_byte_in_any_file_or_in_the_manifest_is_refused(
     pristine: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
     folder = tmp_path / "copy"
@@ -71,7 +71,7 @@ def test_a_byte_more_or_less_or_a_missing_file_is_refused(pristine: Path, tmp_pa
 
 
 def resealed(folder: Path, change: Any) -> None:
-    """Change the manifest as somebody would who knows how it is sealed."""
+    """Modify and reseal the manifest, as an attacker could."""
     content = json.loads((folder / MANIFEST_NAME).read_bytes())
     change(content)
     (folder / MANIFEST_NAME).write_bytes(Manifest(content, (), (), None).to_bytes())
@@ -104,7 +104,7 @@ def test_a_manifest_that_contradicts_itself_or_its_files_is_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", [b'"', b"\n", b"1,2\r\n", b'"' + b"x" * 200_000])
-def test_a_file_that_is_not_csv_is_refused_whoever_certified_it(tmp_path: Path, damage: bytes) -> None:
+def test_a_file_that_is_not_csv_is_refused_even_if_it_is_certified(tmp_path: Path, damage: bytes) -> None:
     written = new_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv"))
     file = written.manifest.files[0]
     content = (tmp_path / file.path).read_bytes() + damage
@@ -117,7 +117,7 @@ def test_a_file_that_is_not_csv_is_refused_whoever_certified_it(tmp_path: Path, 
 
 
 def forge_amounts(folder: Path) -> None:
-    """Change amounts, then hash and seal again, as anybody can who may write the folder."""
+    """Modify amounts, then hash and seal again, as anybody with write access could."""
     content = json.loads((folder / MANIFEST_NAME).read_bytes())
     path = folder / content["files"][0]["path"]
     forged = path.read_bytes().replace(b'"1.01"', b'"9.01"')
@@ -146,7 +146,7 @@ def test_manifest_sha256_is_that_of_the_manifest_file(tmp_path: Path) -> None:
     assert summary["manifest_sha256"] == of_file == read_export(str(tmp_path)).manifest_sha256
 
 
-def test_a_manifest_with_a_count_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_with_an_infinite_count_is_refused(tmp_path: Path) -> None:
     write_export(FakeReading(rows(1)), str(tmp_path))
     manifest = tmp_path / MANIFEST_NAME
     manifest.write_bytes(manifest.read_bytes().replace(b'"count": 1,', b'"count": 1e999,'))
@@ -167,7 +167,7 @@ def test_totals_that_move_money_between_statuses_are_refused(tmp_path: Path) -> 
         read_export(str(tmp_path))
 
 
-def test_no_record_of_a_file_that_changed_after_the_check_is_yielded(tmp_path: Path) -> None:
+def test_records_of_a_file_that_was_modified_after_the_check_are_not_yielded(tmp_path: Path) -> None:
     summary = new_export(FakeReading(rows(30)), str(tmp_path)).summary()
     export = read_export(str(tmp_path))
     path = Path(summary["files"][0].removeprefix("file://"))
@@ -199,7 +199,7 @@ def forgeable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def forged(original: Path, folder: Path, name: str, content: bytes) -> Path:
-    """A copy of an export with another content of one file, hashed and sealed again."""
+    """Copy an export and replace the content of one file, then hash and seal it again."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(original, folder)
     (folder / name).write_bytes(content)
@@ -239,7 +239,7 @@ def test_a_forged_file_is_refused_by_an_export_error_and_nothing_else(
 @pytest.mark.parametrize(
     "text", [b"[" * 100_000, NESTED_INVOICE, b"null\n", b"{}\n", b"[]\n", b'"x"\n', b"1e999\n", b"\xff"]
 )
-def test_content_that_is_not_invoices_is_refused_whoever_certified_it(
+def test_content_that_is_not_invoices_is_refused_even_if_it_is_certified(
     forgeable: Path, tmp_path: Path, text: bytes
 ) -> None:
     for name in names_in(forgeable):
@@ -289,7 +289,7 @@ def test_more_rows_than_listed_are_not_read(tmp_path: Path) -> None:
 
 
 class Endless(io.RawIOBase):
-    """A file on a store that has no end."""
+    """A file in a store without an end."""
 
     def readable(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The report is a file of the export: written before its manifest, verified and tidied like them."""
+"""The report is a file of the export: written before the manifest, verified and cleaned up like the others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_no_pattern_for_data_files_matches_the_report(tmp_path: Path, pattern: s
     assert report_in(tmp_path) not in set(tmp_path.glob(pattern))
 
 
-def test_the_report_of_changes_says_that_its_figures_are_of_the_changes_alone(tmp_path: Path) -> None:
+def test_the_report_of_changes_says_that_its_figures_cover_only_the_changes(tmp_path: Path) -> None:
     export_to(tmp_path, options=CHANGES)
     export_to(tmp_path, [*rows(99), row(100, status="refunded"), row(101)], options=CHANGES)
 
@@ -101,7 +101,7 @@ def test_the_report_of_a_killed_task_is_removed_by_the_next_export(tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["changed", "longer", "missing"])
-def test_a_report_that_was_changed_or_removed_is_not_verified(tmp_path: Path, damage: str) -> None:
+def test_an_export_whose_report_was_modified_or_removed_is_refused(tmp_path: Path, damage: str) -> None:
     export_to(tmp_path)
     report = report_in(tmp_path)
     if damage == "missing":
@@ -123,7 +123,7 @@ def test_a_removed_report_does_not_stop_the_next_export_of_changes(tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", ["../x.html", "/etc/passwd", "_report-../x.html", "invoices.html"])
-def test_a_manifest_whose_report_is_another_file_is_not_believed(tmp_path: Path, path: str) -> None:
+def test_a_manifest_whose_report_is_another_file_is_refused(tmp_path: Path, path: str) -> None:
     written = export_to(tmp_path)
     content = {**written.manifest.content, "report": {**written.manifest.content["report"], "path": path}}
     sealed = Manifest(content, (), (), None).to_bytes()

@@ -78,7 +78,7 @@ def test_a_new_export_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
         read_export(str(tmp_path), export_id=first["export_id"])
 
 
-def test_files_that_no_export_has_written_are_left_alone(tmp_path: Path) -> None:
+def test_files_that_do_not_belong_to_an_export_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "month=2026-01").mkdir()
     other = new_export(FakeReading(rows(2)), str(tmp_path / "month=2026-01")).summary()

@@ -1,4 +1,4 @@
-"""Records between the API and their files."""
+"""The spool for records."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ values = st.recursive(
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), values, max_size=5))
-def test_the_quick_encoder_writes_what_the_standard_one_writes(record: dict[str, object]) -> None:
+def test_the_fast_encoder_gives_the_same_result_as_the_standard_one(record: dict[str, object]) -> None:
     assert encode_record(record) == json.dumps(record, separators=(",", ":"))
 
 
-def test_lines_come_back_by_partition_in_the_order_in_which_they_came() -> None:
+def test_lines_are_returned_by_partition_in_their_original_order() -> None:
     with Spool() as spool:
         for number in range(200_000):
             spool.add((str(number % 3),), f"{number:050d}")
@@ -50,7 +50,7 @@ USES: list[Callable[[Path], Any]] = [write, lambda folder: write(folder, "change
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_missing_temporary_folder_is_named_with_what_to_set(
+def test_a_missing_temporary_folder_is_named_with_the_remedy(
     use: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "export")
@@ -61,7 +61,7 @@ def test_a_missing_temporary_folder_is_named_with_what_to_set(
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_full_temporary_folder_is_named_with_what_to_set(
+def test_a_full_temporary_folder_is_named_with_the_remedy(
     use: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "export")

@@ -37,7 +37,7 @@ def test_the_summary_has_the_same_keys_whatever_its_size() -> None:
     assert export_of(1, 1).summary().keys() == export_of(3000, 3000).summary().keys()
 
 
-def test_the_summary_has_a_limit_in_bytes_whatever_the_names_are() -> None:
+def test_the_size_of_the_summary_is_limited_for_any_names() -> None:
     written = export_of(1, 1)
     written.manifest.totals["USD"] = {f"{number}{'x' * 3000}": {"count": 1, "amount": "1.00"} for number in range(90)}
 

@@ -1,4 +1,4 @@
-"""The hook: every way to define a connection gives the same client, and errors name the field that is wrong."""
+"""The hook: every definition of a connection gives the same client, and errors name the invalid field."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "tok-5EcReT-value"
 
 @pytest.fixture
 def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., UnpodHook]:
-    """Defines the connection ``unpod_default`` by its fields, and gives the hook for it."""
+    """Returns a function that defines the connection ``unpod_default`` and returns its hook."""
 
     def define(**fields: Any) -> UnpodHook:
         connection = {"conn_type": "unpod", "login": "acme", "password": TOKEN, **fields}
@@ -135,7 +135,7 @@ class TestConfigurationErrors:
 class TestUnknownFields:
     SECRET = "valu3-of-a-field"
 
-    def test_a_misspelled_field_is_one_warning_that_names_it_and_the_known_ones(
+    def test_a_misspelled_field_causes_one_warning_that_names_it_and_the_known_fields(
         self, define: Callable[..., UnpodHook], caplog: pytest.LogCaptureFixture
     ) -> None:
         define(extra={"time_out": self.SECRET, "timeout": 5, "Verify": self.SECRET}).get_conn()
@@ -173,7 +173,7 @@ class TestMissingConnection:
         assert hook.test_connection() == (False, str(caught.value))
 
     @pytest.mark.parametrize("fields", [{"password": 123456}, {"login": 7}, {"host": 5}])
-    def test_one_that_airflow_cannot_read_for_its_numbers_is_reported_as_that(
+    def test_a_connection_that_airflow_cannot_read_because_of_numbers_is_reported_as_such(
         self, define: Callable[..., UnpodHook], fields: dict[str, Any]
     ) -> None:
         with pytest.raises(AirflowNotFoundException, match=r"^Put all values in AIRFLOW_CONN_UNPOD_DEFAULT in quotes"):
@@ -198,7 +198,7 @@ class TestMissingConnection:
         assert said.startswith(remedy)
         assert "5EcReT" not in said
 
-    def test_it_is_retried_because_a_secrets_backend_that_is_down_looks_the_same(self) -> None:
+    def test_a_missing_connection_is_retried_because_the_secrets_backend_may_be_unreachable(self) -> None:
         with pytest.raises(AirflowNotFoundException, match="'typo'"), fail_fast():
             UnpodHook("typo").get_conn()
 
@@ -217,7 +217,7 @@ class TestOrganization:
             UnpodHook(org_handle=handle).get_conn()
         assert "login" not in str(caught.value)
 
-    def test_a_handle_of_digits_that_a_native_template_made_a_number_of_is_its_text(
+    def test_a_handle_that_a_native_template_renders_to_an_integer_becomes_a_string(
         self, define: Callable[..., UnpodHook]
     ) -> None:
         define()
@@ -304,7 +304,7 @@ def _redefine(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **fields: Any) 
 
 
 class TestReading:
-    def test_organizations_come_as_the_api_sends_them(self, unpod_sandbox: Sandbox) -> None:
+    def test_organizations_are_returned_as_the_api_sends_them(self, unpod_sandbox: Sandbox) -> None:
         handles = [each["domain_handle"] for each in UnpodHook().get_organizations()]
         assert handles == ["unpod.tv", "acme", "globex"]
 
@@ -359,13 +359,13 @@ class TestReading:
 
 
 class TestOneInvoice:
-    def test_text_and_number_are_the_same_invoice(self, unpod_sandbox: Sandbox) -> None:
+    def test_a_string_and_an_integer_id_are_the_same_invoice(self, unpod_sandbox: Sandbox) -> None:
         hook = UnpodHook()
         some = next(hook.iter_invoices())
         for spelling in (some.invoice_id, str(some.invoice_id)):
             assert hook.get_invoice(spelling).raw == some.raw
 
-    def test_an_unknown_one_is_an_error_that_names_it(self, unpod_sandbox: Sandbox) -> None:
+    def test_an_unknown_invoice_raises_an_error_that_names_it(self, unpod_sandbox: Sandbox) -> None:
         with pytest.raises(errors.UnpodInvoiceNotFound, match="'no-such-invoice'"):
             UnpodHook().get_invoice("no-such-invoice")
 
@@ -386,7 +386,7 @@ class TestOneInvoice:
 
 
 class TestMessages:
-    """What somebody reads who tests a connection: it begins with the field and what to enter."""
+    """Messages of the connection test begin with the field and the remedy."""
 
     @pytest.mark.parametrize(
         ("fields", "message"),
@@ -435,7 +435,7 @@ class TestMessages:
         assert said.startswith(message)
         assert TOKEN not in said
 
-    def test_a_token_without_any_organization_is_said(
+    def test_a_token_without_access_to_any_organization_is_reported(
         self, define: Callable[..., UnpodHook], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(

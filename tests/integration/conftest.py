@@ -111,12 +111,12 @@ class AirflowCommand:
         return sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True)
 
     def states(self, dag_id: str) -> dict[str, str]:
-        """The states of the tasks of a DAG that ran once, by task id."""
+        """Return the states of the tasks of a DAG that ran once, by task id."""
         with closing(self.database()) as database:
             return dict(database.execute("select task_id, state from task_instance where dag_id = ?", (dag_id,)))
 
     def results(self, dag_id: str, task_id: str) -> list[Any]:
-        """The return values of a task's instances, in the order of their map index."""
+        """Return the return values of a task's instances, ordered by map index."""
         with closing(self.database()) as database:
             rows = database.execute(
                 "select value from xcom where dag_id = ? and task_id = ? and key = 'return_value' order by map_index",

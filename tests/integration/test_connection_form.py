@@ -75,7 +75,7 @@ def test_a_wrong_field_is_named_by_its_label_and_without_the_transient_connectio
 def test_the_form_asks_for_a_port_because_airflow_refuses_the_test_without_one(
     live_airflow: LiveAirflow, press_test: Press
 ) -> None:
-    """Once this fails, Airflow has mended its Test button, and the form need not ask for a port any more."""
+    """If this fails, Airflow has fixed its Test button, and the form no longer needs the port."""
     sandbox = live_airflow.sandbox
     with pytest.raises(RuntimeError, match=r"400.*host or port to test differs"):
         press_test(host=sandbox.url, login=sandbox.org_handle, password=sandbox.token)

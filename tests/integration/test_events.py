@@ -12,7 +12,7 @@ from tools.local_airflow import COMPONENTS
 
 
 def reported(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, object]]:
-    """The changes in all events that have started the DAG, in the order of its runs."""
+    """Return the changes in all events that have started the DAG, in the order of its runs."""
     return [
         transition
         for run in airflow.runs(dag_id)

@@ -1,4 +1,4 @@
-"""Loading into a real PostgreSQL: all that holds on SQLite, tasks that are killed, and loads that meet.
+"""Loading into a real PostgreSQL: the same tests as for SQLite, killed tasks, and concurrent loads.
 
 Needs PostgreSQL's programs and the dependency group ``postgres``; without them these tests fail.
 """
@@ -59,7 +59,7 @@ def one_driver(url: str) -> Database:
     return Database("postgres", lambda: psycopg2.connect(url))
 
 
-def test_amounts_are_numeric_and_dates_are_moments(database: Database, tmp_path: Path) -> None:
+def test_amounts_are_numeric_and_dates_have_a_time_zone(database: Database, tmp_path: Path) -> None:
     full([row(1, amount="0.123456789", invoice_date="2026-02-01T01:00:00+05:30")], tmp_path)
     database.load(tmp_path)
 
@@ -69,7 +69,7 @@ def test_amounts_are_numeric_and_dates_are_moments(database: Database, tmp_path:
     assert database.query("SELECT jsonb_typeof(extra) FROM invoices") == [("object",)]
 
 
-def test_a_load_that_is_killed_at_any_moment_leaves_nothing_and_the_next_one_loads_all(
+def test_a_load_that_is_killed_at_any_time_changes_nothing_and_the_next_one_loads_everything(
     one_driver: Database, url: str, tmp_path: Path
 ) -> None:
     full(list(rows(5_000)), tmp_path)
@@ -101,7 +101,7 @@ def test_a_load_that_is_killed_at_any_moment_leaves_nothing_and_the_next_one_loa
     assert one_driver.query("SELECT export_id FROM invoices_exports") == [(export.export_id,)]
 
 
-def test_after_a_hundred_random_sequences_the_table_equals_the_api_or_the_load_said_why_not(
+def test_after_a_hundred_random_sequences_the_table_equals_the_api_or_the_load_failed_with_a_reason(
     one_driver: Database, tmp_path: Path
 ) -> None:
     choose = random.Random(2)
@@ -223,7 +223,7 @@ PRIMARY = "PRIMARY KEY (organization, invoice_id)"
     ],
     ids=["more columns", "generated column", "partitions", "view"],
 )
-def test_a_table_of_ones_own_is_loaded_and_updated(database: Database, tmp_path: Path, sql: str) -> None:
+def test_a_table_that_the_user_created_is_loaded_and_updated(database: Database, tmp_path: Path, sql: str) -> None:
     statement(database, sql)
     for status in ("pending", "paid"):
         full([row(1, status=status), row(2)], tmp_path / "export")
@@ -249,7 +249,9 @@ def test_a_trigger_that_changes_amounts_rolls_the_load_back(database: Database, 
     assert database.query("SELECT count(*) FROM invoices") == [(0,)]
 
 
-def test_a_user_who_may_not_write_the_table_gets_the_databases_own_words(database: Database, tmp_path: Path) -> None:
+def test_a_user_without_write_access_to_the_table_sees_the_message_of_the_database(
+    database: Database, tmp_path: Path
+) -> None:
     full([row(1)], tmp_path / "export")
     database.load(tmp_path / "export", table="usual")
     statement(database, f"CREATE TABLE invoices ({TABLE}, {PRIMARY})")

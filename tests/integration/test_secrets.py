@@ -29,7 +29,7 @@ def odd_connection() -> Iterator[str]:
 
 
 def spellings(token: str) -> list[bytes]:
-    """A token as it is, and as it would be hidden from a plain search."""
+    """A token in plain text, and in forms that a plain search would miss."""
     return [
         token.encode(),
         quote(token, safe="").encode(),
@@ -38,7 +38,7 @@ def spellings(token: str) -> list[bytes]:
 
 
 def finds(home: Path, token: str) -> list[str]:
-    """Every file below a folder, and every table of the database but the connections, that has the token."""
+    """Return every file below a folder, and every database table except connections, that contains the token."""
     looked_for = spellings(token)
     found = [
         str(file.relative_to(home))
@@ -58,7 +58,7 @@ def finds(home: Path, token: str) -> list[str]:
     return found
 
 
-def test_the_search_for_a_token_finds_one(tmp_path: Path) -> None:
+def test_the_search_for_tokens_works(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "airflow.db")) as database:
         database.execute("create table connection (password text)")
         database.execute("create table xcom (value text)")
@@ -72,7 +72,9 @@ def test_the_search_for_a_token_finds_one(tmp_path: Path) -> None:
     assert [found.partition(":")[0] for found in finds(tmp_path, TOKEN)] == ["task.log", "xcom"]
 
 
-def test_runs_by_the_command_line_leave_the_token_nowhere(airflow_command: AirflowCommand, odd_connection: str) -> None:
+def test_runs_from_the_command_line_store_the_token_nowhere(
+    airflow_command: AirflowCommand, odd_connection: str
+) -> None:
     home = airflow_command.home
     dag_file = REPOSITORY / "tests" / "integration" / "dags" / f"{DAG_ID}.py"
     (home / "dags" / dag_file.name).write_text(dag_file.read_text())

@@ -1,4 +1,4 @@
-"""What the tests of loading share: exports to load, and databases to load them into."""
+"""Helpers for the tests of loading: exports and databases."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def full(found: list[dict[str, Any]], folder: Path, **about: Any) -> None:
 
 
 def changes(found: list[dict[str, Any]], folder: Path, run_id: str | None = None) -> bool:
-    """Whether there were any."""
+    """Return whether there were any."""
     run = {"dag_id": "d", "task_id": "t", "run_id": run_id, "map_index": -1, "try_number": 1} if run_id else None
     options = ExportOptions(export_mode="changes")
     about = {"organization": "acme", "run": run}

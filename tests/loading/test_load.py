@@ -1,4 +1,4 @@
-"""A certified export is in the table exactly once, to the last digit, or the table is as it was."""
+"""A certified export is loaded exactly once and exactly, or the table is unchanged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_same_export_a_second_time_changes_nothing(database: Database, tmp_p
 @pytest.mark.parametrize(
     "amount", ["12345678901234567.89", "500", "8.950", "-0.01", "0.123456789", "1E+3", "0.00", "1" * 38]
 )
-def test_money_is_the_same_in_the_table_to_the_last_digit(database: Database, tmp_path: Path, amount: str) -> None:
+def test_amounts_are_the_same_in_the_table_to_the_last_digit(database: Database, tmp_path: Path, amount: str) -> None:
     full([row(1, amount=amount)], tmp_path / "export")
 
     database.load(tmp_path / "export")
@@ -103,7 +103,7 @@ TEXTS = (
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_is_the_same_in_the_table_to_the_last_character(database: Database, tmp_path: Path, text: str) -> None:
+def test_a_string_is_the_same_in_the_table_to_the_last_character(database: Database, tmp_path: Path, text: str) -> None:
     full([row(1, invoice_number=text, charge_type=f"{text}x", note=text)], tmp_path / "export")
 
     database.load(tmp_path / "export")
@@ -227,7 +227,7 @@ def test_the_export_of_a_cleared_run_follows_the_one_that_it_replaces(database: 
     assert database.invoices("invoice_id, status") == [("1", "pending"), ("2", "failed")]
 
 
-def test_sums_that_differ_from_the_certificate_roll_the_load_back(database: Database, tmp_path: Path) -> None:
+def test_a_load_is_rolled_back_if_its_sums_differ_from_the_manifest(database: Database, tmp_path: Path) -> None:
     full([row(1)], tmp_path / "first")
     database.load(tmp_path / "first")
     full([row(1, amount="5.00"), row(2)], tmp_path / "second")
@@ -244,7 +244,7 @@ def test_sums_that_differ_from_the_certificate_roll_the_load_back(database: Data
     assert len(database.query("SELECT * FROM invoices_exports")) == 1
 
 
-def test_organizations_share_a_table_and_not_their_invoices(database: Database, tmp_path: Path) -> None:
+def test_organizations_can_share_a_table_without_mixing_invoices(database: Database, tmp_path: Path) -> None:
     full([row(1)], tmp_path / "acme")
     full([row(1, status="paid")], tmp_path / "other", organization="other")
     database.load(tmp_path / "acme")
@@ -270,7 +270,7 @@ def test_any_name_of_a_table_is_quoted_and_never_run(database: Database, tmp_pat
 
 
 @pytest.mark.parametrize("table", ["", "a\x00b", "finance.invoices", "x" * 60])
-def test_names_that_no_table_can_have_are_refused(table: str) -> None:
+def test_invalid_table_names_are_refused(table: str) -> None:
     with pytest.raises(UnpodConfigError, match="`table`"):
         Target(table, None)
 
@@ -368,7 +368,7 @@ STEPS = st.lists(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
-def test_after_any_sequence_the_table_equals_the_api_or_the_load_said_why_not(
+def test_after_any_sequence_the_table_equals_the_api_or_the_load_failed_with_a_reason(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
 ) -> None:
     folder = tmp_path_factory.mktemp("sequence")

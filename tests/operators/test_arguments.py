@@ -1,4 +1,4 @@
-"""One argument means the same to every task, and is checked in the same way."""
+"""Each argument has the same meaning and the same check in every task."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_template_field_is_listed_above_or_is_what_a_wait_waits_for(task: 
 
 
 @pytest.mark.parametrize("name", ["unpod_conn_id", "export_path", "sql_conn_id", "table"])
-def test_an_argument_without_which_nothing_works_must_not_be_none(name: str) -> None:
+def test_a_required_argument_must_not_be_none(name: str) -> None:
     task: Callable[..., Any] = EXPORT if name == "unpod_conn_id" else LOAD
     with pytest.raises(UnpodConfigError):
         task(**{name: None})

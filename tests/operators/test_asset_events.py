@@ -40,7 +40,7 @@ def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:
 
 
 @pytest.mark.unpod_sandbox(invoices=120)
-def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
+def test_events_have_the_address_and_totals_of_the_export_but_no_invoices(
     unpod_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     summary, events = run(
@@ -54,7 +54,7 @@ def test_events_carry_where_the_export_is_and_its_totals_but_no_invoices(
 
 @dataclass
 class Dataset:
-    """As OpenLineage's, which is not an asset; Airflow accepts it as an outlet."""
+    """A dataset like OpenLineage's, which is not an asset but accepted by Airflow as an outlet."""
 
     namespace: str
     name: str

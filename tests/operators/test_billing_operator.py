@@ -42,7 +42,7 @@ def task_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_without_an_output_path_it_returns_every_invoice_as_json_ready_records(unpod_sandbox: Sandbox) -> None:
+def test_without_an_output_path_it_returns_every_invoice_as_a_json_record(unpod_sandbox: Sandbox) -> None:
     records = run()
 
     assert len(records) == 250
@@ -80,7 +80,7 @@ def test_with_an_output_path_it_returns_the_address_and_the_totals_of_the_export
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_with_report_the_export_has_a_file_for_people(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+def test_with_report_the_export_has_an_html_report(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     summary = run(output_path=str(tmp_path), report=True)
 
     (report,) = tmp_path.glob("*.html")
@@ -93,14 +93,14 @@ def test_with_report_the_export_has_a_file_for_people(unpod_sandbox: Sandbox, tm
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_the_same_invoices_come_by_xcom_and_by_file(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
+def test_xcom_and_files_have_the_same_invoices(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     summary = run(output_path=str(tmp_path), statuses=["paid", "failed"])
 
     assert list(read_export(summary["manifest"])) == run(statuses=["paid", "failed"])
 
 
 @pytest.mark.unpod_sandbox(invoices=250)
-def test_the_log_says_how_many_of_all_invoices_were_selected_so_that_a_misspelt_status_shows(
+def test_the_log_has_the_numbers_of_selected_and_of_all_invoices_which_reveals_a_misspelled_status(
     unpod_sandbox: Sandbox, tmp_path: Path, task_log: pytest.LogCaptureFixture
 ) -> None:
     run(statuses="payed")
@@ -327,7 +327,7 @@ def test_mapped_tasks_with_one_path_do_not_replace_each_others_export(unpod_sand
         ("{}{{{{ params.it }}}}", "/", False),
     ],
 )
-def test_a_last_folder_that_rendered_to_nothing_is_not_the_folder_above(
+def test_a_last_folder_that_renders_to_an_empty_name_is_refused(
     unpod_sandbox: Sandbox, tmp_path: Path, template: str, value: str, refused: bool
 ) -> None:
     with DAG("d", schedule=None) as dag:
@@ -346,7 +346,9 @@ def test_a_last_folder_that_rendered_to_nothing_is_not_the_folder_above(
 
 @pytest.mark.unpod_sandbox(invoices=10)
 @pytest.mark.parametrize("name", ["org_handle", "statuses", "invoice_date_from", "output_path"])
-def test_a_native_template_of_nothing_is_not_the_default(unpod_sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+def test_a_native_template_that_renders_to_none_does_not_select_the_default(
+    unpod_sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
     arguments: dict[str, Any] = {"output_path": str(tmp_path), name: "{{ params.nothing }}"}
     with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
         operator = UnpodBillingOperator(task_id="export", **arguments)

@@ -1,4 +1,4 @@
-"""The reconciling operator: an export against another export, a query and a ledger's file."""
+"""The reconcile operator, with another export, a query and a ledger file."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_event_of_an_outlet_has_the_summary_and_no_invoices(export: Path, tm
     assert result["bridges"]["EUR"]["amount"] == "0.01"
 
 
-def test_a_tolerance_is_given_by_currency_and_a_currency_that_nobody_knows_is_one_of_its_own(tmp_path: Path) -> None:
+def test_a_tolerance_applies_only_to_its_currency_and_unknown_currencies_are_separate(tmp_path: Path) -> None:
     full([row(1, amount="5.00", currency="EUR"), row(2, amount="5.00", currency="usd")], tmp_path / "export")
     ledger = tmp_path / "ledger.csv"
     ledger.write_text("id,amount,currency\n1,5.01,EUR\n2,5.01,USD\n3,1,points\n")
@@ -147,7 +147,7 @@ def test_a_tolerance_is_given_by_currency_and_a_currency_that_nobody_knows_is_on
     assert result["bridges"]["POINTS"]["there"] == "1"
 
 
-def test_an_id_that_a_ledger_has_twice_is_reported_and_in_no_sum(export: Path, tmp_path: Path) -> None:
+def test_an_id_that_a_ledger_has_twice_is_reported_but_not_added_up(export: Path, tmp_path: Path) -> None:
     ledger = bank_file(tmp_path, "1;1.234,50;", " 01;9,00;", "2;-7,00;", "2;-7,00;")
 
     result = compare(export, ledger_path=ledger, csv=BANK, on_difference="warn")
@@ -164,7 +164,7 @@ def test_two_exports_are_compared(export: Path, tmp_path: Path) -> None:
     assert result["counts"]["only_here"] == 1
 
 
-def test_of_an_export_of_changes_only_its_invoices_are_compared(export: Path, tmp_path: Path) -> None:
+def test_only_the_invoices_of_an_export_of_changes_are_compared(export: Path, tmp_path: Path) -> None:
     changes([INVOICES[0], {**INVOICES[1], "amount": "-8.00"}], export)
     ledger = bank_file(tmp_path, "1;1.234,50;", "2;-8,00;", "3;1,00;")
 
@@ -217,6 +217,8 @@ def test_a_file_that_is_not_a_ledger_says_what_is_wrong(
         ({"against_path": "/a", "tolerance": {"USD": "-1"}}, "`tolerance`"),
     ],
 )
-def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_of_the_reconcile_operator_are_refused_when_the_dag_is_parsed(
+    arguments: dict[str, Any], named: str
+) -> None:
     with pytest.raises(UnpodConfigError, match=named):
         UnpodReconcileOperator(task_id="compare", export_path="/data/x", **arguments)

@@ -26,7 +26,7 @@ MODULE = [sys.executable, "-m", "airflow_provider_unpod.sandbox"]
 
 
 def shown(pattern: str, greeting: str) -> str:
-    """What the first group of a pattern matches in the greeting."""
+    """Return the first group of a pattern in the greeting."""
     match = re.search(pattern, greeting)
     assert match is not None
     return str(match.group(1))

@@ -20,7 +20,7 @@ def test_the_same_seed_and_date_give_the_same_invoices_and_another_seed_gives_ot
     assert Ledger(50, seed=3, today=TODAY).invoices() != Ledger(50, seed=4, today=TODAY).invoices()
 
 
-def test_another_date_changes_the_dates_of_invoices_and_nothing_else():
+def test_another_date_changes_only_the_dates_of_invoices():
     earlier, later = (Ledger(50, today=day, dialect="data").page(1, 50) for day in (TODAY, date(2027, 1, 31)))
     dates = {"invoice_date", "due_date", "payment_at"}
     for one, other in zip(earlier, later, strict=True):
@@ -99,7 +99,7 @@ def test_a_changed_status_does_not_move_an_invoice(act, status, name):
     assert ledger.ids() == before
 
 
-def test_a_refund_keeps_the_moment_of_payment_and_a_failure_clears_it():
+def test_a_refund_keeps_the_payment_time_and_a_failure_clears_it():
     now = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
     ledger = Ledger(1, dialect="data", now=lambda: now)
     assert ledger.pay(101).payment_at == now

@@ -1,4 +1,4 @@
-"""One wait in any mode, step by step: between two polls a step of the story happens, and no time passes."""
+"""Runs a wait in any mode, with one step between two polls, and without real waits."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Step = Callable[[], object]
 
 
 class TooManyPolls(AssertionError):
-    """The story has ended before the wait."""
+    """All steps have been taken, but the wait has not ended."""
 
 
 class TaskInstance(SimpleNamespace):
-    """As much of a task instance as the sensor base classes ask for."""
+    """The attributes of a task instance that the sensor base classes need."""
 
     def __init__(self, **given: Any) -> None:
         defaults = {"dag_id": "d", "task_id": "wait", "run_id": "r", "map_index": -1, "try_number": 1, "max_tries": 0}
@@ -52,7 +52,7 @@ class TaskInstance(SimpleNamespace):
 
 
 def context(**given: Any) -> Context:
-    """A task's context that has only what is given; the ``TaskInstance`` above stands for Airflow's."""
+    """Return a task's context with only the given values."""
     return cast("Context", given)
 
 
@@ -145,7 +145,7 @@ async def shared_events(trigger: Any, manager: Any = None, trigger_id: int = 1) 
 
 @contextmanager
 def impatient_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A client that gives up at once: the waits between the tries of one request are tested with the client."""
+    """Clients make only one try, because retries are tested with the client."""
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.http.retry import RetryPolicy
 

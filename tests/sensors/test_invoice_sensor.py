@@ -49,7 +49,7 @@ def invoice(unpod_sandbox: Sandbox) -> int:
 
 
 def nothing() -> None:
-    """A step in which nothing happens."""
+    """A step without changes."""
 
 
 def logged(sensor: UnpodInvoiceSensor, level: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -153,7 +153,7 @@ def test_a_refund_of_a_paid_invoice_can_be_waited_for(wait: Waiter, unpod_sandbo
     assert record["status"] == "refunded"
 
 
-def test_the_time_out_of_a_misspelt_target_names_target_and_status(
+def test_the_timeout_with_a_misspelled_target_names_target_and_status(
     wait: Waiter, unpod_sandbox: Sandbox, invoice: int
 ) -> None:
     unpod_sandbox.pay(invoice)
@@ -258,13 +258,13 @@ def test_a_wait_for_any_fails_only_when_all_have_failed(wait: Waiter, unpod_sand
 
 
 @pytest.mark.parametrize("written", ["{}, {}", "[{}, {}]", "['{}', {}]", "({}, {})"])
-def test_the_text_of_a_list_of_ids_means_that_list(wait: Waiter, unpod_sandbox: Sandbox, written: str) -> None:
+def test_a_string_that_contains_a_list_of_ids_is_parsed(wait: Waiter, unpod_sandbox: Sandbox, written: str) -> None:
     a, b = (unpod_sandbox.create(status="paid").id for _ in range(2))
 
     assert [record["id"] for record in wait(invoice_id=written.format(b, a))] == [b, a]
 
 
-def test_a_date_at_the_end_of_the_calendar_does_not_cost_the_report(
+def test_a_date_at_the_end_of_the_calendar_does_not_prevent_the_report(
     wait: Waiter, tls_server: FaultyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_UNPOD_DEFAULT"]) | {"extra": {"verify": str(tmp_path / "ca.pem")}}
@@ -278,7 +278,7 @@ def test_a_date_at_the_end_of_the_calendar_does_not_cost_the_report(
     assert wait(nothing, pay, invoice_id=7)["invoice_date"] == last
 
 
-def test_statuses_are_compared_stripped_and_in_any_case(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
+def test_statuses_are_compared_stripped_and_ignoring_case(wait: Waiter, unpod_sandbox: Sandbox, invoice: int) -> None:
     def become(status: str) -> Any:
         return lambda: unpod_sandbox.ledger.set_status(invoice, status)
 
@@ -461,9 +461,7 @@ def test_a_connection_that_does_not_exist_is_named_and_retried_as_the_task_says(
         wait(invoice_id=1, unpod_conn_id="typo", soft_fail=True)
 
 
-def test_an_org_handle_that_renders_to_empty_text_is_refused_and_not_the_connection_s(
-    unpod_sandbox: Sandbox, invoice: int
-) -> None:
+def test_an_org_handle_that_renders_to_an_empty_string_is_refused(unpod_sandbox: Sandbox, invoice: int) -> None:
     unpod_sandbox.pay(invoice)
     sensor = UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, org_handle="{{ org }}", deferrable=True)
     sensor.org_handle = ""
@@ -603,7 +601,7 @@ def test_an_unreachable_api_is_not_a_late_payment_when_time_is_up(
         wait(invoice_id=invoice, timeout=0, soft_fail=True)
 
 
-def test_a_connection_that_is_mended_in_time_does_not_end_the_wait(
+def test_a_connection_that_is_corrected_in_time_does_not_end_the_wait(
     unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = unpod_sandbox.connection_json()
@@ -687,7 +685,7 @@ def test_a_reschedule_interval_below_15_s_is_one_warning_at_the_first_poll(
     assert len([line for line in lines if "`poke_interval`" in line]) == warnings
 
 
-def test_the_condition_is_made_once_a_run_and_leaves_the_task_as_it_is(
+def test_the_condition_is_created_once_per_run_and_does_not_change_the_task(
     unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
@@ -772,7 +770,7 @@ def test_a_deferral_that_execution_timeout_ended_says_so(unpod_sandbox: Sandbox,
         resume(timeout=600)
 
 
-def test_a_failure_that_does_not_pass_ends_a_deferred_wait_as_an_error_at_the_deadline(
+def test_a_permanent_failure_ends_a_deferred_wait_with_an_error_at_the_deadline(
     unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpod_sandbox.faults("401")

@@ -114,7 +114,9 @@ def test_another_database_is_refused_by_name_before_anything_is_read(
         ({"export_path": "tmp/relative"}, "`export_path` must"),
     ],
 )
-def test_arguments_that_cannot_work_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_of_the_reconcile_operator_are_refused_when_the_dag_is_parsed(
+    arguments: dict[str, Any], named: str
+) -> None:
     given = {"export_path": "/data/x", "sql_conn_id": "books", "table": "invoices"} | arguments
 
     with pytest.raises(UnpodConfigError, match=named):

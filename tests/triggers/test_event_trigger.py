@@ -52,7 +52,7 @@ class Database:
 
 
 class World:
-    """A list of invoices, and a triggerer that can be killed at any point."""
+    """A list of invoices, and a triggerer that can be killed at any time."""
 
     def __init__(self, invoices: int = 5, monkeypatch: pytest.MonkeyPatch | None = None, **arguments: Any) -> None:
         self.statuses: dict[int, str] = {}
@@ -148,7 +148,7 @@ class World:
 
 
 def nothing() -> None:
-    """A step in which nothing happens."""
+    """A step without changes."""
 
 
 def brief(transitions: list[dict[str, Any]]) -> list[tuple[Any, Any, Any]]:

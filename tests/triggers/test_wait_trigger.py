@@ -1,4 +1,4 @@
-"""Many waits share one poll, which neither blocks the triggerer nor ends them because of a transient fault."""
+"""Many waits share one poll. It never blocks the triggerer, and transient faults do not end waits."""
 
 from __future__ import annotations
 

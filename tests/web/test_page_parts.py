@@ -1,4 +1,4 @@
-"""What limits and remembers the page's work; the page itself is in tests/integration/page."""
+"""Limits and caches of the page. The page itself is tested in tests/integration/page."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_connection_that_was_edited_is_tested_anew() -> None:
     assert tests.outcome(connection(uri="unpod://:new@host")).works
 
 
-def test_a_third_test_at_the_same_time_is_refused_and_takes_no_thread() -> None:
+def test_a_third_concurrent_test_is_refused_without_occupying_a_thread() -> None:
     begun, end = threading.Semaphore(0), threading.Event()
 
     def run(conn_id: str) -> tuple[bool, str]:
@@ -88,7 +88,7 @@ def test_a_test_that_fails_unexpectedly_leaves_room_for_the_next() -> None:
     "other",
     [("other key", "user", "conn"), ("key", "other user", "conn"), ("key", "user", "other conn")],
 )
-def test_a_form_is_good_for_its_user_connection_and_server_only(other: tuple[str, str, str]) -> None:
+def test_a_form_is_valid_only_for_its_user_connection_and_server(other: tuple[str, str, str]) -> None:
     token = form_token("key", "user", "conn")
 
     assert is_form_token("key", token, "user", "conn")
@@ -96,7 +96,7 @@ def test_a_form_is_good_for_its_user_connection_and_server_only(other: tuple[str
 
 
 @pytest.mark.parametrize("encoded", [lambda task: {"__type": "operator", "__var": task}, lambda task: task])
-def test_a_task_is_ours_by_module_and_class(encoded: Any) -> None:
+def test_a_task_of_this_package_is_recognized_by_module_and_class(encoded: Any) -> None:
     module, name = "airflow_provider_unpod.operators.billing", "UnpodBillingOperator"
     tasks = [
         {"task_id": "ours", "_task_module": module, "task_type": name},

@@ -1,4 +1,4 @@
-"""The plugin and the link to the page: there where Airflow shows pages, and absent elsewhere."""
+"""The plugin and the link to the page exist only if Airflow supports pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_airflow_finds_the_plugin_by_its_entry_point() -> None:
     [lambda: UnpodBillingOperator(task_id="a"), lambda: UnpodInvoiceSensor(task_id="b", invoice_id=1)],
     ids=["operator", "sensor"],
 )
-def test_tasks_link_to_the_page_where_there_is_one(task: Any) -> None:
+def test_tasks_link_to_the_page_if_airflow_shows_it(task: Any) -> None:
     assert [link.name for link in task().operator_extra_links] == (["Unpod Billing"] if has_page() else [])
 
 

@@ -1,4 +1,4 @@
-"""The report of an export: exact figures, everything escaped, nothing loaded from anywhere."""
+"""The report of an export: exact figures, escaped values, no external resources."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ def test_texts_of_the_api_and_of_users_are_escaped(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in outline.found for name in attributes)
 
 
-def test_a_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_report_loads_no_resources_and_runs_no_scripts(tmp_path: Path) -> None:
     html = report_of(tmp_path, [row(1), row(2), row(3)])
 
     assert not {"script", "link", "img", "iframe", "object", "a"} & {tag for tag, _ in Outline(html).found}
     assert re.findall(r"url\(|@import|https?://", html) == []
 
 
-def test_a_reader_that_cannot_see_finds_its_way(tmp_path: Path) -> None:
+def test_the_report_is_accessible_to_screen_readers(tmp_path: Path) -> None:
     found = Outline(report_of(tmp_path, [row(1), row(2), row(3)])).found
 
     assert ("html", {"lang": "en"}) in found
@@ -157,7 +157,7 @@ def test_an_empty_export_has_a_report_too(tmp_path: Path) -> None:
     assert "The export has no invoices." in report_of(tmp_path, [])
 
 
-def test_a_report_has_a_limit_whatever_the_api_sends_and_its_sums_leave_nothing_out(tmp_path: Path) -> None:
+def test_the_size_of_a_report_is_limited_and_its_sums_include_every_invoice(tmp_path: Path) -> None:
     found = [
         row(n, currency=f"C{n % 40:02d}", status=f"s{n % 101}" + "x" * 2000, invoice_date=f"{1000 + n % 2003}-01-01")
         for n in range(1, 20_001)
@@ -176,7 +176,7 @@ def test_a_report_has_a_limit_whatever_the_api_sends_and_its_sums_leave_nothing_
     assert len(html) < 8_000_000
 
 
-def test_of_many_months_the_newest_are_listed_in_whatever_order_they_come() -> None:
+def test_the_newest_months_are_listed_in_any_order_of_the_records() -> None:
     months = [f"{year}-{month:02d}" for year in range(2000, 2026) for month in range(1, 13)]
     found = [row(n, currency="USD", amount="1", invoice_date=f"{each}-15") for n, each in enumerate(months, 1)]
     for order in (found, found[::-1], found[::2] + found[1::2]):

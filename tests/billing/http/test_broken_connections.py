@@ -1,4 +1,4 @@
-"""Every broken connection says, at its beginning and in plain words, which field to check."""
+"""The message of every broken connection begins with the field to check."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HTML = "<!DOCTYPE html><title>Welcome</title>"
 
 
 class Room:
-    """What a case may need. Servers end with the test."""
+    """Servers and clients for a test case. They end with the test."""
 
     def __init__(self, connect: Connect, stack: ExitStack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._connect, self._stack, self.folder, self.environment = connect, stack, folder, monkeypatch
@@ -53,12 +53,12 @@ class Room:
         return self._stack.enter_context(Proxy(first)).url
 
     def silent(self, backlog: int = 5) -> str:
-        """Host and port of a listener that accepts no connection by itself."""
+        """Return host and port of a listener that does not accept connections."""
         listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=backlog))
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
     def full(self) -> str:
-        """Host and port of a listener whose queue is full: connecting takes for ever."""
+        """Return host and port of a listener with a full queue, to which connecting takes forever."""
         address = self.silent(backlog=0)
         host, _, port = address.partition(":")
         for _ in range(4):
@@ -68,19 +68,19 @@ class Room:
         return address
 
     def free(self) -> str:
-        """Host and port at which nothing listens."""
+        """Return host and port without a server."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             return f"127.0.0.1:{listener.getsockname()[1]}"
 
     def plain(self) -> str:
-        """Host and port of an ordinary http server."""
+        """Return host and port of a normal http server."""
         server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
         self._stack.callback(server.server_close)
         threading.Thread(target=server.handle_request, daemon=True).start()
         return f"127.0.0.1:{server.server_port}"
 
     def tls(self, host: str = "127.0.0.1", *, days: int = 30) -> tuple[str, str]:
-        """The address of a server with a certificate for ``host``, and the CA file that vouches for it."""
+        """Return the address of a server with a certificate for ``host``, and its CA file."""
         authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         ends = datetime.now(timezone.utc) + timedelta(days=days)
         authority.issue_cert(host, not_before=ends - timedelta(days=60), not_after=ends).configure_cert(context)

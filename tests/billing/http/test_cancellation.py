@@ -1,4 +1,4 @@
-"""A cancelled reading ends at once, wherever its threads are, and leaves nothing behind."""
+"""A cancelled read ends immediately at any stage, and leaves no threads or sockets behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENT = RetryPolicy(first_wait=500, max_wait=500, max_total_wait=500)
 
 
 class Reader(threading.Thread):
-    """One request in a thread of its own, and what became of it."""
+    """A request in a separate thread, and its outcome."""
 
     def __init__(self, client: UnpodClient, cancellation: Cancellation, number: int = 1) -> None:
         super().__init__(daemon=True)
@@ -48,7 +48,7 @@ class Reader(threading.Thread):
 
 @pytest.fixture
 def patient() -> Iterator[Callable[..., UnpodClient]]:
-    """Clients that wait in real time, and for long."""
+    """Clients with real, long waits."""
     clients: list[UnpodClient] = []
 
     def make(url: str, **options: object) -> UnpodClient:
@@ -160,7 +160,7 @@ def test_a_cancellation_just_before_a_wait_is_not_lost() -> None:
         pacing.enter(cancellation, 100)
 
 
-def test_a_cancelled_reading_sends_nothing_more(server: FaultyServer, connect: Connect) -> None:
+def test_a_cancelled_read_sends_no_more_requests(server: FaultyServer, connect: Connect) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
     cancellation.cancel()
@@ -171,7 +171,7 @@ def test_a_cancelled_reading_sends_nothing_more(server: FaultyServer, connect: C
     assert not server.requests
 
 
-def test_other_readings_of_the_same_client_go_on(server: FaultyServer, connect: Connect) -> None:
+def test_other_reads_of_the_same_client_continue(server: FaultyServer, connect: Connect) -> None:
     release = threading.Event()
 
     def slow(_: object) -> list[bytes]:
@@ -188,7 +188,7 @@ def test_other_readings_of_the_same_client_go_on(server: FaultyServer, connect: 
     assert other.ended_with is None
 
 
-def test_the_client_works_on_after_a_cancelled_reading(server: FaultyServer, connect: Connect) -> None:
+def test_the_client_still_works_after_a_cancelled_read(server: FaultyServer, connect: Connect) -> None:
     client = connect(server)
 
     def cancel_one() -> None:
@@ -220,8 +220,8 @@ def test_sixty_four_requests_in_flight_end_together_and_no_socket_stays_open(
     wait_until(lambda: not server._open)
 
 
-def test_cancelling_at_any_moment_gives_the_page_or_cancelled_and_nothing_else(server: FaultyServer) -> None:
-    """Whatever instant the cut hits, no other error comes out and no connection is spoilt for the next request."""
+def test_a_cancellation_at_any_time_leads_to_the_page_or_to_cancelled(server: FaultyServer) -> None:
+    """A cancellation at any time raises no other error, and later requests still work."""
     with UnpodClient(server.url, TOKEN, "acme", timeout=10) as client:
         client._pacing = Pacing()
         outcomes = set()

@@ -1,4 +1,4 @@
-"""Workers that know nothing but the headers share a rate limit: few refusals, no standstill, nobody starves."""
+"""Workers share a rate limit using only response headers: few refusals, no deadlock, no starvation."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ moves = st.lists(
 
 
 @given(moves, st.integers())
-def test_whatever_the_headers_say_no_worker_is_held_for_longer_than_a_few_windows(
+def test_for_any_headers_no_worker_is_delayed_for_longer_than_a_few_windows(
     moves: list[tuple[float, int, int, float, bool, bool, float]], seed: int
 ) -> None:
     share, now = FairShare(random.Random(seed)), 1000.0

@@ -1,6 +1,6 @@
-"""The transport overrides names that urllib3, requests and the standard library do not promise to keep.
+"""The transport overrides private names of urllib3, requests and the standard library.
 
-Each of them is held here, so that a release which renames one fails this test, and not the deadline of a task.
+These tests fail if a release renames one of them, before the deadline of a task stops working.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_pools_and_adapters_still_have_the_hooks_that_are_used() -> None:
 
 
 def test_every_override_is_reached_by_a_request(server: FaultyServer) -> None:
-    """Without the overrides, a request would have no deadline and could not be cut."""
+    """Without the overrides, a request would have no deadline and could not be cancelled."""
     server.otherwise = page()
     client = transport.Transport(server.url, {}, timeout=5, verify=True, proxies=None, allow_insecure_http=False)
     seen: list[object] = []
@@ -68,5 +68,5 @@ def test_every_override_is_reached_by_a_request(server: FaultyServer) -> None:
     client.close()
 
 
-def test_urllib3_is_of_the_major_version_that_was_read() -> None:
+def test_urllib3_has_the_tested_major_version() -> None:
     assert version("urllib3").startswith("2.")

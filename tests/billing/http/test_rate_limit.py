@@ -1,4 +1,4 @@
-"""The client slows down before the rate limit is used up, and waits as long as the API asks for."""
+"""The client slows down before the rate limit is exhausted, and waits as long as the API asks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Connect = Callable[..., UnpodClient]
 
 
 class Limiter:
-    """A server's fixed windows: ``limit`` requests in each ``seconds``, refused beyond.
+    """A server with fixed windows of ``seconds``, which refuses more than ``limit`` requests in each.
 
-    Runs on the test's clock, and the first window begins now: a test must not depend on the time of day.
+    It uses the clock of the test, and the first window begins now, so tests do not depend on the time of day.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ def test_senseless_rate_limit_headers_delay_nothing(
     assert clock.skipped == 0
 
 
-def test_no_window_holds_a_client_longer_than_the_longest_one(
+def test_no_window_delays_a_client_for_longer_than_the_limit(
     server: FaultyServer, connect: Connect, clock: FastClock
 ) -> None:
     headers = {"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 90)}
@@ -160,7 +160,7 @@ def test_no_window_holds_a_client_longer_than_the_longest_one(
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_sensible_retry_after_is_waited(
+def test_a_valid_retry_after_is_obeyed(
     server: FaultyServer, connect: Connect, clock: FastClock, status: int, retry_after: str, least: float, most: float
 ) -> None:
     if retry_after == "in 42 s":
@@ -232,7 +232,7 @@ def test_waiting_for_the_rate_limit_is_progress_and_not_one_of_the_tries(
 
 
 @pytest.mark.parametrize("named_by", ["Retry-After", "X-RateLimit-Reset"])
-def test_a_daily_quota_that_is_used_up_fails_at_once_with_the_time_of_its_reset(
+def test_an_exhausted_daily_quota_fails_immediately_with_the_time_of_its_reset(
     server: FaultyServer, connect: Connect, clock: FastClock, named_by: str
 ) -> None:
     midnight = int(time.time()) + 5 * 3600
@@ -256,7 +256,7 @@ def test_backoff_grows_is_capped_and_is_spread_evenly() -> None:
 
 
 def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect: Connect, clock: FastClock) -> None:
-    """After a 429 in one thread, no thread sends a request before the wait is over."""
+    """After a 429 in one thread, no thread sends a request before the wait ends."""
     moments: list[float] = []
 
     def refuse_the_first(request: Request) -> Script:
@@ -336,7 +336,7 @@ def test_threads_that_wait_for_the_same_window_announce_it_once(
     assert "limit of 10 requests" in caplog.records[0].getMessage()
 
 
-def test_a_list_of_200_pages_with_nine_percent_of_faults_comes_through(server: FaultyServer, connect: Connect) -> None:
+def test_a_list_of_200_pages_with_nine_percent_faults_is_read(server: FaultyServer, connect: Connect) -> None:
     faults: list[Script] = [*[answer("", 500)] * 5, *[[Reset]] * 2, *[answer("", 429)] * 2]
     for number in range(200):
         server.scripts += [page([number]), *([faults[number // 11 % 9]] if number % 11 == 0 else [])]
@@ -392,7 +392,7 @@ def test_a_thread_that_waits_for_a_response_in_flight_continues_after_it(clock: 
     assert not waiting.is_alive()
 
 
-def test_a_refused_worker_never_draws_a_moment_beyond_what_its_caller_waits(
+def test_a_refused_worker_never_waits_longer_than_its_caller_accepts(
     server: FaultyServer, connect: Connect, clock: FastClock
 ) -> None:
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Whatever a server sends, the client returns a page or raises its own error, soon and in little memory."""
+"""For any response, the client returns a page or raises its own error, in limited time and memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def running() -> Iterator[tuple[FaultyServer, UnpodClient]]:
 
 
 def ask(running: tuple[FaultyServer, UnpodClient], body: bytes, status: int = 200, page: int = 1) -> Any:
-    """The page, every field of every invoice in it looked at; or the error."""
+    """Return the page after accessing every field of every invoice, or the error."""
     server, client = running
     server.otherwise = answer(body, status)
     outcome: Any
@@ -96,7 +96,7 @@ def ask(running: tuple[FaultyServer, UnpodClient], body: bytes, status: int = 20
 @example(body=b'{"message": "\\u0000\\r\\nSet-Cookie: x\\u2028"}', status=400, page=1)
 @example(body="﻿{}".encode(), status=200, page=1)
 @example(body=b'{"error": [], "message": [], "errors": {"a": []}}', status=400, page=1)
-def test_only_errors_of_our_own_come_out(
+def test_only_errors_of_this_package_are_raised(
     running: tuple[FaultyServer, UnpodClient], body: bytes, status: int, page: int
 ) -> None:
     outcome = ask(running, body, status, page)
@@ -160,7 +160,7 @@ def test_an_error_nested_at_any_depth_is_still_reported(
         assert isinstance(ask(running, body, status), UnpodError)
 
 
-def test_of_a_field_that_comes_twice_the_last_one_counts(running: tuple[FaultyServer, UnpodClient]) -> None:
+def test_if_a_field_occurs_twice_the_last_value_is_used(running: tuple[FaultyServer, UnpodClient]) -> None:
     fields = b'"id": 1, "amount": "1", "currency": "X", "status": "a", "status": "b"'
     got = ask(running, b'{"count": 1, "count": 2, "results": [{%b}]}' % fields)
     assert (got.count, got.invoices[0].status) == (2, "b")
@@ -176,7 +176,7 @@ def test_a_byte_order_mark_is_ignored(running: tuple[FaultyServer, UnpodClient])
     assert ask(running, b"\xef\xbb\xbf" + b'{"results": []}').invoices == []
 
 
-def test_rows_may_hold_lists_and_objects(running: tuple[FaultyServer, UnpodClient]) -> None:
+def test_rows_may_contain_lists_and_objects(running: tuple[FaultyServer, UnpodClient]) -> None:
     note = {"lines": [{"text": "a", "amount": 1.10, "more": [[{"x": {"y": [1, 2, None]}}]]}] * 5}
     got = ask(running, json.dumps({"results": [row(1, note=note)]}).encode())
     assert got.invoices[0].as_record()["note"]["lines"][0]["amount"] == "1.1"

@@ -1,4 +1,4 @@
-"""A request that fails on its way is retried, and ends in time whatever the server does."""
+"""A failed request is retried, and always ends before its deadline."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ PERMANENT: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_fault_that_may_pass_is_retried(server: FaultyServer, connect: Connect, fault: str) -> None:
+def test_a_transient_fault_is_retried(server: FaultyServer, connect: Connect, fault: str) -> None:
     server.scripts = [TRANSIENT[fault], GOOD]
     client = connect(server)
     assert [invoice.invoice_id for invoice in client.get_page(1, 100).invoices] == [1, 2, 3]
@@ -82,7 +82,7 @@ def test_a_fault_that_may_pass_is_retried(server: FaultyServer, connect: Connect
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_fault_that_does_not_pass_becomes_an_error_after_the_last_try(
+def test_a_persistent_fault_becomes_an_error_after_the_last_try(
     server: FaultyServer, connect: Connect, fault: str
 ) -> None:
     server.otherwise = TRANSIENT[fault]

@@ -1,4 +1,4 @@
-"""The fields of a connection: what may be entered, what it means, and an error that names the field."""
+"""Validation of the fields of a connection. Errors name the field."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from airflow_provider_unpod.billing.http.settings import OPTIONS, options_in, pr
         ("unpod.dev", 80, "https", "https://unpod.dev:80"),
     ],
 )
-def test_host_port_and_schema_make_one_address(host: str | None, port: Any, schema: str | None, url: str) -> None:
+def test_host_port_and_schema_become_one_address(host: str | None, port: Any, schema: str | None, url: str) -> None:
     assert base_url_of(host, port, schema) == url
     assert base_url_of(url, None, None) == url
 
@@ -102,7 +102,7 @@ def test_an_invalid_address_is_refused_by_its_field(
     port=st.one_of(st.none(), st.integers()),
     schema=st.one_of(st.none(), st.text(max_size=6)),
 )
-def test_any_text_is_an_address_or_is_refused(host: str, port: int | None, schema: str | None) -> None:
+def test_any_string_is_an_address_or_is_refused(host: str, port: int | None, schema: str | None) -> None:
     try:
         url = base_url_of(host, port, schema)
     except UnpodConfigError:
@@ -111,7 +111,7 @@ def test_any_text_is_an_address_or_is_refused(host: str, port: int | None, schem
     UnpodClient(url, "token", "acme", allow_insecure_http=True).close()
 
 
-def test_options_as_a_form_or_a_uri_gives_them_are_texts(tmp_path: Path) -> None:
+def test_options_from_a_form_or_a_uri_are_strings(tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text("")
     texts = {
@@ -177,7 +177,7 @@ BAD: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("name", "value", "means"), [(name, *case) for name, cases in GOOD.items() for case in cases])
-def test_an_option_means_the_same_as_text_and_as_value(name: str, value: Any, means: Any) -> None:
+def test_an_option_means_the_same_as_a_string_and_as_a_value(name: str, value: Any, means: Any) -> None:
     assert OPTIONS[name](value) == means
     UnpodClient("https://unpod.dev", "token", "acme", **{name: value}).close()
 
@@ -212,7 +212,7 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_refused(
 @pytest.mark.parametrize(
     ("value", "sent"), [("tok-123", "tok-123"), (" tok-123\n", "tok-123"), (123456, "123456"), ("123456", "123456")]
 )
-def test_a_token_or_handle_of_digits_is_its_text_and_blanks_around_it_are_dropped(value: Any, sent: str) -> None:
+def test_a_token_or_handle_of_digits_becomes_a_string_without_surrounding_blanks(value: Any, sent: str) -> None:
     with UnpodClient("https://unpod.dev", value, value) as client:
         assert client.org_handle == sent
         assert client.secrets == (sent,)

@@ -145,7 +145,7 @@ def test_http_goes_through_the_proxy(
     assert server.requests[0].headers["authorization"] == f"Token {TOKEN}"
 
 
-def test_https_is_tunnelled_and_the_proxy_sees_no_token(
+def test_https_is_tunneled_and_the_proxy_sees_no_token(
     connect: Connect, tls_server: FaultyServer, proxy: Proxy, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -174,7 +174,7 @@ def test_a_proxy_may_itself_speak_tls_and_the_deadline_holds_through_it(
             client.get_page(3, 100)
 
 
-def test_no_proxy_is_honoured(
+def test_no_proxy_is_honored(
     connect: Connect, server: FaultyServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -183,7 +183,7 @@ def test_no_proxy_is_honoured(
     assert not proxy.heads
 
 
-def test_the_environment_is_read_when_the_client_is_made_and_not_for_each_request(
+def test_the_environment_is_read_when_the_client_is_created_and_not_for_each_request(
     connect: Connect, server: FaultyServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect(server)
@@ -264,7 +264,7 @@ def test_faults_over_tls_are_retried(connect: Connect, tls_server: FaultyServer,
 
 
 def everything_about(error: BaseException, *, local_variables: bool = True) -> str:
-    """All texts that an exception, those under it and their tracebacks can show."""
+    """Return all text in an exception, its causes and their tracebacks."""
     texts, seen = [], set()
     links: list[BaseException | None] = [error]
     while links:

@@ -1,6 +1,6 @@
-"""A billing list in memory that changes while it is read, and a pool that runs requests in an order of its choosing.
+"""An in-memory billing list that changes while it is read, and a pool that runs requests in any order.
 
-Both are deterministic: what a test found once, it finds again.
+Both are deterministic, so that failures can be reproduced.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class MovingList:
     """A server's list. ``world(list)`` runs before each request is answered, and ``between(list)`` between the reading
     of the rows and that of ``count``; both may change anything.
 
-    :param cap: the most rows that a page has; with ``ignore_page_size`` every page has so many.
+    :param cap: most rows of a page. With ``ignore_page_size``, every page has this many.
     :param hidden_rows: rows that the server drops after slicing.
-    :param counts: what ``count`` is: ``"right"``, ``"visible"`` rows only, ``"null"``, or always the same number.
+    :param counts: value of ``count``: ``"right"``, only ``"visible"`` rows, ``"null"``, or a constant number.
     :param past_end: a page behind the last row: ``"404"``, ``"200"`` and empty, or the ``"last"`` or ``"first"`` page.
     """
 
@@ -100,7 +100,7 @@ class MovingList:
 
     @property
     def stable(self) -> set[int]:
-        """Ids that existed throughout and are visible."""
+        """The visible ids that existed during the whole read."""
         return {number for number in self.at_first - self.gone if not self.hidden_rows(number)}
 
     # -- what a client sees
@@ -126,7 +126,7 @@ class MovingList:
 
 
 class ScramblingPool:
-    """Stands in for the thread pool: runs what was submitted in any order, but before it is needed."""
+    """Replaces the thread pool. It runs requests in any order, but before their results are needed."""
 
     chooser = random.Random(0)
 

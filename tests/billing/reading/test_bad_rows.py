@@ -1,4 +1,4 @@
-"""Rows that are not valid invoices: all of them are named at once, and at most at the cost of one more reading."""
+"""One error names all invalid rows, at the cost of at most one more read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bad_rows_of() -> Iterator[Any]:
-    """The error of a reading and what becomes of it, for a list with the rows of these ids broken."""
+    """Return the errors of a read, for a list in which the rows with these ids are invalid."""
     servers = []
 
     def find(total: int, broken: dict[int, dict[str, Any]]) -> tuple[UnpodBadRows, UnpodBadRows, FaultyServer]:
@@ -57,7 +57,7 @@ def test_a_single_bad_row_is_a_single_sentence(bad_rows_of: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [20, 21, 3000])
-def test_twenty_bad_rows_are_named_at_most_and_then_no_more_pages_are_read(bad_rows_of: Any, number: int) -> None:
+def test_at_most_twenty_bad_rows_are_named_and_then_no_more_pages_are_read(bad_rows_of: Any, number: int) -> None:
     _, every, server = bad_rows_of(3000, {n: {"amount": None} for n in range(1, number + 1)})
 
     assert len(every.rows) == 20
@@ -65,14 +65,14 @@ def test_twenty_bad_rows_are_named_at_most_and_then_no_more_pages_are_read(bad_r
     assert len(server.requests) <= 3
 
 
-def test_a_bad_row_far_behind_costs_at_most_100_requests_to_look_for_others(bad_rows_of: Any) -> None:
+def test_a_bad_row_far_back_costs_at_most_100_requests_to_find_others(bad_rows_of: Any) -> None:
     first, every, server = bad_rows_of(10_200, {10_150: {"amount": None}})
 
     assert every.rows == first.rows
     assert len(server.requests) <= 110 + 100
 
 
-def test_the_error_keeps_its_rows_on_its_way_between_processes() -> None:
+def test_the_error_keeps_its_rows_when_it_is_pickled() -> None:
     error = pickle.loads(pickle.dumps(UnpodBadRows.of(["One.", "Two."])))
 
     assert isinstance(error, UnpodBadAnswer)
@@ -80,7 +80,7 @@ def test_the_error_keeps_its_rows_on_its_way_between_processes() -> None:
     assert error.rows == ("One.", "Two.")
 
 
-def test_the_reading_goes_on_behind_an_invoice_that_cannot_be_used() -> None:
+def test_the_read_continues_after_an_invalid_invoice() -> None:
     rows = [row(n, tax_amount="none" if n % 3 == 0 else "1.00") for n in range(1, 11)]
     found: list[Invoice] = []
 

@@ -1,4 +1,4 @@
-"""What rows show of the order of a list."""
+"""Detection of the order of a list from its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_unpod.billing.reading.order import OrderWitness, direction
 
 
 @pytest.mark.parametrize("date", ["soon", "12:30", 7, "0001-01-01T00:00:00+14:00"])
-def test_an_invalid_date_is_no_obstacle_where_only_the_order_is_asked_for(date: Any) -> None:
+def test_an_invalid_date_is_ignored_if_only_the_order_matters(date: Any) -> None:
     witness = OrderWitness()
     fields = {"amount": "1", "currency": "USD", "status": "paid"}
     witness.observe([Invoice({"id": number, "invoice_date": date, **fields}) for number in (2, 3, 1)])

@@ -1,4 +1,4 @@
-"""A list that is read completely while it moves, or not at all."""
+"""A list is read completely while it changes, or the read fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEVER, BY_DEFAULT, ALWAYS = 0.0, fetcher_module.SWIFT, 3_600.0
 
 @pytest.fixture(autouse=True)
 def requests_in_any_order() -> Iterator[None]:
-    """Run requests that are under way together in an arbitrary but repeatable order, whatever time they take."""
+    """Run concurrent requests in an arbitrary but repeatable order."""
     patch = pytest.MonkeyPatch()
     patch.setattr(fetcher_module, "ThreadPoolExecutor", ScramblingPool)
     patch.setattr(fetcher_module, "SWIFT", NEVER)
@@ -56,7 +56,7 @@ def read(source: Any, **options: Any) -> tuple[list[int], Evidence]:
 @pytest.mark.parametrize("count", [0, 1, 2, 11, 12, 13, 18, 24, 36, 60, 72, 99, 100, 101, 200, 201, 1_234])
 @pytest.mark.parametrize("past_end", ["404", "200"])
 @pytest.mark.parametrize("counts", ["right", "null"])
-def test_every_invoice_once_whatever_the_length_the_order_and_the_kind_of_end(
+def test_every_invoice_is_read_once_for_any_length_order_and_kind_of_end(
     order: str, count: int, past_end: str, counts: str
 ) -> None:
     for consistency, page_size in [("linked", 100), ("linked", 12), ("single-pass", 100), ("single-pass", 12)]:
@@ -70,7 +70,7 @@ def test_every_invoice_once_whatever_the_length_the_order_and_the_kind_of_end(
 
 
 @pytest.mark.parametrize("count", [1, 50, 99, 100, 101, 450, 499, 501, 2_000, 5_000, 5_001, 20_000])
-def test_a_quiet_list_costs_a_seventh_more_with_the_proof_and_one_request_more_without(count: int) -> None:
+def test_an_unchanging_list_costs_a_seventh_more_with_the_proof_and_one_request_more_without(count: int) -> None:
     plain = ceil(count / 100)
     linked, single = MovingList(count), MovingList(count)
     read(linked)
@@ -112,21 +112,19 @@ def test_pages_too_small_to_overlap_are_read_by_whole_passes(page_size: int) -> 
 
 @pytest.mark.parametrize("consistency", ["linked", "single-pass"])
 @pytest.mark.parametrize("counts", ["right", "visible", "null"])
-def test_a_server_that_drops_rows_after_slicing_is_refused_soon_with_what_was_seen(
-    counts: str, consistency: str
-) -> None:
+def test_a_server_that_drops_rows_after_slicing_is_refused_early_with_the_reason(counts: str, consistency: str) -> None:
     filtered = MovingList(20_000, counts=counts, hidden_rows=lambda number: number % 7 == 0)
     with pytest.raises(UnpodListUnstable, match=r"page \d had (only )?8\d (of|rows, but page 1 only) 8\d"):
         read(filtered, consistency=consistency)
     assert len(filtered.requests) <= 30
 
 
-def test_without_a_count_a_page_size_over_the_servers_limit_is_read_all_the_same() -> None:
+def test_without_a_count_a_list_is_read_with_a_page_size_above_the_servers_limit() -> None:
     quiet = MovingList(101, NEWEST, cap=100, counts="null")
     assert read(quiet, page_size=500)[0] == quiet.ids
 
 
-def test_equal_dates_in_no_order_of_ids_are_not_trusted_to_windows() -> None:
+def test_a_list_by_date_with_unsorted_ties_is_not_read_in_windows() -> None:
     """Databases break such ties differently for different LIMIT and OFFSET."""
 
     def same_day(number: int) -> dict[str, Any]:
@@ -174,9 +172,7 @@ def test_a_count_that_never_agrees_with_the_rows_is_an_error(counted: int, consi
 
 @LEVELS
 @pytest.mark.parametrize("counted", [5_000, 60])
-def test_invoices_that_count_promises_and_that_do_not_come_are_an_error_and_no_empty_list(
-    counted: int, consistency: str
-) -> None:
+def test_fewer_invoices_than_count_are_an_error_and_not_an_empty_list(counted: int, consistency: str) -> None:
     empty = MovingList(0, counts=counted, past_end="200")
     with pytest.raises(UnpodListUnstable, match=f"`count` was {counted}, but the list had 0 "):
         read(empty, consistency=consistency)
@@ -184,8 +180,8 @@ def test_invoices_that_count_promises_and_that_do_not_come_are_an_error_and_no_e
 
 
 @LEVELS
-def test_pages_that_ignore_page_size_end_where_no_more_rows_come_and_not_where_count_says(consistency: str) -> None:
-    """103 invoices, 20 a page, and a `count` that was taken when there were 100."""
+def test_pages_that_ignore_page_size_end_with_the_rows_and_not_at_count(consistency: str) -> None:
+    """103 invoices, 20 per page, and a `count` from the time when there were 100."""
     with pytest.raises(UnpodListUnstable, match="`count` was 100"):
         read(MovingList(103, cap=20, ignore_page_size=True, counts=100), consistency=consistency)
 
@@ -213,7 +209,7 @@ def test_a_404_from_a_gateway_in_the_middle_of_the_list_is_not_its_end(
 
 
 @LEVELS
-def test_a_credit_note_with_the_number_of_its_invoice_is_named_where_rows_have_no_id(consistency: str) -> None:
+def test_without_ids_a_credit_note_with_the_number_of_its_invoice_is_named(consistency: str) -> None:
     def numbered(number: int) -> dict[str, Any]:
         """Row 8 is the credit note of row 7."""
         fields = row(number)
@@ -232,7 +228,7 @@ def test_a_credit_note_with_the_number_of_its_invoice_is_named_where_rows_have_n
 @LEVELS
 @pytest.mark.parametrize("counts", ["right", "null"])
 @pytest.mark.parametrize("past_end", ["last", "first"])
-def test_a_page_behind_the_end_that_repeats_invoices_is_an_error(past_end: str, counts: str, consistency: str) -> None:
+def test_a_page_past_the_end_that_repeats_invoices_is_an_error(past_end: str, counts: str, consistency: str) -> None:
     repeating = MovingList(250, past_end=past_end, counts=counts)
     if consistency == "linked" and counts == "right":
         assert read(repeating)[0] == repeating.ids  # no page behind the end is asked for
@@ -242,7 +238,7 @@ def test_a_page_behind_the_end_that_repeats_invoices_is_an_error(past_end: str, 
 
 
 class RepeatedPage(MovingList):
-    """Gives page 1 whatever page is asked for."""
+    """Returns page 1 for any page number."""
 
     def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
         self.requests.append((page, page_size))
@@ -251,7 +247,7 @@ class RepeatedPage(MovingList):
 
 @LEVELS
 @pytest.mark.parametrize("counts", ["right", 10**9, "null"])
-def test_a_server_that_repeats_a_page_for_ever_is_refused(counts: str | int, consistency: str) -> None:
+def test_a_server_that_repeats_a_page_forever_is_refused(counts: str | int, consistency: str) -> None:
     endless = RepeatedPage(1_000, counts=counts)
     with pytest.raises(UnpodListUnstable):
         read(endless, consistency=consistency)
@@ -271,8 +267,8 @@ def test_without_a_count_full_pages_to_the_end_are_read_again_in_another_size(
     assert needed <= len(quiet.requests) <= needed + 8  # a single pass also asks ahead
 
 
-def test_an_empty_page_that_agrees_with_count_is_not_the_whole_list_once_a_response_had_rows() -> None:
-    """`count` is always 0; of the first 12 rows two come, of the first ten none."""
+def test_an_empty_page_that_agrees_with_count_is_not_the_whole_list_after_a_response_with_rows() -> None:
+    """`count` is always 0. A page of 12 rows has two, a page of ten has none."""
     with pytest.raises(UnpodListUnstable, match="`count` was 0, but"):
         read(MovingList(60, counts=0, page_size=12, hidden_rows=range(50, 60).__contains__))
 
@@ -289,7 +285,7 @@ def test_after_a_response_that_disagreed_with_count_one_response_is_never_the_wh
 
 @pytest.mark.parametrize("past_end", ["404", "last"])
 @LEVELS
-def test_without_a_count_a_page_whose_rows_are_all_hidden_is_not_the_end(past_end: str, consistency: str) -> None:
+def test_without_a_count_a_page_with_only_hidden_rows_is_not_the_end(past_end: str, consistency: str) -> None:
     for hidden in (range(200, 350), range(700)):
         listed = MovingList(700, OLDEST, counts="null", past_end=past_end, hidden_rows=hidden.__contains__)
         with contextlib.suppress(UnpodListUnstable):
@@ -339,7 +335,7 @@ def test_20000_invoices_that_move_while_they_are_read_take_260_requests_at_most(
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_single_pass_over_a_moving_list_fails_where_count_or_ids_show_it(order: str) -> None:
+def test_a_single_pass_over_a_changing_list_fails_if_count_or_ids_show_it(order: str) -> None:
     for how in ("an insertion every 7 requests", "a deletion every 7 requests"):
         with pytest.raises(UnpodListUnstable, match="linked"):
             read(MovingList(20_000, order, world=drift[how]), consistency="single-pass")
@@ -347,7 +343,7 @@ def test_a_single_pass_over_a_moving_list_fails_where_count_or_ids_show_it(order
 
 @pytest.mark.parametrize("counts", ["right", "null"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_list_that_moves_faster_than_it_can_be_read_is_given_up_after_four_times_the_planned_requests(
+def test_a_list_that_changes_faster_than_it_can_be_read_fails_after_four_times_the_planned_requests(
     order: str, counts: str
 ) -> None:
     def flood(moving: MovingList) -> None:
@@ -462,14 +458,14 @@ thorough = settings(max_examples=400, deadline=None, suppress_health_check=[Heal
 
 @thorough
 @given(moving_lists(STEPS, between=True))
-def test_every_invoice_that_existed_throughout_is_read_once_or_the_read_fails(moving: MovingList) -> None:
-    """With ``count`` taken at another moment than the rows."""
+def test_every_invoice_that_existed_during_the_whole_read_is_read_once_or_the_read_fails(moving: MovingList) -> None:
+    """The ``count`` is from another time than the rows."""
     assert_complete_or_refused(moving)
 
 
 @thorough
 @given(moving_lists(STEPS, between=True), st.lists(st.sampled_from([NEVER, ALWAYS]), min_size=1, max_size=8))
-def test_the_same_where_the_api_responds_at_once_always_or_now_and_then(moving: MovingList, swift: list[float]) -> None:
+def test_the_same_if_the_api_responds_fast_always_or_sometimes(moving: MovingList, swift: list[float]) -> None:
     world = moving.world
 
     def also_of_changing_speed(moving: MovingList) -> None:
@@ -491,7 +487,7 @@ def test_the_same_without_a_count(moving: MovingList) -> None:
 
 @thorough
 @given(moving_lists(st.lists(st.sampled_from("....idflpqQ0123456789"), max_size=3), between=False, cap=20))
-def test_the_same_where_the_server_changes_its_limit_of_the_page_size_while_it_is_read(moving: MovingList) -> None:
+def test_the_same_if_the_server_changes_its_page_size_limit_during_the_read(moving: MovingList) -> None:
     assert_complete_or_refused(moving)
 
 
@@ -506,7 +502,7 @@ def test_the_same_where_the_server_changes_its_limit_of_the_page_size_while_it_i
         )
     )
 )
-def test_the_same_where_the_server_drops_rows_after_slicing(moving: MovingList) -> None:
+def test_the_same_if_the_server_drops_rows_after_slicing(moving: MovingList) -> None:
     assert_complete_or_refused(moving, honest=False)
 
 
@@ -519,7 +515,7 @@ def test_the_same_where_the_server_drops_rows_after_slicing(moving: MovingList) 
         counts=st.sampled_from(["right", "visible"]),
     )
 )
-def test_the_same_where_whole_pages_are_dropped_after_slicing(moving: MovingList) -> None:
+def test_the_same_if_whole_pages_are_dropped_after_slicing(moving: MovingList) -> None:
     assert_complete_or_refused(moving, honest=False)
 
 
@@ -538,7 +534,7 @@ def test_the_same_where_whole_pages_are_dropped_after_slicing(moving: MovingList
     ),
     consistency=st.sampled_from(["linked", "single-pass"]),
 )
-def test_of_a_quiet_list_nothing_is_missing_however_odd_the_server(moving: MovingList, consistency: str) -> None:
+def test_an_unchanging_list_is_complete_for_any_server(moving: MovingList, consistency: str) -> None:
     assert_complete_or_refused(moving, consistency, honest=False)
 
 
@@ -550,7 +546,9 @@ def test_of_a_quiet_list_nothing_is_missing_however_odd_the_server(moving: Movin
     ),
     consistency=st.sampled_from(["linked", "single-pass"]),
 )
-def test_a_quiet_list_of_a_server_that_leaves_nothing_out_is_never_refused(quiet: MovingList, consistency: str) -> None:
+def test_an_unchanging_list_of_a_server_that_omits_no_rows_is_never_refused(
+    quiet: MovingList, consistency: str
+) -> None:
     ids, _ = read(quiet, consistency=consistency)
     assert sorted(ids) == sorted(quiet.ids)
 
@@ -559,14 +557,14 @@ def test_a_quiet_list_of_a_server_that_leaves_nothing_out_is_never_refused(quiet
 @given(
     moving_lists(st.lists(st.sampled_from("....idflpqQs"), max_size=2), between=False, ignore_page_size=True, cap=20)
 )
-def test_the_same_where_the_server_ignores_page_size(moving: MovingList) -> None:
+def test_the_same_if_the_server_ignores_page_size(moving: MovingList) -> None:
     assert_complete_or_refused(moving)
 
 
 @thorough
 @given(moving_lists(st.lists(st.sampled_from("...idfls"), max_size=2), between=False))
 def test_a_single_pass_ends_without_an_error_only_if_count_never_changed(moving: MovingList) -> None:
-    """Without pairs of changes that hide each other within one request: those a single pass cannot see."""
+    """Excludes pairs of changes that cancel out within one request, which a single pass cannot detect."""
     counted: set[int] = set()
     answer = moving.get_page
 
@@ -589,7 +587,7 @@ def test_a_single_pass_ends_without_an_error_only_if_count_never_changed(moving:
 
 @thorough
 @given(moving_lists(st.lists(st.sampled_from("....idmm"), max_size=3), between=False))
-def test_under_a_changing_order_the_read_stays_bounded_and_gives_no_invoice_twice(moving: MovingList) -> None:
+def test_with_a_changing_order_the_number_of_requests_is_limited_and_no_invoice_is_repeated(moving: MovingList) -> None:
     given_out: list[Any] = []
     try:
         with read_list(moving) as reading:
@@ -602,7 +600,7 @@ def test_under_a_changing_order_the_read_stays_bounded_and_gives_no_invoice_twic
 
 @pytest.mark.parametrize("order", [SHUFFLED, NEWEST])
 def test_an_invoice_that_jumps_to_the_front_unread_is_noticed_by_count(order: str) -> None:
-    """A list in the order of its last change: what is paid meanwhile moves to the front, where it was read already."""
+    """A list sorted by last change. A paid invoice moves to the front, which has already been read."""
 
     def pay_one(moving: MovingList) -> None:
         if len(moving.requests) == 4:
@@ -642,8 +640,8 @@ def test_insertions_while_reading_cost_few_requests_with_small_pages_too(page_si
         assert len(moving.requests) <= 1.8 * count / page_size
 
 
-def test_a_response_as_short_as_one_that_was_cut_is_not_the_whole_list_because_count_came_down_to_it() -> None:
-    """15 rows of 19; later 15 of 16, and before they are counted one more is gone."""
+def test_a_response_that_was_cut_is_not_the_whole_list_even_if_count_decreases_to_its_length() -> None:
+    """A page has 15 of 19 rows, later 15 of 16, and one more is deleted before the count."""
 
     def one_goes(moving: MovingList) -> None:
         if len(moving.requests) in (2, 3):
@@ -661,10 +659,10 @@ def test_a_response_as_short_as_one_that_was_cut_is_not_the_whole_list_because_c
         pytest.param(50, 20, {*range(1, 28), 54}, 2, 9, 3, id="a page of hidden rows behind"),
     ],
 )
-def test_a_short_window_is_not_the_end_of_a_list_that_moves_while_rows_are_behind_it(
+def test_a_short_window_is_not_the_end_of_a_changing_list_if_rows_follow(
     rows: int, page_size: int, hidden: set[int], at: int, inserted: int, deleted: int
 ) -> None:
-    """One hidden row came where windows had been read, and another is in the window that `count` makes the last."""
+    """One hidden row is in a window already read, and another in the window that is last according to `count`."""
 
     def new_invoices(moving: MovingList) -> None:
         if len(moving.requests) == at:
@@ -680,7 +678,7 @@ def test_a_short_window_is_not_the_end_of_a_list_that_moves_while_rows_are_behin
         read(moving)
 
 
-def test_in_a_list_that_moved_two_requests_more_show_that_nothing_is_behind_its_end() -> None:
+def test_two_more_requests_confirm_the_end_of_a_list_that_changed() -> None:
     def one_comes(moving: MovingList) -> None:
         if len(moving.requests) == 3:
             moving.insert()
@@ -699,7 +697,7 @@ def test_in_a_list_that_moved_two_requests_more_show_that_nothing_is_behind_its_
         pytest.param(11, 7, [2, 0], id="as many rows as the smallest page limit"),
     ],
 )
-def test_deletions_between_rows_and_count_do_not_make_an_end_of_a_page_with_a_hidden_row(
+def test_a_page_with_a_hidden_row_is_not_the_end_despite_deletions_between_rows_and_count(
     rows: int, hidden: int, places: list[int]
 ) -> None:
     """What `count` says then fits to the rows that came, and the last row has moved up from behind them."""
@@ -712,7 +710,7 @@ def test_deletions_between_rows_and_count_do_not_make_an_end_of_a_page_with_a_hi
     assert_complete_or_refused(MovingList(rows, NEWEST, hidden_rows={hidden}.__contains__, between=some_go))
 
 
-def test_a_page_limit_that_sinks_while_reading_is_not_taken_for_the_end() -> None:
+def test_a_page_limit_that_decreases_during_the_read_is_not_the_end() -> None:
     def sink(moving: MovingList) -> None:
         moving.cap = 20 if len(moving.requests) == 1 else 10
 
@@ -752,7 +750,7 @@ def test_evidence_is_available_only_after_the_last_invoice() -> None:
     assert record["windows"] == record["requests"]
 
 
-def test_a_row_read_twice_with_different_contents_keeps_its_first_reading() -> None:
+def test_a_row_read_twice_with_different_content_keeps_the_first() -> None:
     statuses = iter(["paid"] + ["refunded"] * 50)
 
     def changing(moving: MovingList) -> None:
@@ -781,7 +779,7 @@ def test_invalid_arguments_are_refused_before_any_request(options: dict[str, Any
     assert not source.requests
 
 
-def test_progress_is_logged_every_few_seconds_of_a_long_reading(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_of_a_long_read_is_logged_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     now = [0.0]
     progress = fetcher_module.Progress(MovingList(0), clock=lambda: now[0])
@@ -810,7 +808,7 @@ def real_threads(requests_in_any_order: None) -> Iterator[None]:
 
 @pytest.mark.usefixtures("real_threads")
 @pytest.mark.parametrize("drifting", [[], ["insert:5"], ["delete-front:5"], ["delete-random:5"]])
-def test_over_http_every_invoice_that_stayed_is_read_once_while_the_list_moves(drifting: list[str]) -> None:
+def test_over_http_every_remaining_invoice_is_read_once_while_the_list_changes(drifting: list[str]) -> None:
     with Sandbox(invoices=3_000, orgs=["acme"], drift=drifting) as sandbox:
         before = {invoice.id for invoice in sandbox.ledger.invoices()}
         with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
@@ -826,7 +824,7 @@ def unpod_threads() -> list[str]:
 
 
 @pytest.mark.usefixtures("real_threads")
-def test_a_reading_that_is_closed_early_or_dropped_leaves_no_thread_running() -> None:
+def test_a_read_that_is_closed_early_or_abandoned_leaves_no_thread_running() -> None:
     with Sandbox(invoices=3_000, orgs=["acme"], latency=20) as sandbox:
         with UnpodClient(sandbox.url, sandbox.token, "acme") as client, read_list(client) as reading:
             for _ in range(150):
@@ -845,7 +843,7 @@ def test_no_more_requests_are_in_flight_than_allowed() -> None:
 
 @pytest.mark.usefixtures("real_threads")
 @pytest.mark.parametrize("consistency", ["linked", "single-pass"])
-def test_an_api_that_responds_at_once_is_asked_for_one_page_at_a_time_without_threads(
+def test_a_very_fast_api_is_read_one_page_at_a_time_without_threads(
     consistency: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetcher_module, "SWIFT", ALWAYS)
@@ -860,7 +858,7 @@ def test_an_api_that_responds_at_once_is_asked_for_one_page_at_a_time_without_th
 
 
 @pytest.mark.usefixtures("real_threads")
-def test_an_api_across_a_network_is_asked_for_several_pages_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_pages_are_requested_in_parallel_over_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetcher_module, "SWIFT", BY_DEFAULT)
     with Sandbox(invoices=3_000, orgs=["acme"], latency=10) as sandbox:
         with UnpodClient(sandbox.url, sandbox.token, "acme") as client:
@@ -869,7 +867,7 @@ def test_an_api_across_a_network_is_asked_for_several_pages_at_once(monkeypatch:
 
 
 @pytest.mark.usefixtures("real_threads")
-def test_an_api_that_slows_down_is_asked_for_several_pages_at_once_from_the_next_one_on() -> None:
+def test_if_a_fast_api_slows_down_the_next_pages_are_requested_in_parallel() -> None:
     by_the_reader: list[bool] = []
 
     def slow_down(moving: MovingList) -> None:
@@ -882,7 +880,7 @@ def test_an_api_that_slows_down_is_asked_for_several_pages_at_once_from_the_next
 
 
 @pytest.mark.usefixtures("real_threads")
-def test_a_failed_page_ends_the_reading_with_its_error_and_no_thread_running() -> None:
+def test_a_failed_page_ends_the_read_with_its_error_and_leaves_no_thread_running() -> None:
     with Sandbox(invoices=3_000, orgs=["acme"], faults=["206:page=2"], latency=5) as sandbox:
         with UnpodClient(sandbox.url, sandbox.token, "acme") as client, pytest.raises(UnpodError) as caught:
             read(client)
@@ -891,7 +889,7 @@ def test_a_failed_page_ends_the_reading_with_its_error_and_no_thread_running() -
 
 
 class Interrupted(MovingList):
-    """Page 2 fails as soon as page 1 is asked for, which is answered when page 2 has failed or the read is cut."""
+    """Page 2 fails as soon as page 1 is requested. Page 1 responds after the failure or the cancellation."""
 
     def __init__(self) -> None:
         super().__init__(300)
@@ -929,7 +927,7 @@ def test_an_outage_raises_its_own_error_whichever_request_fails_first() -> None:
 
 
 @pytest.mark.usefixtures("real_threads")
-def test_a_request_that_is_not_needed_any_more_cannot_fail_a_reading() -> None:
+def test_a_request_that_is_no_longer_needed_cannot_fail_a_read() -> None:
     source = Interrupted()
     fetcher = Fetcher(source, 2)
     fetcher.limit = 2

@@ -1,4 +1,4 @@
-"""Selections: the forms that users may write, and the invoices that belong to a span."""
+"""Selections accept many forms of arguments, and select the right invoices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def invoice(status: str = "paid", invoice_date: str | None = "2026-02-01T00:00:0
     return Invoice({"id": 1, "amount": "1.00", "currency": "USD", "status": status, "invoice_date": invoice_date})
 
 
-def test_without_arguments_every_invoice_is_wanted_even_one_without_a_date() -> None:
+def test_without_arguments_every_invoice_is_selected_even_without_a_date() -> None:
     assert Selection.from_arguments().matches(invoice(status="odd", invoice_date=None))
 
 
@@ -29,7 +29,7 @@ def test_without_arguments_every_invoice_is_wanted_even_one_without_a_date() -> 
     "statuses",
     ["paid", ["paid"], ("Paid",), {"paid", "failed"}, " failed, PAID ", "['paid', 'Failed']", iter(["paid"])],
 )
-def test_statuses_may_be_one_or_several_in_any_case(statuses: object) -> None:
+def test_one_status_or_several_are_accepted_ignoring_case(statuses: object) -> None:
     selection = Selection.from_arguments(statuses=statuses)  # type: ignore[arg-type]  # the point of the test
     assert selection.matches(invoice("paid"))
     assert selection.matches(invoice("PAID"))
@@ -57,7 +57,7 @@ def test_invalid_statuses_are_refused(statuses: object) -> None:
         (datetime(2026, 2, 1), datetime(2026, 3, 1, tzinfo=UTC)),  # noqa: DTZ001  # a naive one is the point
     ],
 )
-def test_a_span_is_half_open_however_it_is_written(first: object, end: object) -> None:
+def test_the_end_of_the_selected_dates_is_exclusive_in_every_form(first: object, end: object) -> None:
     february = Selection.from_arguments(invoice_date_from=first, invoice_date_to=end)  # type: ignore[arg-type]
     assert february.matches(invoice(invoice_date="2026-02-01T00:00:00Z"))
     assert february.matches(invoice(invoice_date="2026-02-28T23:59:59.999999Z"))
@@ -112,7 +112,7 @@ def test_an_invalid_date_is_refused_by_the_name_of_its_argument(name: str, value
     "written",
     ["2026-11-01", " 20261101 ", 20261101, date(2026, 11, 1), datetime(2026, 11, 1), datetime(2026, 11, 1, fold=1)],  # noqa: DTZ001
 )
-def test_a_midnight_that_comes_twice_is_the_first_however_it_is_written(written: object) -> None:
+def test_a_midnight_that_occurs_twice_means_the_first_in_every_form(written: object) -> None:
     november = Selection.from_arguments(invoice_date_from=written, timezone="America/Havana")  # type: ignore[arg-type]
     assert november.invoice_date_from == datetime(2026, 11, 1, 4, tzinfo=UTC)
     row = invoice(invoice_date="2026-11-01T04:00:00Z")
@@ -126,7 +126,7 @@ def test_a_date_outside_the_calendar_is_refused_by_the_name_of_its_argument(writ
         Selection.from_arguments(invoice_date_from=written, timezone="Asia/Kolkata")  # type: ignore[arg-type]
 
 
-def test_an_empty_span_is_refused() -> None:
+def test_an_empty_date_range_is_refused() -> None:
     for end in ("2026-02-01", "2026-01-01"):
         with pytest.raises(UnpodConfigError, match="before"):
             Selection.from_arguments(invoice_date_from="2026-02-01", invoice_date_to=end)
@@ -138,7 +138,7 @@ def test_an_unknown_time_zone_is_refused(name: object) -> None:
         Selection.from_arguments(timezone=name)  # type: ignore[arg-type]  # the point of the test
 
 
-def test_an_invoice_without_a_date_is_not_silently_left_out_of_a_span() -> None:
+def test_an_invoice_without_a_date_is_not_silently_omitted_from_selected_dates() -> None:
     with pytest.raises(UnpodBadAnswer, match="invoice_date"):
         Selection.from_arguments(invoice_date_from="2026-02-01").matches(invoice(invoice_date=None))
 
@@ -157,7 +157,7 @@ def test_a_selection_from_the_fields_of_another_is_equal() -> None:
         unique_by=lambda cut: cut.astimezone(UTC),
     ),
 )
-def test_neighbouring_spans_hold_every_invoice_exactly_once(moment: datetime, cuts: list[datetime]) -> None:
+def test_adjacent_date_ranges_select_every_invoice_exactly_once(moment: datetime, cuts: list[datetime]) -> None:
     edges = [None, *sorted(cuts, key=lambda cut: cut.astimezone(UTC)), None]
     row = invoice(invoice_date=moment.isoformat())
     spans = [Selection.from_arguments(invoice_date_from=first, invoice_date_to=end) for first, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The geometry of overlapping windows."""
+"""Computation of overlapping windows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ rows = st.integers(0, 50_000)
 caps = st.integers(1, 200)
 
 
-def test_a_window_is_what_page_number_and_page_size_mean() -> None:
+def test_a_window_has_the_rows_of_its_page_number_and_page_size() -> None:
     assert (Window(0, 100).page, Window(99, 99).page, Window(99, 99).end) == (1, 2, 198)
 
 
 @given(rows, caps)
-def test_no_window_that_holds_a_row_gets_farther_than_the_farthest(row: int, cap: int) -> None:
+def test_farthest_returns_the_window_that_ends_last(row: int, cap: int) -> None:
     best = farthest(row, cap)
     assert best.start <= row < best.end
     assert best.size <= cap
@@ -34,7 +34,7 @@ def test_no_window_that_holds_a_row_gets_farther_than_the_farthest(row: int, cap
 
 
 @given(st.integers(20, 200), rows)
-def test_neighbors_in_a_chain_share_a_row_and_the_last_window_of_a_list_comes_short(cap: int, count: int) -> None:
+def test_neighbors_in_a_chain_share_a_row_and_the_last_window_of_a_list_is_short(cap: int, count: int) -> None:
     windows = list(takewhile(lambda window: window.start < count or window.start == 0, chain(0, cap)))
     planned = windows[: chain_length(count, cap)]
     assert all(after_it.start < before.end for before, after_it in pairwise(planned))

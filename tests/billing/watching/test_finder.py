@@ -1,4 +1,4 @@
-"""One invoice found in few requests, and never said to be missing without a complete reading."""
+"""An invoice is found in few requests, and reported missing only after a complete read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_while_the_list_moves_an_invoice_is_found_again_in_at_most_three_request
 
 @pytest.mark.parametrize("order", [NEWEST, OLDEST, SHUFFLED])
 @pytest.mark.parametrize("count", [0, 1, 60, 730])
-def test_an_invoice_that_does_not_exist_is_reported_missing_after_a_complete_reading(order: str, count: int) -> None:
+def test_an_invoice_that_does_not_exist_is_reported_missing_after_a_complete_read(order: str, count: int) -> None:
     listed = MovingList(count, order)
     finder = InvoiceFinder(listed)
     assert finder.find(10**6) is None
@@ -77,7 +77,7 @@ def test_an_invoice_that_does_not_exist_is_reported_missing_after_a_complete_rea
     )
 
 
-def test_a_wait_for_an_invoice_to_appear_does_not_cost_a_complete_reading_at_each_poll() -> None:
+def test_a_wait_for_an_invoice_to_appear_does_not_need_a_complete_read_at_each_poll() -> None:
     for order in (NEWEST, SHUFFLED):
         listed = MovingList(3_000, order)
         finder = InvoiceFinder(listed)
@@ -121,7 +121,7 @@ def test_an_id_never_finds_another_invoice_whose_number_looks_like_it() -> None:
     assert Tracker(listed).poll(Wanted({101})).rows == {}
 
 
-def test_an_invoice_is_found_by_its_number_where_rows_have_both_a_number_and_an_id() -> None:
+def test_an_invoice_is_found_by_its_number_if_rows_have_both_a_number_and_an_id() -> None:
     listed = MovingList(2_500, make_row=lambda number: row(number) | {"invoice_number": f"INV-{number:05}"})
     found = InvoiceFinder(listed).find("INV-01234")
     assert found is not None
@@ -139,8 +139,8 @@ def test_an_invoice_that_moved_anywhere_in_the_list_is_found_again() -> None:
     assert found.key == 77
 
 
-def test_a_full_first_page_is_not_the_whole_list_because_count_came_down_to_it() -> None:
-    """101 invoices, and one is deleted between the rows of page 1 and its `count`: the last one exists all the time."""
+def test_a_full_first_page_is_not_the_whole_list_even_if_count_decreases_to_its_length() -> None:
+    """101 invoices. One is deleted between the rows of page 1 and its `count`. The last one always exists."""
 
     def one_goes(moving: MovingList) -> None:
         if len(moving.requests) == 1:
@@ -162,10 +162,10 @@ def test_a_full_first_page_is_not_the_whole_list_because_count_came_down_to_it()
     gaps=st.lists(st.sampled_from("idf."), max_size=40),
     page_size=st.sampled_from([15, 100]),
 )
-def test_an_invoice_that_is_there_throughout_is_never_said_to_be_missing(
+def test_an_invoice_that_always_exists_is_never_reported_missing(
     rows: int, order: str, wanted: int, steps: list[str], gaps: list[str], page_size: int
 ) -> None:
-    """Also where ``count`` is taken at another moment than the rows."""
+    """Also if ``count`` is from another time than the rows."""
 
     def change(moving: MovingList, step: str) -> None:
         if step == "i":

@@ -1,4 +1,4 @@
-"""A tracked list: every invoice that it reports is current while the list moves, and a poll is cheap."""
+"""Every invoice that the tracker reports is current, even while the list changes, and polls are cheap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYTHING = Wanted(everything=True)
 
 
 class Ledger(MovingList):
-    """A moving list whose invoices change their statuses; all are pending at first, except ``settled``."""
+    """A changing list of invoices with changing statuses. Initially all except ``settled`` are pending."""
 
     def __init__(self, rows: int, order: str = NEWEST, *, settled: Any = lambda number: False, **options: Any) -> None:
         self.status: dict[InvoiceId, str] = {number: "paid" for number in range(rows) if settled(number)}
@@ -27,7 +27,7 @@ class Ledger(MovingList):
         )
 
     def cost(self) -> int:
-        """Requests since the last call."""
+        """Return the number of requests since the last call."""
         number = len(self.requests)
         self.requests.clear()
         return number
@@ -77,7 +77,7 @@ def test_a_poll_for_one_invoice_of_a_growing_list_costs_two_requests() -> None:
         assert ledger.cost() <= 2
 
 
-def test_complete_readings_are_rarer_in_longer_lists() -> None:
+def test_complete_reads_are_less_frequent_for_longer_lists() -> None:
     ledger = Ledger(20_000, settled=lambda number: number < 19_950)
     tracker = Tracker(ledger)
     tracker.poll(EVERYTHING)
@@ -89,7 +89,7 @@ def test_complete_readings_are_rarer_in_longer_lists() -> None:
     assert ledger.cost() / polls <= 14
 
 
-def test_a_refund_of_another_invoice_is_seen_by_the_next_complete_reading() -> None:
+def test_a_refund_of_another_invoice_is_noticed_by_the_next_complete_read() -> None:
     ledger = Ledger(2000, settled=lambda number: True)
     tracker = Tracker(ledger, full_refresh_every=5)
     tracker.poll(EVERYTHING)
@@ -100,7 +100,7 @@ def test_a_refund_of_another_invoice_is_seen_by_the_next_complete_reading() -> N
     assert changed == [(), (), (), (), (17,)]
 
 
-def test_an_invoice_is_reported_absent_only_after_a_complete_reading() -> None:
+def test_an_invoice_is_reported_absent_only_after_a_complete_read() -> None:
     ledger = Ledger(500)
     tracker = Tracker(ledger)
     tracker.poll(Wanted([250]))
@@ -203,7 +203,7 @@ def test_a_failed_poll_loses_no_change() -> None:
     assert poll.rows[499].status == "paid"
 
 
-def test_a_deleted_invoice_is_forgotten_after_a_complete_reading_that_failed_and_one_that_succeeded() -> None:
+def test_a_deleted_invoice_is_forgotten_after_a_failed_and_a_successful_complete_read() -> None:
     ledger = Failing(500)
     tracker = Tracker(ledger, full_refresh_every=1)
     tracker.poll(EVERYTHING)
@@ -242,7 +242,7 @@ OPERATIONS = st.sampled_from(["insert", "insert", "delete", "settle", "reopen"])
     seed=st.integers(0, 10_000),
     everything=st.booleans(),
 )
-def test_while_the_list_moves_every_row_is_current_and_absence_is_true(
+def test_while_the_list_changes_every_row_is_current_and_absence_is_correct(
     rows: int,
     order: str,
     counts: str,

@@ -1,4 +1,4 @@
-"""One task for each way in which the token is used, those that fail included; none waits for another."""
+"""One task for each use of the token, including uses that fail. The tasks are independent."""
 
 from __future__ import annotations
 

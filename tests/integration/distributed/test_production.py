@@ -1,4 +1,4 @@
-"""On many processes, while some are killed and the database restarts, every number comes out right and none twice."""
+"""With many processes, of which some are killed, and a database restart, every payment is booked exactly once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def states(airflow: DistributedAirflow, dag_id: str, run_id: str) -> Counter[str
 
 
 def patiently(ask: Callable[[], Any]) -> Callable[[], Any]:
-    """While the database restarts, Airflow's API has no answer; that is no result of a test."""
+    """Ignore errors of Airflow's API while the database restarts."""
 
     def asked() -> Any:
         try:
@@ -43,7 +43,7 @@ def ended(airflow: DistributedAirflow, dag_id: str, run_id: str) -> None:
 
 
 def booked(airflow: DistributedAirflow) -> list[tuple[str, int]]:
-    """The payments of all runs that a watcher has started."""
+    """Return the payments of all runs that a watcher has started."""
     found = []
     for run in airflow.runs("book_payments"):
         if run["state"] == "success":

@@ -37,7 +37,7 @@ def run(command: list[str] | str, **options: Any) -> str:
 
 
 def python_for(release: Release) -> str:
-    """A Python that the release is claimed for; the preferred one where there is one."""
+    """Return a supported Python, preferably the given one."""
     for major, minor in (PREFERRED[release.minor], sys.version_info[:2], *release.pythons):
         name = f"python{major}.{minor}"
         # A name proves nothing: pyenv has one for every Python that it could run.
@@ -54,7 +54,7 @@ def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Installation:
-    """An Airflow as its users have it, under constraints and without any of our tools, and this package beside it."""
+    """Install Airflow under its constraints, without development tools, and this package."""
 
     def __init__(self, release: Release, folder: Path, wheels: Path) -> None:
         self.release = release
@@ -94,7 +94,7 @@ class Installation:
         return run(command, cwd=self.folder, env={**self.environment, **environment}, timeout=600)
 
     def results(self) -> dict[str, tuple[str, Any]]:
-        """By task its state and what it returned."""
+        """Return the state and return value of each task."""
         with closing(sqlite3.connect(self.folder / "home" / "airflow.db")) as database:
             states = dict(database.execute("select task_id, state from task_instance"))
             returned = dict(database.execute("select task_id, value from xcom where key = 'return_value'"))
@@ -125,7 +125,9 @@ def pay_each_once_it_is_waited_for(sandbox: Sandbox, invoices: list[int]) -> Non
         sandbox.pay(invoice)
 
 
-def test_the_readmes_line_adds_this_package_and_replaces_nothing(installation: Installation) -> None:
+def test_the_installation_command_in_the_readme_adds_this_package_and_replaces_no_other(
+    installation: Installation,
+) -> None:
     added = installation.after - installation.before
     assert installation.before - installation.after == set()
     assert {line for line in added if line.startswith("airflow-provider-unpod")} != set()

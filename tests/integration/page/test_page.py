@@ -32,7 +32,7 @@ def press_test(server: PageServer, role: str = "admin", conn_id: str = "unpod_sa
 
 
 def report_link(server: PageServer, dag_id: str = "page_first", task: str = "export") -> str:
-    """The address of the report of one task."""
+    """Return the address of a task's report."""
     html = server.page("admin").text
     rows = [row for row in html.split("<tr>") if f"{dag_id}<br>" in row and f">{task}" in row]
     (link,) = links_of(rows[0])
@@ -62,7 +62,7 @@ def forge(server: PageServer) -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.parametrize("path", ["/page", "/connections/unpod_saved/test", "/dags/page_first/reports/x", "/docs"])
-def test_a_stranger_is_told_to_sign_in_and_nothing_else(server: PageServer, path: str) -> None:
+def test_a_user_without_a_session_only_sees_a_request_to_sign_in(server: PageServer, path: str) -> None:
     more = {"form": {"token": ""}} if path.endswith("test") else {}
     found = server.page(None, path, **more)
 
@@ -72,12 +72,12 @@ def test_a_stranger_is_told_to_sign_in_and_nothing_else(server: PageServer, path
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/"])
-def test_nothing_describes_the_application(server: PageServer, path: str) -> None:
+def test_the_application_has_no_pages_that_describe_its_routes(server: PageServer, path: str) -> None:
     assert server.page("admin", path).status == 404
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_sees_what_airflow_lets_it_read(server: PageServer, role: str) -> None:
+def test_each_role_sees_only_what_airflow_allows_it_to_read(server: PageServer, role: str) -> None:
     found = server.page(role)
 
     assert found.status == 200
@@ -134,7 +134,7 @@ def test_a_reload_after_a_test_shows_the_page(server: PageServer) -> None:
 
 
 @pytest.mark.parametrize("origin", ["cross-site", "same-site", "none"])
-def test_another_site_cannot_have_a_user_test_a_connection(server: PageServer, origin: str) -> None:
+def test_another_site_cannot_start_a_connection_test(server: PageServer, origin: str) -> None:
     assert press_test(server, **{"Sec-Fetch-Site": origin}).status == 403
     assert press_test(server, **{"Sec-Fetch-Site": "same-origin"}).status == 200
 
@@ -153,7 +153,7 @@ def test_a_form_without_the_token_of_this_user_and_connection_is_refused(server:
 # --- what a browser may do with it
 
 
-def test_nothing_is_loaded_or_run_but_what_the_page_itself_contains(server: PageServer) -> None:
+def test_the_page_loads_and_runs_only_its_own_content(server: PageServer) -> None:
     found = server.page("admin")
 
     policy = found.headers["Content-Security-Policy"]
@@ -284,7 +284,7 @@ def test_html_in_a_summary_is_escaped(server: PageServer, forge: Callable[..., N
 
 @pytest.fixture
 def export_folder(server: PageServer) -> Iterator[Path]:
-    """The folder of an export, which is whole again afterwards."""
+    """Yield the folder of an export, and restore it afterwards."""
     folder = server.home / SEED
     before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     yield folder

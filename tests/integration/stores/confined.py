@@ -12,7 +12,7 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 
 
 def tried(**options: object) -> str:
-    """The error of an export; empty if there is none."""
+    """Return the error of an export. Empty if there is none."""
     try:
         UnpodBillingOperator(task_id="export", **options).execute({})  # type: ignore[arg-type]  # by the test
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Servers that stand in for object stores, each a process of its own that speaks the store's real protocol."""
+"""Servers that emulate object stores, each in a separate process with the store's real protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1
 
 @dataclass(frozen=True)
 class Store:
-    """A place for exports: the address of a folder that exists, and the environment that Airflow needs to reach it."""
+    """The address of an existing folder for exports, and the environment that Airflow needs to access it."""
 
     name: str
     root: str

@@ -1,4 +1,4 @@
-"""Workers as clusters confine them: a read-only root file system, a user without rights, 2 MiB of temporary space."""
+"""Confined workers: read-only root file system, unprivileged user, 2 MiB of temporary space."""
 
 from __future__ import annotations
 

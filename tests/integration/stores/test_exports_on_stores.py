@@ -62,7 +62,7 @@ def test_the_report_is_a_file_of_the_export_and_goes_with_it(store: Store, folde
         assert b"11 invoices" in report.read()
 
 
-def test_changes_are_found_with_the_state_beside_the_export(store: Store, folder: str) -> None:
+def test_changes_are_found_by_comparison_with_the_state_file(store: Store, folder: str) -> None:
     options = ExportOptions(export_mode="changes")
     write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options)
     assert write_export(FakeReading(rows(100)), folder, conn_id=store.conn_id, options=options) is None
@@ -71,7 +71,7 @@ def test_changes_are_found_with_the_state_beside_the_export(store: Store, folder
     assert [record["id"] for record in read_export(folder, store.conn_id)] == [101]
 
 
-def test_an_upload_of_many_blocks_arrives_whole(store: Store, folder: str) -> None:
+def test_an_upload_of_many_blocks_is_complete(store: Store, folder: str) -> None:
     found = [row(n, note="x" * 1_000_000 + str(n)) for n in range(1, 26)]
     write_export(FakeReading(found), folder, conn_id=store.conn_id)
 

@@ -68,7 +68,7 @@ def killer(store: Store) -> Iterator[Killer]:
 
 
 def current_generation(store: Store, folder: str) -> int:
-    """The id of the current export. Fails if it is incomplete or mixed."""
+    """Return the id of the current export. Fail if it is incomplete or mixed."""
     generations = [record["generation"] for record in read_export(folder, store.conn_id)]
     assert len(generations) == exporting.ROWS
     assert len(set(generations)) == 1
@@ -83,7 +83,7 @@ def assert_no_litter(store: Store, folder: str) -> None:
 
 @pytest.mark.parametrize("any_store", ["file", "s3", "azure"], indirect=True)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_readers_see_a_whole_export_and_the_next_try_leaves_no_litter(
+def test_readers_see_a_complete_export_and_the_next_try_deletes_leftover_files(
     store: Store, folder: str, how: signal.Signals, killer: Killer
 ) -> None:
     moments = random.Random(f"{store.name} {how}")
@@ -109,7 +109,7 @@ def test_readers_see_a_whole_export_and_the_next_try_leaves_no_litter(
 
 
 @pytest.mark.parametrize("any_store", ["file", "s3", "azure", "gcs"], indirect=True)
-def test_the_litter_of_a_task_killed_between_commit_and_tidying_goes_with_the_next_task_even_without_a_change(
+def test_files_of_a_task_killed_before_its_cleanup_are_deleted_by_the_next_task_even_without_changes(
     store: Store, folder: str, killer: Killer
 ) -> None:
     exporting.export(folder, store.conn_id, 0)

@@ -1,4 +1,4 @@
-"""Stores that refuse: the error says where and with which connection, before the first request to the API."""
+"""If a store refuses, the error names address and connection, before the first request to the API."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_wrong_credentials_are_reported_without_showing_them(
 
 
 def test_a_full_disk_leaves_no_export(tmp_path: Path) -> None:
-    """A file size limit stands in for a full disk: writing fails in the middle of the data file."""
+    """A file size limit simulates a full disk: writing fails in the middle of a data file."""
     import resource
     import signal
 

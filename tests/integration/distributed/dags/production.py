@@ -1,4 +1,4 @@
-"""What a finance team runs every day: exports of all organizations, many waits, a booking for each payment."""
+"""The daily DAGs of a finance team: exports of all organizations, many waits, a booking for each payment."""
 
 from __future__ import annotations
 

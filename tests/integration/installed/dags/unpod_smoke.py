@@ -1,4 +1,4 @@
-"""Every component once: the hook, the operator to XCom and to files, the sensor in each mode, the event trigger."""
+"""Uses every component once: hook, operator with XCom and files, sensor in each mode, event trigger."""
 
 from __future__ import annotations
 
