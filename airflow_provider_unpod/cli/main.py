@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.cli.definition import COMMANDS, DESCRIPTION
@@ -97,8 +98,10 @@ def _failed(error: object, status: int) -> int:
 def _prepare_process() -> None:
     # Without this, Airflow 3 finds only connections in the environment, not those in its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    import airflow  # noqa: F401  # configures logging, which is reset below
+    import airflow  # noqa: F401  # configures logging and warnings, which are reset below
 
+    # Airflow 2.11 warns about its own settings.
+    warnings.filterwarnings("ignore", module=r"airflow\.")
     root = logging.getLogger()
     root.handlers[:] = [logging.StreamHandler(sys.stderr)]
     root.setLevel(logging.WARNING)
