@@ -1,6 +1,6 @@
 # From a fresh clone, with Python (3.10 to 3.13), make and git:
-#   make demo      the whole chain on a real Airflow, against a local sandbox of the API
-#   make test      the unit tests
+#   make demo      runs the examples on a real Airflow, against a local sandbox of the API
+#   make test      runs the unit tests
 # `make` alone lists the rest. PYTHON=... picks another Python than python3.
 
 PYTHON ?= python3
@@ -10,9 +10,9 @@ AIRFLOW3.2 := 3.2.2
 AIRFLOW3.1 := 3.1.8
 AIRFLOW2 := 2.11.2
 
-# Both make every Airflow process compile or write more than it has to; some machines export them.
+# Some machines export these variables, which make every Airflow process slower.
 unexport PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
-# Airflow must not find, or leave, anything outside this folder. Another shell's virtual environment neither.
+# Airflow must not use or write files outside of this folder, nor use the virtual environment of another shell.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
@@ -28,7 +28,7 @@ PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
 PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
 UNIT := -m pytest --ignore=tests/integration -n 2
-# Each of these two takes as long as all the others.
+# Each of these two takes as long as all others together.
 INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
 DISTRIBUTED := -m pytest tests/integration/distributed
 SMOKE := -m pytest tests/integration/installed
@@ -52,12 +52,12 @@ help:
 	@echo "make test-distributed           the same, while its parts are killed"
 	@echo "make lint                       ruff, mypy"
 	@echo "make docs                       the documentation as a site; prints where it is"
-	@echo "make reference                  writes docs/reference.md anew from signatures and docstrings"
-	@echo "make bench                      against the alternatives; prints ratios"
-	@echo "make faults                     what each fault does to each component; writes docs/reliability.md"
-	@echo "make soak                       half an hour of exports and waits: does anything grow? (ARGS=--help)"
+	@echo "make reference                  writes docs/reference.md from signatures and docstrings"
+	@echo "make bench                      benchmarks against the alternatives; prints ratios"
+	@echo "make faults                     effects of faults on each component; writes docs/reliability.md"
+	@echo "make soak                       half an hour of exports and waits; detects leaks (ARGS=--help)"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
-	@echo "make constraints                resolves constraints/ anew"
+	@echo "make constraints                resolves constraints/ again"
 
 demo: $(VENV3)/.ready
 	$(PY3) -m tools.demo

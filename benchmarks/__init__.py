@@ -1,8 +1,8 @@
-"""Benchmarks against the alternatives that a user would pick, and against the limit that the network sets.
+"""Benchmarks of this package, its alternatives, and the limit of the network.
 
 ``make bench``, or ``python -m benchmarks [--quick] [--only TABLE] [--save]``, prints Markdown tables and, at the end,
-each target beside its measurement. Nothing needs to be set up: the server is the project's sandbox, and the peers are
-installed once, into virtual environments of their own (``.venv-benchmarks/``).
+each target beside its measurement. There is nothing to set up: the server is the project's sandbox, and the peers are
+installed once, into separate virtual environments (``.venv-benchmarks/``).
 
 ``contenders/``    one script each: reads the whole list from a URL, writes JSON lines
 ``requirements/``  the pinned versions of the peers

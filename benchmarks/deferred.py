@@ -41,7 +41,7 @@ def pending(sandbox: Sandbox, number: int) -> list[int]:
 
 
 def rows(airflow: LocalAirflow, query: str, *values: str) -> list[tuple[Any, ...]]:
-    """Rows of Airflow's database, since its API returns a hundred at most."""
+    """Query Airflow's database, because its API returns at most a hundred rows."""
     with closing(sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=60)) as database:
         return database.execute(query, values).fetchall()
 
@@ -120,12 +120,12 @@ STARTED = EVENTS.replace("order", "where event.id in (select event_id from dagru
 
 
 def reported(airflow: LocalAirflow, query: str = EVENTS) -> list[dict[str, Any]]:
-    """The changes in all events, repetitions included."""
+    """Return the changes in all events, including repetitions."""
     return [one for _, extra in rows(airflow, query) for one in json.loads(extra)["payload"]["transitions"]]
 
 
 def kill(airflow: LocalAirflow) -> None:
-    """Kill the triggerer without a chance to clean up, as a power failure does."""
+    """Kill the triggerer without a cleanup, like a power failure."""
     triggerer = airflow._components["triggerer"]
     os.killpg(triggerer.pid, signal.SIGKILL)
     triggerer.wait()
@@ -174,7 +174,7 @@ def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: i
 
 
 def _reports(airflow: LocalAirflow, sandbox: Sandbox, probe: int, after: int = 0) -> bool:
-    """Change the probe invoice; whether the watcher has reported it and a run was started."""
+    """Change the probe invoice. Return whether the watcher has reported it and a run has started."""
     sandbox.ledger.set_status(probe, "pending" if sandbox.ledger.get(probe).status == "paid" else "paid")
     return any(one["invoice_id"] == probe for one in reported(airflow, STARTED)[after:])
 

@@ -1,4 +1,4 @@
-"""Parts of the documentation that programs write, and the machine that they ran on."""
+"""Writes results into the documentation, with the machine on which they were measured."""
 
 from __future__ import annotations
 

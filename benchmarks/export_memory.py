@@ -1,4 +1,4 @@
-"""The cost of an export without the reading: CPU per row, and how its memory grows with the number of invoices.
+"""The costs of an export without the read: CPU per row, and memory by number of invoices.
 
 Run as ``python -m benchmarks.export_memory [--store s3]``. Each measurement is a process of its own. ``s3`` is rclone's
 S3 server, which ``.ci/install-servers`` installs; the default is a local folder.

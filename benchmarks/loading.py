@@ -70,12 +70,12 @@ def main() -> int:
 
 
 def median(results: list[dict[str, float]], name: str) -> float:
-    """Of one figure of all rounds."""
+    """Return the median of a figure over all rounds."""
     return statistics.median(result[name] for result in results)
 
 
 def in_a_process(contender: str, folder: str, server: LocalPostgres, database: str) -> dict[str, float]:
-    """What one contender measured of itself, on a database of its own."""
+    """Run a contender on a separate database, and return its measurements."""
     server.create_database(database)
     command = [sys.executable, "-m", "benchmarks.loading", "--contender", contender, "--folder", folder]
     done = subprocess.run([*command, "--database", server.url(database)], check=True, stdout=subprocess.PIPE, text=True)
@@ -103,7 +103,7 @@ def memory(which: str) -> int:
 
 
 def script(folder: Path, database: str) -> None:
-    """What a user would write: parse, COPY, merge."""
+    """The script of a user: parse, COPY, merge."""
     dialect = DIALECTS["postgres"]
     names = [column.name for column in STAGED]
     key = ", ".join(column.name for column in KEY)
@@ -130,7 +130,7 @@ def script(folder: Path, database: str) -> None:
 
 
 def load(folder: Path, database: str) -> None:
-    """Ours, the check of the export included."""
+    """This package, including the verification of the export."""
     connection = psycopg2.connect(database)
     job = Load(stream_export(str(folder)), DIALECTS["postgres"], Target("invoices", None), cleaned)
     job.run(connection, create_table=True)

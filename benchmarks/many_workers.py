@@ -1,4 +1,4 @@
-"""Many workers, one token: how many requests are refused, and how long everything takes.
+"""Many workers with one token: refused requests and total time.
 
 A simulation of the protocol (:class:`FairShare`) in virtual time, from a cold start: nobody knows of anybody, and all
 begin at once. Beside it the whole client, in threads, against the sandbox with a rate limit, on one clock that may run
@@ -39,7 +39,7 @@ SEEDS = 20
 
 @dataclass
 class Outcome:
-    """What became of the requests of all workers."""
+    """The outcome of the requests of all workers."""
 
     workers: int
     served: int = 0
@@ -53,7 +53,7 @@ class Outcome:
 
     @property
     def wall(self) -> float:
-        """Seconds it took, over the seconds that the limit allows at best: requests / limit."""
+        """Return the time relative to the minimum, requests / limit."""
         return self.seconds / (self.served / LIMIT * WINDOW)
 
 
@@ -153,7 +153,7 @@ class FasterClock(Clock):
 
 
 def measure(workers: int, speed: float = 1.0) -> Outcome:
-    """Each worker is a thread with a client of its own, which reads the whole list once, with the proof."""
+    """Each worker is a thread with a separate client, which reads the whole list once with the proof."""
     clock, outcome = FasterClock(speed), Outcome(workers)
     with Sandbox(invoices=INVOICES, rate_limit=LIMIT, rate_window=WINDOW) as sandbox:
         sandbox._server._rate_limit = RateLimit(LIMIT, WINDOW, clock.time)

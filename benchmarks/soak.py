@@ -1,4 +1,4 @@
-"""What half an hour leaves behind: ``python -m benchmarks.soak``. Needs Airflow 3.3 and Linux.
+"""A soak test of half an hour: ``python -m benchmarks.soak``. Needs Airflow 3.3 and Linux.
 
 A process exports every few seconds from an API that fails now and then, and leaves readings early. A triggerer always
 has a hundred waits; twenty of them are paid at a time, and twenty others take their place. Memory, threads, descriptors
@@ -45,7 +45,7 @@ MEMORY_RATIO, COUNT_MORE = 1.08, 3
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process occupies at one moment; ``memory`` in MiB."""
+    """Resources of a process at one time. ``memory`` is in MiB."""
 
     memory: float
     threads: float
@@ -70,7 +70,7 @@ def footprint(pid: int) -> Footprint:
 
 @dataclass
 class Soaked:
-    """A process, its footprints in the order of time, and how often it did its work."""
+    """A process, its resources over time, and the work that it has done."""
 
     name: str
     footprints: list[Footprint]
@@ -84,7 +84,7 @@ class Soaked:
 
     @property
     def grew(self) -> list[str]:
-        """What is larger in the last quarter than in the second one."""
+        """Return the resources that have grown from the second to the last quarter."""
         start, end = asdict(self.quarter(1)), asdict(self.quarter(3))
         bounds = {name: start[name] + COUNT_MORE for name in start} | {"memory": start["memory"] * MEMORY_RATIO}
         return [name for name in start if end[name] > bounds[name]]
@@ -179,7 +179,7 @@ class Turnover:
 
 
 def soak(minutes: float) -> list[Soaked]:
-    """Let both run side by side."""
+    """Run both in parallel."""
     until = time.time() + minutes * 60
     with (
         Sandbox(seed=1, latency=10) as failing,

@@ -103,7 +103,7 @@ class DistributedAirflow(LocalAirflow):
         super().stop()
 
     def kill(self, component: str) -> None:
-        """End a component and all its processes by SIGKILL, as a machine that loses power does."""
+        """Kill a component and all its processes with SIGKILL, like a power failure."""
         with self._lock:
             group = self._components[component].pid
             # Tasks of a worker are in groups of their own; its descendants are found before they lose their parent.
@@ -124,7 +124,7 @@ class DistributedAirflow(LocalAirflow):
             with self._lock:
                 for name, process in list(self._components.items()):
                     if process.poll() is not None:
-                        # What it left behind would do its work beside the next one.
+                        # Remaining processes would run in parallel with the next ones.
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(process.pid, signal.SIGKILL)
                         self._components[name] = self._start(name, self.components[name])
@@ -172,7 +172,7 @@ class Server:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it by SIGKILL; idempotent."""
+        """Kill it with SIGKILL. It may be called more than once."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -181,7 +181,7 @@ class Server:
 
 
 class Redis(Server):
-    """A Redis that keeps nothing on disk."""
+    """A Redis without persistence."""
 
     def __init__(self) -> None:
         port = free_port()
@@ -192,7 +192,7 @@ class Redis(Server):
 
 
 class ObjectStore(Server):
-    """An object store that speaks S3, with an empty bucket.
+    """An S3 object store with an empty bucket.
 
     :param folder: where the objects are.
     """
@@ -214,7 +214,7 @@ def _rclone() -> str:
 
 
 def missing() -> list[str]:
-    """What has to be installed first, each with how."""
+    """Return the missing programs, with the commands that install them."""
     found = []
     try:
         LocalPostgres().__exit__()
@@ -231,7 +231,7 @@ def missing() -> list[str]:
 
 
 class Deployment(NamedTuple):
-    """Its parts that can be stopped and started again."""
+    """A part that can be stopped and started again."""
 
     airflow: DistributedAirflow
     postgres: LocalPostgres

@@ -1,6 +1,6 @@
-"""A real Airflow 3 on this machine alone: scheduler, DAG processor, triggerer and API server, in their own folder.
+"""Runs a real Airflow 3 on this machine: scheduler, DAG processor, triggerer and API server, in a separate folder.
 
-It lives as long as its ``with`` block and leaves nothing running. The components are started one by one because
+It runs during its ``with`` block and leaves no processes. The components are started one by one because
 ``airflow standalone`` also serves logs on all interfaces of the machine.
 """
 
@@ -208,7 +208,7 @@ class LocalAirflow:
         return {dag["dag_id"] for dag in self.api("GET", "/dags?limit=100")["dags"]}
 
     def unpause(self, dag_id: str) -> None:
-        """Let a DAG's schedule start it."""
+        """Unpause a DAG, so that its schedule starts it."""
         self.api("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
     def trigger(self, dag_id: str, logical_date: str | None = None, conf: dict[str, Any] | None = None) -> str:
@@ -277,7 +277,7 @@ def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: s
 
 
 def books_database(file: Path, sandbox: Sandbox) -> str:
-    """Make the database of the example ``unpod_books``: its connection as JSON.
+    """Create the database of the example ``unpod_books``, and return its connection as JSON.
 
     Its ledger agrees with the sandbox, except for the newest invoice, which it has with one cent more.
     """
@@ -302,13 +302,13 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free now."""
+    """Return a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def descendants(pid: int) -> list[int]:
-    """Children of a process, and theirs. Needs Linux's ``/proc``."""
+    """Return all descendants of a process. Needs Linux's ``/proc``."""
     found = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

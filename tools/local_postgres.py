@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, in a temporary folder, on 127.0.0.1; gone when it is left."""
+"""Runs a PostgreSQL server in a temporary folder, on 127.0.0.1. The folder is deleted at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTIONS = ("-h", "127.0.0.1", "-k", "/tmp", "-c", "fsync=off")
 class LocalPostgres:
     """A server; a context manager.
 
-    PostgreSQL refuses to run as root, so root runs it as the user ``postgres`` that Debian's package makes.
+    PostgreSQL refuses to run as root, so root runs it as the user ``postgres`` of Debian's package.
 
     :raises RuntimeError: if no server is installed, with the command that installs one; or if it does not start.
     """
@@ -35,7 +35,7 @@ class LocalPostgres:
         self._server: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
-        """The address of a database; nobody asks for a password, and nobody else's machine can reach it."""
+        """Return the URL of a database. It needs no password and is only reachable from this machine."""
         return f"{driver}://{self.user}@127.0.0.1:{self.port}/{database}"
 
     def __enter__(self) -> LocalPostgres:
@@ -52,7 +52,7 @@ class LocalPostgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start the server, again too, and wait until it answers."""
+        """Start or restart the server, and wait until it responds."""
         log = (self._folder / "server.log").open("ab")
         self._server = subprocess.Popen(
             [*self._as_user, str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *_OPTIONS],
@@ -68,7 +68,7 @@ class LocalPostgres:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop the server, cutting all connections; idempotent."""
+        """Stop the server and close all connections. It may be called more than once."""
         if self._server is not None:
             # The whole group: `runuser` does not pass signals on.
             os.killpg(self._server.pid, signal.SIGINT)
@@ -76,7 +76,7 @@ class LocalPostgres:
             self._server = None
 
     def create_database(self, name: str) -> None:
-        """Make an empty database."""
+        """Create an empty database."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, name)
 
     @property

@@ -34,7 +34,7 @@ fields of a connection are in [Connection](connection.md).
 Parameters with * are templates. All parameters of operators, sensors and triggers are keyword-only; operators and
 sensors also take those of Airflow's `BaseOperator` and `BaseSensorOperator`.
 """
-#: Where each is imported from; what is public by its package is imported from there.
+#: Documented classes.
 CLASSES: tuple[type, ...] = (
     UnpodBillingOperator,
     UnpodToSqlOperator,
@@ -57,7 +57,7 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     transitions_of,
 )
 PUBLIC = "airflow_provider_unpod.export"
-#: Names of types that are only known inside the package, as a reader knows them.
+#: Types that replace internal aliases.
 ALIASES = {"InvoiceId": "int | str"}
 
 
@@ -65,9 +65,9 @@ class Docstring(NamedTuple):
     """A docstring in Markdown."""
 
     paragraphs: list[str]
-    #: By parameter what it means.
+    #: Meaning of each parameter.
     parameters: dict[str, str]
-    #: What is returned, and what is raised when: items of a list.
+    #: List items for the return value and the exceptions.
     outcomes: list[str]
 
 
@@ -94,18 +94,18 @@ def parse(docstring: str) -> Docstring:
 
 
 def markdown(text: str) -> str:
-    """The text of a docstring: one line, without reStructuredText's roles."""
+    """Convert a docstring to one line of Markdown, without reStructuredText roles."""
     text = " ".join(text.split())
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     return re.sub(r"``(.+?)``", r"`\1`", text)
 
 
 def type_of(parameter: inspect.Parameter) -> str:
-    """The annotation in words: ``str | None`` would end a table's cell."""
+    """Return the annotation for a table. ``str | None`` would end a cell."""
     text = str(parameter.annotation)
     for alias, meaning in ALIASES.items():
         text = re.sub(rf"\b{alias}\b", meaning, text)
-    # Alternatives of the whole, not those inside of brackets.
+    # Splits only top-level alternatives, not those inside brackets.
     parts = dict.fromkeys(re.split(r" \| (?![^\[]*\])", text))
     return " or ".join(f"`{part}`".replace("|", r"\|") for part in parts)
 

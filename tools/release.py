@@ -1,4 +1,4 @@
-"""``make release TAG=v1.2.3``: builds the distributions into dist/, and checks what a release must be."""
+"""``make release TAG=v1.2.3``: builds the distributions in dist/ and checks them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(folder: Path) -> dict[str, bytes]:
 
 
 def problems(tag: str, built: dict[str, bytes]) -> list[str]:
-    """Why these distributions must not be published under ``tag``; empty if they may."""
+    """Return the reasons not to publish these distributions under ``tag``. Empty if there are none."""
     found = []
     if tag != f"v{__version__}":
         found.append(f"The tag must be v{__version__}, the version of the package; got {tag!r}.")
@@ -36,7 +36,7 @@ def problems(tag: str, built: dict[str, bytes]) -> list[str]:
 
 
 def metadata_of(built: dict[str, bytes]) -> str:
-    """The metadata that the source distribution gives to package indexes."""
+    """Return the metadata of the source distribution."""
     (name,) = (name for name in built if name.endswith(".tar.gz"))
     with tempfile.TemporaryFile() as file:
         file.write(built[name])

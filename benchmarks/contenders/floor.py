@@ -1,4 +1,4 @@
-"""The floor: download the plain pages over the given number of connections, and do nothing with them."""
+"""The floor: downloads the pages over the given number of connections and ignores them."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""The HTTP provider's operator with a `pagination_function`, as its documentation shows it."""
+"""The HTTP provider's operator with a `pagination_function`, as in its documentation."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What faults do to everything that reads invoices, on Airflow as in production.
+"""Effects of faults on all components, in a deployment as in production.
 
 ``python -m benchmarks.faults [--only FAULT]`` starts the deployment of ``make distributed``. For each fault all uses
 are under way: hook, operator, the sensor in its modes, the event trigger, each with an API of its own. The fault

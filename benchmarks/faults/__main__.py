@@ -1,4 +1,4 @@
-"""The command line; see the package."""
+"""The command line, see the package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.distributed import missing
 
 
 def tried(causes: Iterable[Cause], home: Path) -> tuple[Table, list[str]]:
-    """The table, and what was wrong."""
+    """Return the table, and the list of errors."""
     table = Table("Faults", ("", *map(title, USES)))
     wrong = []
     with started(home) as world:

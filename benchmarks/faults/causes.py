@@ -1,4 +1,4 @@
-"""The faults: how each begins, when it is over, and which uses can meet it."""
+"""The faults: their beginning, their end, and the uses that can meet them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def mend_network(world: World) -> None:
 
 
 def clock_off(seconds: float) -> Callable[[World], None]:
-    """The API counts requests by a clock that is wrong, and says so in all its headers."""
+    """The API counts requests by a wrong clock, and sends its time in all headers."""
 
     def begin(world: World) -> None:
         for api in world.apis.values():
@@ -77,7 +77,7 @@ def no_limit(world: World) -> None:
 
 
 def rotate_token(world: World) -> None:
-    """The API accepts a new token only; the connections have the old one."""
+    """The API accepts only a new token, but the connections have the old one."""
     for api in world.apis.values():
         api.token = secrets.token_hex(16)
         api._server.settings = dataclasses.replace(api._server.settings, token=api.token)
@@ -102,7 +102,7 @@ def make_room(world: World) -> None:
 
 
 def kill_store(world: World) -> None:
-    """When the first file of the export is there, and others are not."""
+    """Wait until the first file of the export exists, but not all."""
     bucket = world.deployment.store.bucket
     before = {file for file in bucket.rglob("*") if file.is_file()}
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The uses of invoices, and the APIs, store, database and processes that faults are done to."""
+"""The uses of invoices, and the APIs, store, database and processes that faults affect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INVOICES = 250
 
 @dataclass
 class World:
-    """All that a fault can be done to.
+    """The parts of the deployment that a fault can affect.
 
     :ivar apis: the sandbox of each use.
     :ivar full: the folder whose files say which disk is full.
@@ -42,7 +42,7 @@ class World:
     runs: dict[str, str] = field(default_factory=dict)
 
     def requests(self, use: str) -> int:
-        """Requests to the API of a use so far."""
+        """Return the number of requests to the API of a use."""
         made: int = self.apis[use].stats["requests"]
         return made
 
@@ -69,7 +69,7 @@ class World:
 
 @contextmanager
 def started(home: Path) -> Iterator[World]:
-    """Start everything, and stop it afterwards."""
+    """Start all parts, and stop them afterwards."""
     full = home / "full"
     full.mkdir()
     with ExitStack() as stack:

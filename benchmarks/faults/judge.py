@@ -1,4 +1,4 @@
-"""The results of all uses against the truth: the ledgers of the APIs."""
+"""Compares the results of all uses with the ledgers of the APIs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def truth(api: Sandbox) -> list[list[Any]]:
 
 
 def wrong(world: World, output: str, waited_for: Mapping[str, int]) -> dict[str, str]:
-    """By use what is wrong with its result; a use that is right is not in it."""
+    """Return the errors in the results, by use. Correct uses are omitted."""
     airflow = world.deployment.airflow
     found = {}
     for use in ("hook", *SENSORS):
@@ -37,7 +37,7 @@ def wrong(world: World, output: str, waited_for: Mapping[str, int]) -> dict[str,
 
 
 def wrong_export(world: World, output: str) -> str:
-    """What is wrong with the export; empty if it is whole, true and the only thing in its folder."""
+    """Return the errors in an export. Empty if it is complete, correct and the only one in its folder."""
     os.environ[f"AIRFLOW_CONN_{STORE_CONNECTION.upper()}"] = world.deployment.store.connection
     try:
         export = read_export(output)

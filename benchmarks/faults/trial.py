@@ -18,7 +18,7 @@ SLOW = "delay:seconds=8"
 
 
 class Trial:
-    """Everything under way, the fault, and what was observed.
+    """A running trial with its fault and its results.
 
     :ivar cells: by use what became of it, as the table says it.
     :ivar wrong: by use what is wrong with its result.
@@ -85,7 +85,7 @@ class Trial:
             world.until(lambda: all(world.requests(use) > before[use] for use in READERS), "hook and operator to read")
 
     def _has_met(self, use: str, before: int) -> bool:
-        """It tried at least twice, or not again; what is done once, in the middle, has been met."""
+        """Return whether a use has met the fault: it tried at least twice, or it has failed."""
         world = self._world
         if self._cause.meets == ("operator",):
             return world.state(use) in ("up_for_retry", *FINISHED)
@@ -99,7 +99,7 @@ class Trial:
         self._world.until(lambda: delivered(self._world, self._invoices["event"]), "the payment to be delivered")
 
     def _end(self, dag_id: str, run_id: str) -> None:
-        """The run succeeds; what has failed meanwhile is cleared, as a person would do."""
+        """Wait until the run succeeds. Clear failed tasks, as a person would."""
         self._world.until(lambda: self._ended(dag_id, run_id), f"{dag_id} to end", 900)
         tasks = self._airflow.tasks(dag_id, run_id)
         failed = {task["task_id"]: int(task["try_number"]) for task in tasks if task["state"] == "failed"}
@@ -111,7 +111,7 @@ class Trial:
             self._world.until(lambda: self._ended(dag_id, run_id), f"{dag_id} to end when cleared", 900)
 
     def _nothing_half_written(self) -> None:
-        """A try that failed has left no manifest, unless it was killed behind a whole export."""
+        """Check that a failed try has left no manifest, unless it was killed after a complete export."""
         if self._world.state("operator") in ("up_for_retry", "failed"):
             manifest = "_manifest.json" in files_of(self._world, self._output)
             if manifest and (problem := wrong_export(self._world, self._output)):

@@ -1,4 +1,4 @@
-"""Everything that reads invoices, once: each use has an API of its own, by the connection ``unpod_<use>``."""
+"""All components that read invoices. Each has a separate API and connection, ``unpod_<use>``."""
 
 from __future__ import annotations
 
