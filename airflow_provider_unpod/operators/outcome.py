@@ -1,4 +1,4 @@
-"""The log line and the outlet events of a finished read or export."""
+"""The log line of a finished read or export, and the outlet events of exports, loads and reconciliations."""
 
 from __future__ import annotations
 
