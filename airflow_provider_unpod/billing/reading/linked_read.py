@@ -177,24 +177,33 @@ class LinkedRead:
             self._plan.forget()
             self._end.judge(page, link)
             if self._end.reached and not self._quiet:
-                return link.fresh + self._confirm_end(page.window)
+                return link.fresh + self._confirm_end(page)
         return link.fresh if link else None
 
-    def _confirm_end(self, window: Window) -> list[Invoice]:
-        """Check that no row follows ``window`` in a list that has changed. Return new invoices.
+    def _confirm_end(self, last: WindowPage) -> list[Invoice]:
+        """Check that no row follows ``last`` in a list that has changed. Return new invoices.
 
-        Rows that a server omits may add up to its ``count`` in the middle of such a list. The window is read again,
-        since a row after it may have moved into it before the next page was requested.
+        Rows that a server omits may add up to its ``count`` in the middle of such a list. ``last`` is read again, since
+        a row after it may have moved into it before the next page was requested. If it has changed, once more.
         """
-        after = self._fetch(Window(window.end, window.size))
-        if not after.invoices and ends_list(after, self._fetch):
-            again = self._fetch(window)
+        fresh: list[Invoice] = []
+        for _ in range(2):
+            after = self._fetch(Window(last.window.end, last.window.size))
+            if after.invoices or not ends_list(after, self._fetch):
+                break
+            again = self._fetch(last.window)
             link = self.links.add(again) if again.shows_end else None
-            if link is not None:
+            if link is None:
+                break
+            fresh += link.fresh
+            if again.page == last.page:
                 self._end.past = True
-                return link.fresh
+                return fresh
+        else:
+            self._end.past = True
+            return fresh
         self._end.doubt()
-        return []
+        return fresh
 
     def _drop(self, page: WindowPage) -> None:
         """Discard a response whose rows disagree with its ``count``. From now on, the list counts as changing."""
