@@ -182,7 +182,7 @@ class Table:
             if value is not None:
                 cell = cell_type.write(value)
                 if cell is None or cell_type.read(cell) != value:
-                    extra[name] = value
+                    extra[name] = cell_type.difference(cell, value)
             elif not null and name in record:
                 extra[name] = None
             cells.append(cell)
@@ -192,11 +192,13 @@ class Table:
         """Restore a record from its cells and ``extra``."""
         record: Record = {}
         for (name, null, cell_type), cell in zip(self._cells, cells, strict=True):
-            if cell is not None:
+            if name in extra:
+                record[name] = cell_type.restore(cell, extra[name])
+            elif cell is not None:
                 record[name] = cell_type.read(cell)
             elif null:
                 record[name] = None
-        return record | extra
+        return extra | record
 
 
 class CellType(ABC):
@@ -212,6 +214,14 @@ class CellType(ABC):
     @abstractmethod
     def read(self, cell: Any) -> Any:
         """Return the value of ``cell``."""
+
+    def difference(self, cell: Any, value: Any) -> Any:
+        """Return what ``extra`` must have to restore ``value``, for a cell that does not represent it exactly."""
+        return value
+
+    def restore(self, cell: Any, difference: Any) -> Any:
+        """Return the value of a cell and its :meth:`difference`."""
+        return difference
 
 
 class CsvText(CellType):
@@ -286,6 +296,18 @@ class ParquetDecimal(CellType):
 
     def read(self, cell: Decimal) -> str:
         return format(cell, self._digits)
+
+    def difference(self, cell: Decimal, value: Any) -> Any:
+        # The number of digits, since it is the same in many rows, and takes no space in the file then.
+        digits = len(value.partition(".")[2])
+        return digits if digits <= _MOST_DIGITS and format(cell, f".{digits}f") == value else value
+
+    def restore(self, cell: Decimal, difference: Any) -> Any:
+        if type(difference) is not int:
+            return difference
+        if not 0 <= difference <= _MOST_DIGITS:
+            raise ValueError(f"an amount must not have {difference} digits")
+        return format(cell, f".{difference}f")
 
 
 class ParquetTimestamp(CellType):

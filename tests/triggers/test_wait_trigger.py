@@ -59,6 +59,33 @@ def test_a_trigger_survives_serialization_and_contains_no_secret(one: Any, unpod
     assert unpod_sandbox.token not in repr(kwargs)
 
 
+def test_waits_and_watchers_that_airflow_has_stored_stay_readable() -> None:
+    """Rows of the table ``trigger``, as 0.1.0 has written them: an upgrade must not strand a deferred task."""
+    path = "airflow_provider_unpod.triggers.invoice"
+    wait: dict[str, Any] = {
+        "invoice_id": [1, "INV-2"],
+        "target_status": "paid",
+        "failure_statuses": ["cancelled", "failed", "refunded"],
+        "wait_for": "all",
+        "on_missing": "wait",
+        "unpod_conn_id": "unpod_default",
+        "org_handle": None,
+        "poke_interval": 60.0,
+        "deadline": "2026-01-01T00:00:00+00:00",
+        "max_failures": 5,
+    }
+    watch: dict[str, Any] = {
+        "unpod_conn_id": "unpod_default",
+        "org_handle": None,
+        "to_statuses": None,
+        "invoice_ids": None,
+        "poke_interval": 60.0,
+        "on_first_start": "nothing",
+    }
+    assert UnpodInvoiceTrigger(**wait).serialize() == (f"{path}.UnpodInvoiceTrigger", wait)
+    assert UnpodInvoiceEventTrigger(**watch).serialize() == (f"{path}.UnpodInvoiceEventTrigger", watch)
+
+
 @pytest.mark.parametrize("kind", [trigger, lambda _, **arguments: UnpodInvoiceEventTrigger(**arguments)])
 @pytest.mark.parametrize(
     ("name", "value"),
