@@ -27,14 +27,14 @@ PY3.2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.2" $(VENV3.2)/bin/python
 PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
 PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
-UNIT := -m pytest --ignore=tests/integration -n 2
+UNIT := -m pytest --ignore=tests/integration --ignore=tests/browser -n 2
 # Each of these two takes as long as all others together.
 INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
 DISTRIBUTED := -m pytest tests/integration/distributed
 SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
-  test-integration-airflow2 test-smoke test-distributed sandbox airflow distributed \
+  test-integration-airflow2 test-smoke test-distributed test-browser sandbox airflow distributed \
   release lint docs reference bench faults soak constraints
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo "make test-lowest                unit tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-integration           real Airflow, real object stores (-airflow2: on Airflow $(AIRFLOW2))"
 	@echo "make test-smoke                 the built wheel beside each Airflow of constraints/, in new environments"
+	@echo "make test-browser               a browser drives Airflow's UI; screenshots are in build/screenshots"
 	@echo "make sandbox [ARGS=...]         a local Unpod API to try DAGs against (ARGS=--help)"
 	@echo "make airflow                    Airflow with the example DAGs and the sandbox; prints the address"
 	@echo "make distributed                Airflow as in production: Celery, PostgreSQL, Redis, S3; prints the address"
@@ -94,6 +95,9 @@ test-integration: $(VENV3)/.ready-stores
 
 test-integration-airflow2: $(VENV2)/.ready-stores
 	$(PY2) $(INTEGRATION) $(ARGS)
+
+test-browser: $(VENV3)/.ready-browser
+	$(PY3) -m pytest tests/browser $(ARGS)
 
 test-distributed: $(VENV3)/.ready-stores
 	$(PY3) $(DISTRIBUTED) $(ARGS)
@@ -171,6 +175,9 @@ $(DOCS)/.ready: pyproject.toml constraints/docs.txt
 
 $(VENV3)/.ready-stores: $(VENV3)/.ready
 	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,$(STORES))
+
+$(VENV3)/.ready-browser: $(VENV3)/.ready
+	$(call install,$(VENV3),$(PYTHON),13,constraints/airflow-$(AIRFLOW3).txt,--group browser)
 
 $(VENV2)/.ready-stores: $(VENV2)/.ready
 	$(call install,$(VENV2),$(PYTHON),12,constraints/airflow-$(AIRFLOW2).txt,$(STORES))

@@ -27,7 +27,8 @@ def unpod_monthly_export() -> None:
     """### Monthly export
 
     Exports all invoices of the month before the run: gzipped JSON lines and a `_manifest.json` that certifies them,
-    in one folder per month below `UNPOD_EXPORTS`. Running a month again replaces its export.
+    in one folder per month below `UNPOD_EXPORTS`, with a report for people: *Browse*, *Unpod Billing*. Running a month
+    again replaces its export.
 
     The task updates the asset `unpod_monthly_invoices`, which starts `unpod_month_close`.
     """
@@ -37,6 +38,7 @@ def unpod_monthly_export() -> None:
         invoice_date_from="{{ data_interval_start | ts }}",
         invoice_date_to="{{ data_interval_end | ts }}",
         compression="gzip",
+        report=True,
         outlets=[Asset("unpod_monthly_invoices")],
     )
 

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "transfers": VALUES | {"export", "hooks", "loading", "operators", "task_boundary"},
     "web/report": VALUES | {"export", "web/figures", "web/rendering"},
     "web/figures": VALUES | {"export"},
-    "web/rendering": set(),
+    "web/rendering": VALUES,
     "web": VALUES | {"export", "get_provider_info", "hooks", "links", "web/rendering"},
     "cli": API | {"export", "hooks", "web/report"},
     "__main__": {"cli"},

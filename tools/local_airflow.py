@@ -180,8 +180,15 @@ class LocalAirflow:
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON that Airflow's public API returns, e.g. for ``api("GET", "/dags")``."""
         if self._token is None:
-            self._token = self._request("GET", "/auth/token", token=None)["access_token"]
+            self._token = self.token()
         return self._request(method, f"/api/v2{path}", body, token=self._token)
+
+    def token(self, user: str | None = None) -> str:
+        """A token of the API: of one of ``tools.airflow_users``, or of the user that everybody is without a login."""
+        if self.environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "True":
+            return str(self._request("GET", "/auth/token", token=None)["access_token"])
+        login = {"username": user or "admin", "password": user or "admin"}
+        return str(self._request("POST", "/auth/token", login, token=None)["access_token"])
 
     def _request(self, method: str, path: str, body: Any = None, *, token: str | None) -> Any:
         headers = {"Content-Type": "application/json"}

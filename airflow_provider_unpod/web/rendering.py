@@ -6,6 +6,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
+from airflow_provider_unpod.billing.moments import parse_moment
+
 #: Most characters of a name to show.
 MOST_CHARACTERS = 100
 
@@ -36,6 +38,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["short"] = _short
+    environment.filters["minute"] = lambda moment: format(parse_moment(moment), "%Y-%m-%d %H:%M UTC")
     environment.filters["money"] = lambda amount: format(Decimal(amount), ",f")
     return environment
 

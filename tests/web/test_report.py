@@ -138,7 +138,7 @@ def test_a_report_loads_no_resources_and_runs_no_scripts(tmp_path: Path) -> None
 def test_the_report_is_accessible_to_screen_readers(tmp_path: Path) -> None:
     found = Outline(report_of(tmp_path, [row(1), row(2), row(3)])).found
 
-    assert ("html", {"lang": "en"}) in found
+    assert ("html", {"lang": "en", "id": "dark"}) in found
     assert [tag for tag, _ in found if tag == "h1"] == ["h1"]
     assert all(attributes.get("aria-label") for tag, attributes in found if tag == "svg")
     assert all(attributes.get("scope") for tag, attributes in found if tag == "th")

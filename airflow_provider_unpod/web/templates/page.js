@@ -1,11 +1,16 @@
 // Light or dark as Airflow, which keeps its choice in the class of its root element. Without a frame: the system's choice.
 (function () {
+  var root = document.documentElement;
   function follow() {
+    var theme = "";
     try {
       var classes = parent.document.documentElement.classList;
-      if (parent !== window && classes.contains("dark")) document.documentElement.dataset.theme = "dark";
-      else if (parent !== window && classes.contains("light")) document.documentElement.dataset.theme = "light";
+      if (parent !== window) theme = classes.contains("dark") ? "dark" : classes.contains("light") ? "light" : "";
     } catch (error) { /* framed by another server: not allowed anyway */ }
+    if (theme) root.dataset.theme = theme;
+    // A report has no script. It is told by its address, whose fragment stays in the browser.
+    var report = document.querySelector("iframe");
+    if (report) report.src = report.dataset.address + (theme && "#" + theme);
   }
   follow();
   try {

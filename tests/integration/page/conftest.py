@@ -17,10 +17,9 @@ import pytest
 
 from airflow_provider_unpod.links import has_page
 from airflow_provider_unpod.sandbox import Sandbox
+from tools.airflow_users import with_users
 from tools.local_airflow import LocalAirflow
 
-#: The roles of Airflow's SimpleAuthManager; a user has the role's name.
-ROLES = ("admin", "op", "user", "viewer")
 BASE = "/base/path"
 EVIL = '"><script>alert(1)</script>'
 
@@ -41,19 +40,16 @@ class PageServer(LocalAirflow):
         super().__init__(
             home,
             Path(__file__).parent / "dags",
+            connections=None,
             UNPOD_EXPORTS=f"file://{self.exports}",
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
             AIRFLOW__CORE__TEST_CONNECTION="Enabled",
-            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="False",
-            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS=",".join(f"{role}:{role}" for role in ROLES),
-            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE=str(home / "passwords.json"),
+            **with_users(home),
         )
         self.environment["AIRFLOW__API__BASE_URL"] = self.url + BASE
         self._tokens: dict[str, str] = {}
 
     def __enter__(self) -> PageServer:
-        self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "passwords.json").write_text(json.dumps({role: role for role in ROLES}))
         done = subprocess.run(
             [sys.executable, "-c", _PREPARE], env=self.environment, capture_output=True, text=True, check=False
         )
@@ -67,8 +63,9 @@ class PageServer(LocalAirflow):
         except OSError:
             return False
 
-    def token(self, role: str) -> str:
-        """A token of the role's user, as the login form gets one."""
+    def token(self, user: str | None = None) -> str:
+        """A token of a user, as the login form gets one; everything is below the path of the base URL."""
+        role = user or "admin"
         if role not in self._tokens:
             found = self.send("POST", f"{BASE}/auth/token", {"username": role, "password": role})
             self._tokens[role] = json.loads(found.text)["access_token"]

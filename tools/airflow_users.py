@@ -1,0 +1,24 @@
+"""Users of every role for a local Airflow, by its SimpleAuthManager."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: A user has the role's name, and its password is the same.
+ROLES = ("admin", "op", "user", "viewer")
+
+
+def with_users(home: Path) -> dict[str, str]:
+    """Write the users' passwords into ``home``, and return the settings that make Airflow ask for them."""
+    home.mkdir(parents=True, exist_ok=True)
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps({role: role for role in ROLES}))
+    return {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{role}:{role}" for role in ROLES),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+    }
