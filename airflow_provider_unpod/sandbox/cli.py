@@ -49,6 +49,14 @@ def _server_parser() -> argparse.ArgumentParser:
         description="A local stand-in for the Unpod billing API, to try Airflow DAGs against. It is not Unpod.",
         epilog=f"To control a running sandbox: {PROGRAM} {{{','.join(COMMANDS)}}} (see {PROGRAM} pay --help).",
     )
+    _add_ledger(parser)
+    _add_behavior(parser)
+    _add_disturbances(parser)
+    return parser
+
+
+def _add_ledger(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the server and its invoices."""
     default = Settings()
     add = parser.add_argument
     add("--port", type=int, default=DEFAULT_PORT, help="port of 127.0.0.1; 0 picks a free one (default %(default)s)")
@@ -67,6 +75,12 @@ def _server_parser() -> argparse.ArgumentParser:
         metavar="YYYY-MM-DD",
         help="create invoices for the 180 days before this day (default: the current day in UTC)",
     )
+
+
+def _add_behavior(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how the API responds."""
+    default = Settings()
+    add = parser.add_argument
     add(
         "--order",
         choices=get_args(Order),
@@ -104,6 +118,12 @@ def _server_parser() -> argparse.ArgumentParser:
         default=default.unknown_org,
         help="response to an unknown organization handle (default %(default)s)",
     )
+
+
+def _add_disturbances(parser: argparse.ArgumentParser) -> None:
+    """Add the options of limits, delays, faults and changes of the list."""
+    default = Settings()
+    add = parser.add_argument
     add("--rate-limit", type=int, help="requests per window (default: no limit)")
     add(
         "--rate-window",
@@ -128,7 +148,6 @@ def _server_parser() -> argparse.ArgumentParser:
         metavar="KIND:EVERY",
         help=f"change the list at each EVERY-th billing request; repeatable; kinds: {', '.join(MOVES)}",
     )
-    return parser
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
