@@ -96,8 +96,8 @@ def unpod_month_revenue() -> None:
             cursor.execute(f"SELECT currency, amount, invoice_date FROM {TABLE} WHERE status = 'paid'")  # a constant
             for currency, amount, invoice_date in cursor:
                 # PostgreSQL returns a datetime, SQLite an ISO 8601 string.
-                moment = pendulum.parse(str(invoice_date))
-                if data_interval_start <= moment < data_interval_end:
+                dated = pendulum.parse(str(invoice_date))
+                if data_interval_start <= dated < data_interval_end:
                     sums[currency] = sums.get(currency, Decimal(0)) + Decimal(amount)
         return {currency: str(amount) for currency, amount in sorted(sums.items())}
 

@@ -1,4 +1,4 @@
-"""Tests judge the package that is installed: in CI the wheel, and never a checkout that happens to lie beside them."""
+"""Tests import the installed package, which is the wheel in CI, and never a checkout next to them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TestMetadata:
 
     @metadata_forms
     def test_metadata_has_no_key_that_airflow_does_not_know(self) -> None:
-        # Unknown and misspelt keys pass the schema above; the one for provider.yaml is strict.
+        # Unknown and misspelled keys pass the schema above; the one for provider.yaml is strict.
         schema = {**airflow_schema("provider.yaml.schema.json"), "required": []}
         info = get_provider_info()
         assert info.pop("dataset-uris") == info["asset-uris"]  # 2.11's name for the same

@@ -1,4 +1,4 @@
-"""``make constraints``: writes constraints/ anew. Versions only: no index, no address, no path."""
+"""``make constraints``: writes constraints/. The files have only versions: no index, no address, no path."""
 
 from __future__ import annotations
 

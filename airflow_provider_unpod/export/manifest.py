@@ -103,14 +103,14 @@ class Manifest:
         return self.changes is None or export_id in (self.changes["since"], *self.changes["replaces"])
 
     @property
-    def besides(self) -> tuple[ListedFile, ...]:
+    def without_records(self) -> tuple[ListedFile, ...]:
         """The files without records: the state of an export of changes, and the report."""
         return tuple(file for file in (self.state, self.report) if file)
 
     @property
     def paths(self) -> set[str]:
         """The paths of all files except the manifest."""
-        return {file.path for file in (*self.files, *self.besides)}
+        return {file.path for file in (*self.files, *self.without_records)}
 
     @cached_property
     def sha256(self) -> str:
@@ -136,7 +136,7 @@ class Manifest:
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]
         except (KeyError, TypeError, AttributeError, OverflowError, UnpodConfigError) as error:
             raise ValueError(f"a field is missing or invalid: {error!r}") from error
-        if len(manifest.paths) != len(files) + len(manifest.besides):
+        if len(manifest.paths) != len(files) + len(manifest.without_records):
             raise ValueError("it lists a file twice")
         if manifest.report and manifest.report.path != report_name(manifest.export_id):
             raise ValueError("its report is not a file of this export")

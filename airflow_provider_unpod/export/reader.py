@@ -177,7 +177,7 @@ def read_export(
     :raises UnpodConfigError: if the path is invalid, a library for its store is not installed, or the storage
         connection does not exist.
     """
-    folder, manifest = _believed_manifest(path, conn_id, export_id, manifest_sha256)
+    folder, manifest = _verified_manifest(path, conn_id, export_id, manifest_sha256)
     export = Export(folder, manifest)
     if report := export.open_report():
         report.close()
@@ -192,7 +192,7 @@ def stream_export(
     The hash of each file is verified before its first record is yielded. Compare the sums of all records with
     ``totals`` before you use any of them.
     """
-    folder, manifest = _believed_manifest(path, conn_id, export_id, manifest_sha256)
+    folder, manifest = _verified_manifest(path, conn_id, export_id, manifest_sha256)
     return Export(folder, manifest, check=False)
 
 
@@ -214,7 +214,7 @@ def export_files(
     :raises ExportError: if there is no certified export, or it is not the requested one.
     :raises UnpodConfigError: as in :func:`read_export`.
     """
-    return _addresses(*_believed_manifest(path, conn_id, export_id, manifest_sha256))
+    return _addresses(*_verified_manifest(path, conn_id, export_id, manifest_sha256))
 
 
 def read_report(
@@ -261,7 +261,7 @@ def _addresses(folder: Folder, manifest: Manifest) -> list[str]:
     return [f"{place}/{file.path}" for file in manifest.files]
 
 
-def _believed_manifest(
+def _verified_manifest(
     path: str | Path, conn_id: str | None, export_id: str | None, manifest_sha256: str | None
 ) -> tuple[Folder, Manifest]:
     folder = _folder_of(path, conn_id)

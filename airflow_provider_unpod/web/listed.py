@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 OPERATOR = ("airflow_provider_unpod.operators.billing", "UnpodBillingOperator")
-#: Exports on the page, and DAGs that are asked for permission.
+#: Most exports on the page, and most DAGs whose permission is checked.
 MOST_LISTED = 50
 _MOST_DAGS = 500
 #: Seconds for which the list of DAGs with such tasks is reused. Finding them reads the whole table of task instances.

@@ -81,6 +81,6 @@ def started(home: Path) -> Iterator[World]:
         deployment = stack.enter_context(distributed(home, DAGS, connections, UNPOD_FULL=str(full)))
         world = World(deployment, apis, full)
         world.until(lambda: {*USES.values()} <= deployment.airflow.dags(), "the DAGs")
-        # What it finds at its first poll is not reported.
+        # Changes that the first poll finds are not reported.
         world.until(lambda: world.requests("event") >= 5, "the event trigger to run")
         yield world

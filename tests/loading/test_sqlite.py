@@ -1,4 +1,4 @@
-"""What holds for SQLite alone: its locks and its schemas."""
+"""Locks and schemas of SQLite."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_reference_to_an_asset_that_airflow_does_not_know_does_not_fail_the_ta
     assert events[BILLING].extra["export_id"] == summary["export_id"]
     assert "unknown" in caplog.text
 
-    # What may pass is a matter for a retry, or the event would lack what downstream DAGs need.
+    # A transient error is left to a retry. Otherwise the event would lack data that downstream DAGs need.
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor("API_SERVER_ERROR"), raising=False)
     with pytest.raises(Exception, match="API_SERVER_ERROR"):
         run(operator)

@@ -372,7 +372,7 @@ def test_stored_state_is_found_under_the_same_key_by_every_spelling_of_the_ids(i
 
 LIFE = st.lists(
     st.tuples(
-        # What happens before each poll of this run: (invoice, status), or a new invoice.
+        # The changes before each poll of this run: (invoice, status), or a new invoice.
         st.lists(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(STATUSES)), max_size=4), min_size=2, max_size=5),
         st.sampled_from(["", "before storing", "confirming"]),
     ),

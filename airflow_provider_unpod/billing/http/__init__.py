@@ -1,1 +1,1 @@
-"""One request to the Unpod billing API: sent, paced, retried, cancelled, and its response understood."""
+"""Sends requests to the Unpod billing API: pacing, retries, cancellation, and the interpretation of responses."""

@@ -25,9 +25,9 @@ _CREDIT = 0.1
 _EARLIEST = 0.25
 #: Slots to wait for each other worker. Less than 1, because the line delays workers that are too early.
 _SLOTS_PER_WORKER = 0.75
-#: A crowd of up to this multiple of the limit fits into a window: a worker then counts on the first factor of the
-#: requests that others might send before it, and spreads over the second factor of the next window. The larger crowd
-#: takes the third, since each refused request is one that somebody else could have had.
+#: A crowd of up to this multiple of the limit fits into a window. For it, a worker expects the first factor of the
+#: others' possible requests, and spreads over the second factor of the next window. A larger crowd uses the third
+#: factor, because every refused request is lost for another worker.
 _FITS, _FEWER_BEFORE, _CLOSER, _APART = 1.2, 0.9, 0.6, 1.2
 #: Largest estimate of the number of workers, as a multiple of the limit.
 _LARGEST_CROWD = 3.0

@@ -52,10 +52,10 @@ class _End:
     doubts: int = 0
 
     def judge(self, page: WindowPage, link: Link) -> None:
-        """The list ends here, unless the server has cut the page just where the last row would be.
+        """Judge whether the list ends with this short response.
 
-        Then other rows came than were asked for, and they are not where they were before. In a list that moves they
-        never are: there it takes a window that no server cuts.
+        The server may have cut the page at exactly this row. It then returned other rows than requested, so the shared
+        rows are not in place. In a changing list they never are, so a window is needed that no server cuts.
         """
         self.reached = link.in_place or page.window.size <= SMALLEST_LIMIT
         self.doubts += not self.reached
@@ -122,7 +122,7 @@ class LinkedRead:
 
     @property
     def _quiet(self) -> bool:
-        """Whether no response has shown so far that the list changes."""
+        """Whether the list has not changed so far."""
         return not (self.links.moved or self._discarded or self._evidence.counts_seen > 1)
 
     @property

@@ -147,7 +147,7 @@ def test_a_cancellation_just_before_a_wait_is_not_lost() -> None:
 
     class CancelledOnTheWay(Pacing):
         def _hold(self) -> float | None:
-            cancellation._cancelled = True  # as another thread does that cannot wake anybody yet
+            cancellation._cancelled = True  # as if cancelled by another thread before the wait began
             return super()._hold()
 
     class Waits(Clock):

@@ -366,7 +366,7 @@ STEPS = st.lists(st.sampled_from("......idflpqQs"), max_size=3)
 
 
 class Script:
-    """What happens before each request, and between its rows and its ``count``: drawn by hypothesis, so it shrinks."""
+    """Draws the changes before each request, and between its rows and its ``count``. Hypothesis can shrink them."""
 
     def __init__(self, before: list[list[str]], between: list[list[str]]) -> None:
         self.before, self.between = iter(before), iter(between)

@@ -298,7 +298,7 @@ def test_while_the_list_changes_every_row_is_current_and_absence_is_correct(
     # The list has not changed for three polls: every wanted invoice is reported as it is.
     assert {key for key in keys if key in ledger.ids and key < rows} <= set(poll.rows)
     assert all(invoice.status == ledger.status.get(key, "pending") for key, invoice in poll.rows.items())
-    # An absence that was proved stays so until somebody asks anew, as the later subscriber here.
+    # A proof of absence stays valid until a new subscriber needs a new one.
     later = tracker.poll(Wanted(keys, dict.fromkeys(wanted.certain, len(rounds) + 4), everything))
     assert not [key for key in wanted.certain if key in ledger.ids and key not in later.rows]
 

@@ -44,7 +44,7 @@ class Killer:
         pid = int(self._process.stdout.readline())
         if not select.select([self._process.stdout], [], [], delay)[0]:
             self._kill(pid, how)
-            # What a signal handler raises may strike anywhere, inside `logging` between taking its lock and the `try`
+            # A signal handler may raise anywhere, also inside `logging` between taking its lock and the `try`
             # too: the process then hangs. Airflow kills a task that has not ended in time, and so does this.
             if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
                 self._kill(pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ class Killer:
 def killer(store: Store) -> Iterator[Killer]:
     command = [sys.executable, exporting.__file__]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    # Unbuffered, so that select sees all that has come.
+    # Unbuffered, so that select sees all output.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
     ) as process:

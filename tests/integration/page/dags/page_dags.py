@@ -1,4 +1,4 @@
-"""DAGs whose exports the page shows, and DAGs that try to have it show something else."""
+"""DAGs whose exports the page shows, and DAGs that try to make it show other files."""
 
 from __future__ import annotations
 
