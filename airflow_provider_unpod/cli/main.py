@@ -98,6 +98,8 @@ def _failed(error: object, status: int) -> int:
 def _prepare_process() -> None:
     # Without this, Airflow 3 finds only connections in the environment, not those in its database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    # Airflow 3.1 imports alembic while it logs at level INFO, and alembic then logs each of its plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     import airflow  # noqa: F401  # configures logging and warnings, which are reset below
 
     # Airflow 2.11 warns about its own settings.
