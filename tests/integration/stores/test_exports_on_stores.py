@@ -105,7 +105,7 @@ def test_a_damaged_file_is_refused(store: Store, folder: str) -> None:
     assert content is not None
     place.put(written.manifest.files[0].path, content.replace(b"1", b"2", 1))
 
-    with pytest.raises(ExportError, match="not the file that was written"):
+    with pytest.raises(ExportError, match="was modified, so its export is invalid"):
         read_export(folder, store.conn_id)
 
 
