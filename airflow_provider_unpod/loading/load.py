@@ -211,8 +211,8 @@ class Load:
     def _vanished_at(self, cursor: Any) -> Any:
         """Return the time when the first full export after this one was read. ``None`` if there is none.
 
-        Such an export has already written the rows of the invoices that it had, and this one leaves those unchanged.
-        All other invoices have vanished since.
+        That export has already written its invoices, and this load does not change their rows. All other invoices have
+        vanished since.
         """
         self._run(
             cursor,

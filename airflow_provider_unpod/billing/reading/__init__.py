@@ -1,1 +1,1 @@
-"""Many pages made into one complete list, with the evidence that it is complete."""
+"""Reads many pages as one complete list, with the evidence that it is complete."""

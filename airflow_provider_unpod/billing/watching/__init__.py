@@ -1,1 +1,1 @@
-"""The same list polled again and again: find one invoice, follow many, decide what a wait makes of it."""
+"""Polls the list repeatedly: finds one invoice, tracks many, and decides whether a wait has ended."""

@@ -34,7 +34,7 @@ class MovingList:
     :param cap: most rows of a page. With ``ignore_page_size``, every page has this many.
     :param hidden_rows: rows that the server drops after slicing.
     :param counts: value of ``count``: ``"right"``, only ``"visible"`` rows, ``"null"``, or a constant number.
-    :param past_end: a page behind the last row: ``"404"``, ``"200"`` and empty, or the ``"last"`` or ``"first"`` page.
+    :param past_end: page past the end: ``"404"``, ``"200"`` and empty, or the ``"last"`` or ``"first"`` page.
     """
 
     def __init__(
