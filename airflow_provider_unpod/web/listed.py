@@ -35,8 +35,9 @@ OPERATOR = ("airflow_provider_unpod.operators.billing", "UnpodBillingOperator")
 #: Most exports on the page, and most DAGs whose permission is checked.
 MOST_LISTED = 50
 _MOST_DAGS = 500
-#: Seconds for which the list of DAGs with such tasks is reused. Finding them reads the whole table of task instances.
-_REMEMBERED = 60.0
+#: Finding the DAGs with such tasks reads the whole table of task instances. Their list is reused for this many times as
+#: long as that took, so that the first export is listed at once, and large tables are read seldom.
+_REUSED = 20.0
 _MOST_VERSIONS = 500
 
 _Text = Annotated[str, Field(max_length=2000)]
@@ -121,9 +122,11 @@ class Exports:
 
     def _dags_with_exports(self, session: Session) -> list[str]:
         now = self._clock()
-        if self._dags is None or now - self._dags[0] > _REMEMBERED:
+        if self._dags is None or now > self._dags[0]:
             found = select(TaskInstance.dag_id).where(TaskInstance.operator == OPERATOR[1]).distinct()
-            self._dags = now, sorted(session.scalars(found.limit(_MOST_DAGS)))
+            dag_ids = sorted(session.scalars(found.limit(_MOST_DAGS)))
+            end = self._clock()
+            self._dags = end + _REUSED * (end - now), dag_ids
         return self._dags[1]
 
     def _listed(self, session: Session, rows: Iterable[Any]) -> Iterable[ListedExport]:

@@ -14,7 +14,7 @@ if not has_page():
     pytest.skip("the page needs Airflow 3.1", allow_module_level=True)
 
 from airflow_provider_unpod.web.connections import Busy, ConnectionTests, form_token, is_form_token
-from airflow_provider_unpod.web.listed import own_tasks_of
+from airflow_provider_unpod.web.listed import Exports, own_tasks_of
 
 
 class Clock:
@@ -93,6 +93,27 @@ def test_a_form_is_valid_only_for_its_user_connection_and_server(other: tuple[st
 
     assert is_form_token("key", token, "user", "conn")
     assert not is_form_token(other[0], token, *other[1:])
+
+
+@pytest.mark.parametrize(("seconds", "read_at"), [(0.0, [0, 1, 2, 3]), (0.1, [0, 3]), (3.0, [0, 64])])
+def test_the_table_of_task_instances_is_read_for_a_twentieth_of_the_time_at_most(
+    seconds: float, read_at: list[int]
+) -> None:
+    clock = Clock()
+    read: list[float] = []
+
+    class Session:
+        def scalars(self, query: Any) -> list[str]:
+            read.append(clock.now)
+            clock.now += seconds
+            return []
+
+    exports = Exports(clock)
+    for second in range(read_at[-1] + 1):
+        clock.now = max(clock.now, float(second))
+        exports.newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
+
+    assert read == read_at
 
 
 @pytest.mark.parametrize("encoded", [lambda task: {"__type": "operator", "__var": task}, lambda task: task])
