@@ -103,50 +103,78 @@ def write_export(
     :raises UnpodBadRows: if invoices cannot be written. The error names all of them.
     """
     options = options or ExportOptions()
-    about = about or {}
     formats.require_libraries(options)
-    started = _now()
-    partition_of = partitions.partitioner(options)
-    usable = valid(invoices, _checker(options, selection, partition_of))
-    with (
-        Folder(address, conn_id) as folder,
-        Publication(folder, about) as publication,
-        Spool() as spool,
-        ExitStack() as closing,
-    ):
-        comparison = None
-        if options.export_mode == CHANGES:
-            comparison = closing.enter_context(compare_with_last(folder, about, options, selection))
-            wanted = comparison.changes(usable)
-        else:
-            wanted = filter(selection.matches, usable) if selection else usable
-        totals, fields = _read(wanted, spool, partition_of)
-        evidence = invoices.evidence.as_dict()
-        if comparison and not totals.count:
+    draft = _Draft(options, about or {}, selection, render_report)
+    with Folder(address, conn_id) as folder, Publication(folder, draft.about) as publication, ExitStack() as closing:
+        draft.read(invoices, folder, closing)
+        if draft.is_without_changes:
             publication.withdraw()
             return None
-        read = _now()
-        columns = formats.columns_of(_all_blocks(spool), options)
-        content = {
-            **about,
-            "started_at": started,
-            "read_at": read,
-            **_as_dict(options),
+        return Written(folder.address, publication.publish(draft.write_files), conn_id)
+
+
+class _Draft:
+    """An export between the list and the folder: its records are spooled, its files not yet written."""
+
+    folder: Folder
+    spool: Spool
+    comparison: Comparison | None
+    columns: tuple[Column, ...]
+    content: dict[str, Any]
+
+    def __init__(
+        self,
+        options: ExportOptions,
+        about: Mapping[str, Any],
+        selection: Selection | None,
+        render_report: Renderer | None,
+    ) -> None:
+        self.options = options
+        self.about = about
+        self.selection = selection
+        self.render_report = render_report
+        self.started_at = _now()
+        self.partition_of = partitions.partitioner(options)
+
+    def read(self, invoices: Any, folder: Folder, closing: ExitStack) -> None:
+        """Spool the invoices that belong to the export. ``closing`` closes the files needed until it is published."""
+        self.folder = folder
+        self.spool = closing.enter_context(Spool())
+        usable = valid(invoices, _checker(self.options, self.selection, self.partition_of))
+        self.comparison = None
+        if self.options.export_mode == CHANGES:
+            comparing = compare_with_last(folder, self.about, self.options, self.selection)
+            self.comparison = closing.enter_context(comparing)
+            wanted = self.comparison.changes(usable)
+        else:
+            wanted = filter(self.selection.matches, usable) if self.selection else usable
+        totals, fields = _read(wanted, self.spool, self.partition_of)
+        read_at = _now()
+        self.columns = formats.columns_of(_all_blocks(self.spool), self.options)
+        self.content = {
+            **self.about,
+            "started_at": self.started_at,
+            "read_at": read_at,
+            **_as_dict(self.options),
             "fields": fields,
-            "columns": [column.as_dict() for column in columns],
-            "evidence": evidence,
+            "columns": [column.as_dict() for column in self.columns],
+            "evidence": invoices.evidence.as_dict(),
             "count": totals.count,
             "totals": totals.as_dict(),
         }
 
-        def write_files(export_id: str) -> Manifest:
-            files = [file.as_dict() for file in _write_data(folder, export_id, spool, options, columns)]
-            changes = _write_state(folder, export_id, comparison) if comparison else None
-            described = {**_head(export_id), **content, "files": files, "changes": changes}
-            report = _write_report(folder, described, spool, render_report) if render_report else None
-            return Manifest.from_content({**described, "report": report})
+    @property
+    def is_without_changes(self) -> bool:
+        """Whether this is an export of changes and there are none."""
+        return self.comparison is not None and not self.content["count"]
 
-        return Written(folder.address, publication.publish(write_files), conn_id)
+    def write_files(self, export_id: str) -> Manifest:
+        """Write all files but the manifest, and return the manifest."""
+        files = [file.as_dict() for file in _write_data(self.folder, export_id, self.spool, self.options, self.columns)]
+        changes = _write_state(self.folder, export_id, self.comparison) if self.comparison else None
+        described = {**_head(export_id), **self.content, "files": files, "changes": changes}
+        report = _write_report(self.folder, described, self.spool, self.render_report) if self.render_report else None
+        return Manifest.from_content({**described, "report": report})
 
 
 def _checker(
