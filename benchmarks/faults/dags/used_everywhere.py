@@ -63,7 +63,7 @@ def read() -> None:
         task_id="operator",
         unpod_conn_id="unpod_operator",
         output_path="{{ dag_run.conf['output'] }}",
-        partition_by=["currency", "month"],
+        partition_by=["currency", "status", "month"],  # many files, so that a store can go down between two
     )
 
 
