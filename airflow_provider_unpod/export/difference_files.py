@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_unpod.export.columns import formula_safe
+from airflow_provider_unpod.export.spool import discard, temporary_file, temporary_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,14 +28,22 @@ class Differences:
     """
 
     def __init__(self, reconciliation: Reconciliation, most: int) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self.first: list[dict[str, Any]] = []
+        self._file: IO[bytes] = temporary_file()
+        try:
+            self._store(reconciliation, most)
+        except BaseException:
+            self.close()
+            raise
+        self.summary = reconciliation.summary.as_dict()
+
+    def _store(self, reconciliation: Reconciliation, most: int) -> None:
         for difference in reconciliation:
             content = as_dict(difference)
             if len(self.first) < most:
                 self.first.append(content)
-            self._file.write(json.dumps(content).encode() + b"\n")
-        self.summary = reconciliation.summary.as_dict()
+            with temporary_space():
+                self._file.write(json.dumps(content).encode() + b"\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
@@ -43,7 +51,7 @@ class Differences:
 
     def close(self) -> None:
         """Delete the temporary file."""
-        self._file.close()
+        discard(self._file)
 
     def write(self, folder: Folder, about: Mapping[str, Any]) -> list[str]:
         """Write both files to a folder, each completely or not at all, and return their names.

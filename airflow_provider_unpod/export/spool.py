@@ -78,6 +78,12 @@ def temporary_file() -> IO[bytes]:
         return tempfile.TemporaryFile(prefix="unpod-export-")
 
 
+def discard(file: IO[bytes]) -> None:
+    """Close a temporary file whose content is no longer needed, even on a full disk."""
+    with suppress(OSError):
+        file.close()
+
+
 class Spool:
     """Stores lines by partition, in order. A context manager that frees the disk space at its end.
 
@@ -96,8 +102,7 @@ class Spool:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        with suppress(OSError):  # the content is no longer needed
-            self._file.close()
+        discard(self._file)
 
     def add(self, partition: Partition, line: str) -> None:
         """Append one encoded record (ASCII, no line end) to a partition.

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ from airflow_provider_unpod.billing.arguments import text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export.address import EXTRA_OF, normalized, store_address
 from airflow_provider_unpod.export.errors import ExportError
-from airflow_provider_unpod.export.spool import temporary_file, temporary_space
+from airflow_provider_unpod.export.spool import discard, temporary_file, temporary_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,13 +106,19 @@ class Folder:
             if self._local and not Path(self._path(name)).is_file():  # opening a pipe would block forever
                 return None
             self._fs.invalidate_cache()  # a cached listing would hide a new file
-            with suppress(FileNotFoundError), self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source:
+            with (
+                suppress(FileNotFoundError),
+                self._fs.open(self._path(name), "rb", block_size=_BLOCK) as source,
+                ExitStack() as on_failure,
+            ):
                 copy = temporary_file()
+                on_failure.callback(discard, copy)
                 while block := source.read(min(_BLOCK, most - copy.tell())):
                     with temporary_space():
                         copy.write(block)
                 with temporary_space():
                     copy.seek(0)
+                on_failure.pop_all()
                 return copy
             return None
 
