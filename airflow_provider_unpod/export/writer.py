@@ -59,16 +59,17 @@ class Written:
             "export_id": self.manifest.export_id,
             "manifest_sha256": self.manifest.sha256,
             "file_count": len(files),
-            "files": files if _may_be_listed(files, len(files)) else None,
+            "files": files if may_be_listed(files, len(files)) else None,
             "count": self.manifest.count,
-            "totals": totals if _may_be_listed(totals, sum(map(len, totals.values()))) else None,
+            "totals": totals if may_be_listed(totals, sum(map(len, totals.values()))) else None,
             "consistency": self.manifest.content["evidence"]["consistency"],
             "report": f"{self.address}/{report.path}" if report else None,
             "storage_conn_id": self.conn_id,
         }
 
 
-def _may_be_listed(listed: object, entries: int) -> bool:
+def may_be_listed(listed: object, entries: int) -> bool:
+    """Return whether a result is small enough for XComs and asset events."""
     return entries <= _MOST_LISTED and len(json.dumps(listed)) <= _MOST_BYTES
 
 

@@ -105,8 +105,9 @@ class UnpodReconcileOperator(BaseOperator):
         read.
 
     The task returns ``agrees``, ``counts`` (number of ids by outcome), ``bridges`` (the steps from the export's total
-    to the other side's, by currency), ``first_differences`` (up to twenty) and ``files`` (addresses). The asset events
-    of its outlets have the same in ``extra``, without the differences.
+    to the other side's, by currency; ``None`` beyond 100 currencies or 64 KiB), ``first_differences`` (up to twenty,
+    at most 64 KiB) and ``files`` (addresses). The asset events of its outlets have the same in ``extra``, without the
+    differences.
     """
 
     template_fields: Sequence[str] = (
@@ -206,7 +207,8 @@ class UnpodReconcileOperator(BaseOperator):
                 here_is_part=export.manifest["mode"] == "changes",
             )
             differences = stack.enter_context(closing(Differences(reconciliation, _SHOWN)))
-            result = {**differences.summary, "export_id": export.export_id, "files": self._write(differences, export)}
+            files = self._write(differences, export)
+            result = {**_listed(differences.summary), "export_id": export.export_id, "files": files}
             self._report(differences)
             if not result["agrees"] and self.on_difference == "fail":
                 raise LedgerDiffers(
@@ -214,7 +216,7 @@ class UnpodReconcileOperator(BaseOperator):
                     f"{'See ' + result['files'][0] if result['files'] else 'See the log, or set output_path'}."
                 )
         send_summary(self.outlets, context, result)
-        returned: dict[str, Any] = storable({**result, "first_differences": differences.first})
+        returned: dict[str, Any] = storable({**result, "first_differences": _first(differences)})
         return returned
 
     # --- the two sides
@@ -298,6 +300,24 @@ class UnpodReconcileOperator(BaseOperator):
         self.log.warning("The export and %s differ: %s.", self._name_of_other(), words)
         for one in differences.first:
             self.log.warning("Invoice %s: %s; here %s, there %s", one["id"], ", ".join(one["outcomes"]), *_sides(one))
+
+
+def _listed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary that Airflow's database can store, however many currencies the other side has."""
+    from airflow_provider_unpod.export.writer import may_be_listed
+
+    bridges = summary["bridges"]
+    return {**summary, "bridges": bridges if may_be_listed(bridges, len(bridges)) else None}
+
+
+def _first(differences: Differences) -> list[dict[str, Any]]:
+    """Return as many of the first differences as an XCom should hold. Duplicates of one id may have any number."""
+    from airflow_provider_unpod.export.writer import may_be_listed
+
+    first = list(differences.first)
+    while not may_be_listed(first, len(first)):
+        first.pop()
+    return first
 
 
 def _counts_in_words(summary: Mapping[str, Any]) -> str:

@@ -219,8 +219,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             # Airflow's soft_fail skips on every AirflowFailException, so a wrong token would look like a late payment.
             if self.soft_fail and isinstance(skip.__cause__, AirflowFailException):
                 raise skip.__cause__ from None
+            self._check_reachable()
             if skip.__cause__ is None or isinstance(skip.__cause__, AirflowSensorTimeout):
-                self._check_reachable()
                 raise AirflowSkipException(f"{self._report()} {skip}") from None
             raise
 

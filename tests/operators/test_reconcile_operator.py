@@ -132,6 +132,23 @@ def test_the_event_of_an_outlet_has_the_summary_and_no_invoices(export: Path, tm
     assert result["bridges"]["EUR"]["amount"] == "0.01"
 
 
+def test_the_result_fits_into_airflows_database_whatever_the_ledger_contains(export: Path, tmp_path: Path) -> None:
+    many = "".join(f"{number + 10},1.00,C{number:04d}\n" for number in range(3000))
+    (tmp_path / "ledger.csv").write_text("id,amount,currency\n" + many)
+
+    result = compare(
+        export, ledger_path=str(tmp_path / "ledger.csv"), on_difference="warn", output_path=str(tmp_path / "result")
+    )
+
+    assert len(json.dumps(result)) < 64 * 1024
+    assert result["bridges"] is None
+    content = json.loads((tmp_path / "result" / "reconciliation.json").read_text())
+    assert len(content["summary"]["bridges"]) == 3001
+    assert len(content["differences"]) == sum(
+        number for outcome, number in result["counts"].items() if outcome != "matched"
+    )
+
+
 def test_a_tolerance_applies_only_to_its_currency_and_unknown_currencies_are_separate(tmp_path: Path) -> None:
     full([row(1, amount="5.00", currency="EUR"), row(2, amount="5.00", currency="usd")], tmp_path / "export")
     ledger = tmp_path / "ledger.csv"

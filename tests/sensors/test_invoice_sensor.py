@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
+    BaseSensorOperator,
     TaskDeferred,
 )
 
@@ -602,6 +603,22 @@ def test_an_unreachable_api_is_not_a_late_payment_when_time_is_up(
 
     with pytest.raises(UnpodUnreachable, match=r"no-such-host\.invalid"):
         wait(invoice_id=invoice, timeout=0, soft_fail=True)
+
+
+def test_an_unreachable_api_is_not_skipped_when_execution_timeout_ends_a_soft_wait(
+    unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = unpod_sandbox.connection_json().replace("http://127.0.0.1", "https://no-such-host.invalid")
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", connection)
+
+    def timed_out(self: UnpodInvoiceSensor, context: Any) -> None:
+        """What Airflow's sensors do when execution_timeout ends a poll and soft_fail is set."""
+        self.poke(context)
+        raise AirflowSkipException("execution_timeout") from AirflowTaskTimeout()
+
+    monkeypatch.setattr(BaseSensorOperator, "execute", timed_out)
+    with pytest.raises(UnpodUnreachable, match=r"no-such-host\.invalid"):
+        UnpodInvoiceSensor(task_id="wait", invoice_id=invoice, soft_fail=True).execute({})
 
 
 def test_a_connection_that_is_corrected_in_time_does_not_end_the_wait(
