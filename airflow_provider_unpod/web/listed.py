@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OPERATOR = ("airflow_provider_unpod.operators.billing", "UnpodBillingOperator")
 #: Most exports on the page, and most DAGs whose permission is checked.
 MOST_LISTED = 50
+#: Most task instances to search for them.
+_MOST_RUNS = 1000
 _MOST_DAGS = 500
 #: Finding the DAGs with such tasks reads the whole table of task instances. Their list is reused for this many times as
 #: long as that took, so that the first export is listed at once, and large tables are read seldom.
@@ -108,10 +110,17 @@ class Exports:
             return []
         wanted = (
             _SUMMARIES.where(TaskInstance.dag_id.in_(dag_ids))
-            .order_by(TaskInstance.end_date.desc(), TaskInstance.map_index)
+            .order_by(TaskInstance.end_date.desc(), TaskInstance.map_index, TaskInstance.id)
             .limit(MOST_LISTED)
         )
-        return list(self._listed(session, session.execute(wanted)))
+        found: list[ListedExport] = []
+        # The operator also returns records and runs without changes, which are not exports.
+        for offset in range(0, _MOST_RUNS, MOST_LISTED):
+            rows = session.execute(wanted.offset(offset)).all()
+            found += self._listed(session, rows)
+            if len(found) >= MOST_LISTED or len(rows) < MOST_LISTED:
+                break
+        return found[:MOST_LISTED]
 
     def one(self, session: Session, dag_id: str, ti_id: str) -> ListedExport | None:
         """Return the export of a task instance. ``None`` if it has none."""

@@ -14,7 +14,7 @@ if not has_page():
     pytest.skip("the page needs Airflow 3.1", allow_module_level=True)
 
 from airflow_provider_unpod.web.connections import Busy, ConnectionTests, form_token, is_form_token
-from airflow_provider_unpod.web.listed import Exports, own_tasks_of
+from airflow_provider_unpod.web.listed import OPERATOR, Exports, own_tasks_of
 
 
 class Clock:
@@ -114,6 +114,30 @@ def test_the_table_of_task_instances_is_read_for_a_twentieth_of_the_time_at_most
         exports.newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
 
     assert read == read_at
+
+
+def test_exports_are_listed_even_after_many_runs_that_only_returned_records() -> None:
+    summary = {"manifest": "file:///x/_manifest.json", "export_id": "e", "manifest_sha256": "0" * 64, "count": 0}
+    values = [[{"id": 1}]] * 120 + [{**summary, "totals": {}, "consistency": "linked"}]
+    task = {"task_id": "export", "_task_module": OPERATOR[0], "task_type": OPERATOR[1]}
+
+    class Session:
+        def scalars(self, query: Any) -> list[str]:
+            return ["dag"]
+
+        def scalar(self, query: Any) -> Any:
+            return SimpleNamespace(data={"dag": {"tasks": [task]}})
+
+        def execute(self, query: Any) -> Any:
+            first, size = query._offset, query._limit
+            ti = SimpleNamespace(id=1, dag_id="dag", task_id="export", run_id="r", map_index=-1, end_date=None)
+            ti.dag_version_id = 1
+            rows = [(ti, value) for value in values[first : first + size]]
+            return SimpleNamespace(all=lambda: rows)
+
+    (listed,) = Exports().newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
+
+    assert listed.summary.export_id == "e"
 
 
 @pytest.mark.parametrize("encoded", [lambda task: {"__type": "operator", "__var": task}, lambda task: task])
