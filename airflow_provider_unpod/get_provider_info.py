@@ -66,7 +66,7 @@ FIELD_BEHAVIOUR: dict[str, Any] = {
     "placeholders": {
         "host": "https://unpod.dev",
         "login": "unpod.tv",
-        "port": "443. The Test button needs a port.",
+        "port": "443 (Test Connection needs a port)",
     },
 }
 

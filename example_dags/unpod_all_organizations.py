@@ -23,7 +23,8 @@ def unpod_all_organizations() -> None:
     """### All organizations
 
     Asks Unpod which organizations the token of `unpod_default` has access to, and exports all invoices of each one
-    into a folder of its own below `UNPOD_EXPORTS`. Start it by hand.
+    into a folder of its own below `UNPOD_EXPORTS`, with a report for people: *Browse*, *Unpod Billing*. Start it by
+    hand.
     """
 
     @task
@@ -37,6 +38,7 @@ def unpod_all_organizations() -> None:
     UnpodBillingOperator.partial(
         task_id="export",
         pool=POOL,
+        report=True,
         # Leave slots of the pool to other DAGs.
         max_active_tis_per_dagrun=2,
         map_index_template="{{ task.org_handle }}",

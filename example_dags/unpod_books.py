@@ -35,7 +35,10 @@ TABLE = "unpod_invoices"
     tags=["unpod", "example"],
 )
 def unpod_nightly_books() -> None:
-    """Load the changes since last night, and compare them with the ledger.
+    """### Nightly books
+
+    Loads the changes since last night into the table `unpod_invoices`, and compares them with the ledger. If nothing
+    has changed, its tasks are skipped. Unpause it when the connection `unpod_books_db` exists.
 
     The comparison only warns: an alert with a list is more useful at night than a failed task. Both operators read
     the export by its fingerprint, so that what is loaded is what was certified.
@@ -84,7 +87,11 @@ def unpod_nightly_books() -> None:
     tags=["unpod", "example"],
 )
 def unpod_month_revenue() -> None:
-    """Add up the exact revenue of last month by currency."""
+    """### Revenue of a month
+
+    Adds up the exact revenue of last month by currency, in the table that `unpod_nightly_books` fills. Unpause it when
+    that DAG has run once.
+    """
 
     @task
     def revenue(data_interval_start: Any = None, data_interval_end: Any = None) -> dict[str, str]:

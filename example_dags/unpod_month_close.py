@@ -27,6 +27,8 @@ def unpod_month_close() -> None:
     Starts when `unpod_monthly_export` has updated the asset `unpod_monthly_invoices`. For each export it checks every
     byte against the manifest, compares the paid invoices with the manifest's control totals, and writes the revenue
     per currency to `UNPOD_BOOKS`. Booking a month again overwrites its file with the same content.
+
+    A run that is started by hand has no export to book, and books nothing. Start `unpod_monthly_export` instead.
     """
 
     @task
@@ -35,7 +37,7 @@ def unpod_month_close() -> None:
 
         Of two exports of one month the later one replaced the files of the earlier one.
         """
-        by_asset = triggering_asset_events or triggering_dataset_events  # Airflow 2 has the latter
+        by_asset = triggering_asset_events or triggering_dataset_events or {}  # Airflow 2 has the second
         events = sorted((event for of_asset in by_asset.values() for event in of_asset), key=lambda one: one.timestamp)
         latest = {event.extra["manifest"]: event.extra for event in events}
         return [

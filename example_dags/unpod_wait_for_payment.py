@@ -61,6 +61,8 @@ def unpod_book_payment() -> None:
     @task
     def book(dag_run: Any = None) -> str:
         """Replace this with a call to your ledger."""
+        if "invoice" not in dag_run.conf:
+            raise ValueError("This DAG books the invoice in its configuration. Start unpod_wait_for_payment instead.")
         invoice = json.loads(dag_run.conf["invoice"])
         return f"Booked {invoice['amount']} {invoice['currency']} of invoice {dag_run.conf['invoice_id']}."
 

@@ -100,7 +100,7 @@ class TestForm:
         assert form.standard_fields.password.title == "API token"
         assert form.standard_fields.host.placeholder == "https://unpod.dev"
         assert form.standard_fields.port.title == "Port (443 for https)"
-        assert form.standard_fields.port.placeholder == "443. The Test button needs a port."
+        assert form.standard_fields.port.placeholder == "443 (Test Connection needs a port)"
         assert form.standard_fields.url_schema.hidden
         # 3.1 asks the hook, later versions read the metadata.
         shown = {name: (field["schema"]["title"], field["description"]) for name, field in form.extra_fields.items()}

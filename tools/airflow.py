@@ -72,7 +72,6 @@ def connection_form(sandbox: Sandbox) -> str:
     fields = {
         "Connection Type": HOOK_NAME,
         "Host": "http://127.0.0.1",
-        labels["port"]: str(sandbox.port),
         labels["login"]: f"{sandbox.org_handle}   (or {others})",
         labels["password"]: sandbox.token,
         labels["port"]: str(sandbox.port),

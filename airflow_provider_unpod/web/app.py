@@ -43,7 +43,7 @@ from airflow_provider_unpod.web.connections import (
     unpod_connection,
     unpod_connections,
 )
-from airflow_provider_unpod.web.listed import MOST_LISTED, Exports, ListedExport
+from airflow_provider_unpod.web.listed import MOST_LISTED, Exports, ListedExport, replaced_among
 from airflow_provider_unpod.web.rendering import render, source
 
 log = logging.getLogger(__name__)
@@ -88,13 +88,15 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
     def page_of(request: Request, user: Any, session: Any, **more: Any) -> Response:
         may_test = _may_test(user)
         connections = [one for one in unpod_connections(session) if _may_read_connection(user, one.conn_id)]
+        listed = exports.newest(session, lambda dag_id: _may_read_xcoms(user, dag_id))
         key, user_id = conf.get("api", "secret_key"), str(user.get_id())
         return _html(
             request,
             "page.html",
             connections=connections,
             test_tokens={one.conn_id: form_token(key, user_id, one.conn_id) for one in connections} if may_test else {},
-            exports=exports.newest(session, lambda dag_id: _may_read_xcoms(user, dag_id)),
+            exports=listed,
+            replaced=replaced_among(listed),
             most_exports=MOST_LISTED,
             **{"tested": None, "outcome": None, **more},
         )

@@ -158,6 +158,18 @@ class Exports:
         return tasks
 
 
+def replaced_among(exports: Iterable[ListedExport]) -> frozenset[str]:
+    """Return the ``ti_id`` of exports, newest first, that a newer run of the same task has replaced in their folder."""
+    newer: set[tuple[str, str, str]] = set()
+    replaced = set()
+    for one in exports:
+        place = (one.dag_id, one.task_id, one.summary.manifest)
+        if place in newer:
+            replaced.add(one.ti_id)
+        newer.add(place)
+    return frozenset(replaced)
+
+
 def own_tasks_of(serialized_dag: Mapping[str, Any] | None) -> Iterable[str]:
     """Return the ids of the tasks in a serialized DAG whose class is this package's operator."""
     for encoded in (serialized_dag or {}).get("dag", {}).get("tasks", ()):

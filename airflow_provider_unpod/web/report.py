@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.moments import parse_moment
@@ -12,6 +11,7 @@ from airflow_provider_unpod.web.rendering import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from decimal import Decimal
 
     from airflow_provider_unpod.export.reconciliation import Summary
 
@@ -22,6 +22,8 @@ _COMPLETENESS = {
     "single-pass": "Not proved complete: every page was read once. Changes during the read may have been missed.",
 }
 _CHART_WIDTH = 640
+#: Most months of a chart, so that it fits on a printed page. The table below it has all months.
+_CHART_MONTHS = 24
 #: Most files to list. The manifest has all.
 _MOST_FILES = 500
 _SELECTION = ("statuses", "invoice_date_from", "invoice_date_to")
@@ -35,6 +37,44 @@ class Bar:
     amount: Decimal
     count: int
     width: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """The totals in one currency. A cell is ``None`` if the month has no invoices of the status.
+
+    :param statuses: the columns. A currency has only columns for its own statuses.
+    :param rows: month, cells in the order of ``statuses``, total of the month.
+    :param totals: total of each status.
+    :param total: total of all invoices.
+    """
+
+    statuses: list[str]
+    rows: list[tuple[str, list[Sum | None], Sum]]
+    totals: list[Sum]
+    total: Sum
+
+    @classmethod
+    def of(cls, months: Mapping[str, Mapping[str, Sum]]) -> Table:
+        """Arrange the sums of a currency, by month and status."""
+        statuses = sorted({status for cells in months.values() for status in cells})
+        rows = [
+            (month, [cells.get(status) for status in statuses], _added_up(cells.values()))
+            for month, cells in sorted(months.items())
+        ]
+        columns = zip(*(cells for _, cells, _ in rows), strict=True)
+        totals = [_added_up(cell for cell in column if cell is not None) for column in columns]
+        return cls(statuses, rows, totals, _added_up(totals))
+
+    @property
+    def bars(self) -> list[Bar]:
+        """The chart: the newest months."""
+        months = [(month, total) for month, _, total in self.rows][-_CHART_MONTHS:]
+        longest = max(abs(total.amount) for _, total in months)
+        return [
+            Bar(month, amount, count, int(abs(amount) * _CHART_WIDTH / longest) if longest else 0)
+            for month, (count, amount) in months
+        ]
 
 
 def render_report(
@@ -66,9 +106,8 @@ def render_report(
         selection={name: (manifest.get("selection") or {}).get(name) for name in _SELECTION},
         completeness=_COMPLETENESS[manifest["evidence"]["consistency"]],
         figures=figures,
-        statuses=sorted(figures.statuses),
         files=manifest["files"][:_MOST_FILES],
-        charts={currency: _bars(months) for currency, months in sorted(figures.months.items())},
+        tables={currency: Table.of(months) for currency, months in sorted(figures.months.items())},
         chart_width=_CHART_WIDTH,
         buckets=BUCKETS,
         most_overdue=MOST_OVERDUE,
@@ -78,15 +117,6 @@ def render_report(
         reconciliation=reconciliation,
     )
     return html.encode()
-
-
-def _bars(months: Mapping[str, Mapping[str, Sum]]) -> list[Bar]:
-    totals = {month: _added_up(cells.values()) for month, cells in sorted(months.items())}
-    longest = max((abs(total.amount) for total in totals.values()), default=Decimal(0))
-    return [
-        Bar(month, total.amount, total.invoices, int(abs(total.amount) * _CHART_WIDTH / longest) if longest else 0)
-        for month, total in totals.items()
-    ]
 
 
 def _added_up(sums: Iterable[Sum]) -> Sum:

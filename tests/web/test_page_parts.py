@@ -14,7 +14,7 @@ if not has_page():
     pytest.skip("the page needs Airflow 3.1", allow_module_level=True)
 
 from airflow_provider_unpod.web.connections import Busy, ConnectionTests, form_token, is_form_token
-from airflow_provider_unpod.web.listed import OPERATOR, Exports, own_tasks_of
+from airflow_provider_unpod.web.listed import OPERATOR, Exports, own_tasks_of, replaced_among
 
 
 class Clock:
@@ -138,6 +138,21 @@ def test_exports_are_listed_even_after_many_runs_that_only_returned_records() ->
     (listed,) = Exports().newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
 
     assert listed.summary.export_id == "e"
+
+
+def test_an_export_counts_as_replaced_by_a_newer_run_of_the_same_task_only() -> None:
+    def listed(ti_id: str, task_id: str, manifest: str) -> Any:
+        return SimpleNamespace(ti_id=ti_id, dag_id="dag", task_id=task_id, summary=SimpleNamespace(manifest=manifest))
+
+    newest_first = [
+        listed("5", "export", "file:///a/_manifest.json"),
+        listed("4", "export", "file:///b/_manifest.json"),
+        listed("3", "imitation", "file:///a/_manifest.json"),
+        listed("2", "export", "file:///a/_manifest.json"),
+        listed("1", "export", "file:///a/_manifest.json"),
+    ]
+
+    assert replaced_among(newest_first) == {"2", "1"}
 
 
 @pytest.mark.parametrize("encoded", [lambda task: {"__type": "operator", "__var": task}, lambda task: task])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.web.figures import (
     EARLIER,
@@ -20,7 +21,8 @@ from airflow_provider_unpod.web.figures import (
     OTHER_STATUSES,
     figures_of,
 )
-from airflow_provider_unpod.web.report import render_report
+from airflow_provider_unpod.web.rendering import source
+from airflow_provider_unpod.web.report import Table, render_report
 from tests.export.support import row
 from tests.loading.support import full
 
@@ -142,6 +144,97 @@ def test_the_report_is_accessible_to_screen_readers(tmp_path: Path) -> None:
     assert [tag for tag, _ in found if tag == "h1"] == ["h1"]
     assert all(attributes.get("aria-label") for tag, attributes in found if tag == "svg")
     assert all(attributes.get("scope") for tag, attributes in found if tag == "th")
+    tags = [tag for tag, _ in found]
+    assert tags.count("table") == tags.count("caption") == 6
+    assert [tag for tag in tags if re.fullmatch("h[1-6]", tag)][:4] == ["h1", "h2", "h2", "h3"]
+
+
+def test_names_in_right_to_left_scripts_do_not_reorder_the_text_around_them(tmp_path: Path) -> None:
+    html = report_of(tmp_path, [row(1, currency="ر.س", status="معلق")], organization="شركة")
+
+    assert "<h1>Invoices of <bdi>شركة</bdi></h1>" in html
+    for name in ("معلق", "ر.س"):
+        assert f"<bdi>{Invoice(row(1, currency=name, status=name)).status_key}</bdi>" in html.lower()
+
+
+def test_each_month_and_each_status_has_a_total() -> None:
+    found = [
+        row(1, amount="0.1", status="paid", invoice_date="2026-02-01"),
+        row(2, amount="0.2", status="pending", invoice_date="2026-02-01"),
+        row(3, amount="0.3", status="pending", invoice_date="2026-03-01"),
+    ]
+    months = figures_of([one | {"currency": "USD"} for one in found], as_of=AS_OF).months["USD"]
+
+    table = Table.of(months)
+
+    assert table.statuses == ["paid", "pending"]
+    assert [(month, total) for month, _, total in table.rows] == [
+        ("2026-02", (2, Decimal("0.3"))),
+        ("2026-03", (1, Decimal("0.3"))),
+    ]
+    assert table.rows[1][1] == [None, (1, Decimal("0.3"))]
+    assert table.totals == [(1, Decimal("0.1")), (2, Decimal("0.5"))]
+    assert table.total == (3, Decimal("0.6"))
+
+
+def test_a_chart_shows_the_newest_two_years_and_says_so(tmp_path: Path) -> None:
+    months = [f"{year}-{month:02d}" for year in (2023, 2024, 2025) for month in range(1, 13)]
+
+    html = report_of(tmp_path, [row(n, currency="USD", invoice_date=f"{one}-15") for n, one in enumerate(months, 1)])
+
+    assert re.findall(r'<text x="0" y="\d+">(.+)</text>', html) == months[-24:]
+    assert "The chart shows the newest 24 months." in html
+
+
+@pytest.mark.parametrize(
+    ("selection", "contents"),
+    [
+        ({}, "All invoices"),
+        ({"statuses": ["paid", "failed"]}, "Invoices with status paid or failed"),
+        ({"invoice_date_from": "2026-10-01T00:00:00Z"}, "Invoices dated from 2026-10-01 00:00 UTC"),
+        (
+            {"invoice_date_from": "2026-10-01T00:00:00Z", "invoice_date_to": "2026-11-01T00:00:00Z"},
+            "Invoices dated from 2026-10-01 00:00 UTC to before 2026-11-01 00:00 UTC",
+        ),
+        (
+            {"invoice_date_to": "2026-11-01T00:00:00Z", "statuses": ["paid"]},
+            "Invoices dated before 2026-11-01 00:00 UTC with status paid",
+        ),
+    ],
+)
+def test_a_report_says_in_one_sentence_which_invoices_it_contains(
+    tmp_path: Path, selection: dict[str, Any], contents: str
+) -> None:
+    html = report_of(tmp_path, [row(1)], selection=selection)
+
+    (found,) = re.findall(r"<dt>Contents</dt><dd>(.*?)</dd>", html, re.DOTALL)
+    assert " ".join(found.split()) == contents
+
+
+@pytest.mark.parametrize("name", ["report.html.j2", "page.css"])
+def test_text_can_be_read_on_every_background_in_light_and_dark(name: str) -> None:
+    schemes = re.findall(r"\{ color-scheme: [^}]+\}", source(name))
+    assert len(schemes) >= 3
+    for scheme in schemes:
+        colors = dict(re.findall(r"--(\w+): (#\w+)", scheme))
+        texts = colors.keys() & {"text", "muted", "link", "good", "bad"}
+        for text in texts:
+            for background in colors.keys() & {"back", "band"}:
+                # WCAG 2, level AA
+                assert contrast(colors[text], colors[background]) >= 4.5, (text, background, scheme)
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colors, as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def test_a_report_says_how_complete_it_is_and_names_files_and_fingerprint(tmp_path: Path) -> None:
