@@ -165,6 +165,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 self._stop()
 
     def _defer(self, condition: Condition, deadline: datetime) -> NoReturn:
+        assert self._poller is not None
         now = datetime.now(timezone.utc)
         if now >= deadline:
             self._time_out_here()
@@ -187,6 +188,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 poke_interval=self.poke_interval,
                 deadline=deadline.isoformat(),
                 max_failures=self.max_failures,
+                failures=self._poller.failures,
             ),
             method_name="execute_complete",
             timeout=deadline - now + timedelta(seconds=_GRACE + _GRACE_INTERVALS * self.poke_interval),

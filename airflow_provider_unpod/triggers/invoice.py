@@ -53,6 +53,8 @@ class UnpodInvoiceTrigger(PollingTrigger):
     :param max_failures: number of polls in a row that may fail with an error that is not transient, such as invalid
         credentials, before the wait fails; at least 1, default 5. Timeouts, 429 and 5xx do not count. If waits share a
         poll, failures before this wait joined also count.
+    :param failures: number of such polls in a row before the first poll of this trigger, by the sensor's worker.
+        Default: 0.
     :raises UnpodConfigError: if an argument is invalid.
     """
 
@@ -72,11 +74,13 @@ class UnpodInvoiceTrigger(PollingTrigger):
         poke_interval: float | timedelta = 60.0,
         deadline: str | None = None,
         max_failures: int = DEFAULT_MAX_FAILURES,
+        failures: int = 0,
     ) -> None:
         super().__init__(unpod_conn_id=unpod_conn_id, org_handle=org_handle, poke_interval=poke_interval)
         self.condition = Condition.from_arguments(invoice_id, target_status, failure_statuses, wait_for, on_missing)
         self.deadline = None if deadline is None else moment_of(deadline, "deadline", timezone.utc)
         self.max_failures = whole_number_of(max_failures, "max_failures")
+        self.failures = whole_number_of(failures, "failures", least=0)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments. Airflow stores and logs them, so they contain no secret."""
@@ -89,6 +93,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
                 "poke_interval": self.poke_interval,
                 "deadline": None if self.deadline is None else self.deadline.isoformat(),
                 "max_failures": self.max_failures,
+                "failures": self.failures,
             },
         )
 
@@ -123,7 +128,7 @@ class UnpodInvoiceTrigger(PollingTrigger):
             await asyncio.wait([polling])
 
     async def _wait(self, waits: Waits) -> AsyncGenerator[TriggerEvent, None]:
-        wait = Wait(self.condition, self.deadline, self.max_failures, joined=waits.polls)
+        wait = Wait(self.condition, self.deadline, self.max_failures, failures=self.failures, joined=waits.polls)
         keys = self.condition.keys
         waits.add(keys, certain=self.condition.on_missing == "fail")
         try:

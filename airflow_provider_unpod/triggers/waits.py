@@ -41,16 +41,20 @@ class Wait:
 
     :param deadline: the first poll result after this time ends the wait. ``None`` means no deadline.
     :param max_failures: number of failures in a row, transient ones not counted, that end the wait.
+    :param failures: number of such failures in a row before the first poll.
     :param joined: number of the poll that was running when the wait subscribed. It may not include its invoices.
     """
 
-    __slots__ = ("_condition", "_deadline", "_joined", "_last", "_max_failures", "_polls", "began")
+    __slots__ = ("_condition", "_deadline", "_failures", "_joined", "_last", "_max_failures", "_polls", "began")
 
-    def __init__(self, condition: Condition, deadline: datetime | None, max_failures: int, *, joined: int) -> None:
+    def __init__(
+        self, condition: Condition, deadline: datetime | None, max_failures: int, *, failures: int, joined: int
+    ) -> None:
         self.began = datetime.now(timezone.utc)
         self._condition = condition
         self._deadline = deadline
         self._max_failures = max_failures
+        self._failures = failures
         self._joined = joined
         self._polls = 0
         self._last: Snapshot | None = None
@@ -61,6 +65,8 @@ class Wait:
             return None
         self._polls += 1
         over = self._deadline is not None and seen.at >= self._deadline
+        if not (isinstance(seen, PollFailure) and seen.failures):
+            self._failures = 0  # the failures before the first poll are no longer followed by others in a row
         payload = self._of_failure(seen, over) if isinstance(seen, PollFailure) else self._of_snapshot(seen)
         if payload is None and over:
             failure = seen.error if isinstance(seen, PollFailure) else None
@@ -80,8 +86,9 @@ class Wait:
 
     def _of_failure(self, seen: PollFailure, over: bool) -> dict[str, Any] | None:
         # Also at the deadline: a wrong token or an unknown host must not look like a late payment.
-        if seen.failures >= self._max_failures or (seen.failures and over):
-            return _error(seen.error, ended_by(seen.error, seen.failures, self._report()))
+        failures = self._failures + seen.failures
+        if failures >= self._max_failures or (failures and over):
+            return _error(seen.error, ended_by(seen.error, failures, self._report()))
         return None
 
     def _report(self, failure: Exception | None = None) -> str:

@@ -639,6 +639,29 @@ def test_a_connection_that_is_corrected_in_time_does_not_end_the_wait(
             assert Waiter(mode, monkeypatch)(*story, invoice_id=invoice, max_failures=3)["status"] == "paid"
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "reschedule"])
+def test_the_poll_before_a_deferral_counts_for_max_failures_too(
+    mode: str, unpod_sandbox: Sandbox, invoice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = unpod_sandbox.connection_json()
+    wrong = json.dumps({**json.loads(right), "host": "no-such-host.invalid"})
+
+    def connect(connection: str) -> Any:
+        return lambda: monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", connection)
+
+    with impatient_client(monkeypatch):
+        connect(wrong)()
+        with pytest.raises(UnpodUnreachable, match="3 polls in a row"):
+            Waiter(mode, monkeypatch)(
+                nothing, nothing, connect(right), *[nothing] * 3, invoice_id=invoice, max_failures=3
+            )
+
+        # It no longer counts once a poll has succeeded.
+        connect(wrong)()
+        story = (connect(right), connect(wrong), nothing, connect(right), lambda: unpod_sandbox.pay(invoice))
+        assert Waiter(mode, monkeypatch)(*story, invoice_id=invoice, max_failures=3)["status"] == "paid"
+
+
 def test_reschedule_mode_counts_unreachable_polls_in_the_state_store_of_the_task(
     invoice: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

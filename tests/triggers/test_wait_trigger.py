@@ -73,6 +73,7 @@ def test_waits_and_watchers_that_airflow_has_stored_stay_readable() -> None:
         "poke_interval": 60.0,
         "deadline": "2026-01-01T00:00:00+00:00",
         "max_failures": 5,
+        "failures": 0,
     }
     watch: dict[str, Any] = {
         "unpod_conn_id": "unpod_default",
@@ -104,6 +105,7 @@ def test_an_invalid_argument_is_refused_when_the_trigger_is_made(kind: Any, name
     ("name", "value"),
     [
         *[("max_failures", one) for one in (0, -1, True, 2.0, "5", None)],
+        *[("failures", one) for one in (-1, None)],
         *[("deadline", one) for one in ("soon", "", 7, "12:30", "2026-01")],
         *[("wait_for", one) for one in ("some", None)],
         ("on_missing", "ignore"),
