@@ -277,11 +277,11 @@ def test_the_month_close_books_every_export_that_triggered_it_and_booking_again_
     assert {file.name: file.read_text() for file in month_close.books.iterdir()} == first
 
 
-@pytest.mark.unpod_sandbox(today=TODAY)
 def test_a_month_close_that_is_started_by_hand_books_nothing(month_close: MonthClose) -> None:
     assert month_close.exports() == []
 
 
+@pytest.mark.unpod_sandbox(today=TODAY)
 def test_the_month_close_refuses_an_export_that_was_changed(
     unpod_sandbox: Sandbox, tmp_path: Path, month_close: MonthClose
 ) -> None:
