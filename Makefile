@@ -35,7 +35,7 @@ SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed test-browser sandbox airflow distributed \
-  release lint docs reference bench faults soak constraints
+  release lint docs reference bench bench-workers bench-loading faults soak constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -54,7 +54,8 @@ help:
 	@echo "make lint                       ruff, mypy"
 	@echo "make docs                       the documentation as a site; prints where it is"
 	@echo "make reference                  writes docs/reference.md from signatures and docstrings"
-	@echo "make bench                      benchmarks against the alternatives; prints ratios"
+	@echo "make bench                      benchmarks against the alternatives; prints ratios, fails if a target is missed"
+	@echo "make bench-workers              many workers, one token (-loading: exports into PostgreSQL); the same"
 	@echo "make faults                     effects of faults on each component; writes docs/reliability.md"
 	@echo "make soak                       half an hour of exports and waits; detects leaks (ARGS=--help)"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
@@ -119,6 +120,12 @@ reference: $(VENV3)/.ready
 
 bench: $(VENV3)/.ready
 	$(PY3) -m benchmarks $(ARGS)
+
+bench-workers: $(VENV3)/.ready
+	$(PY3) -m benchmarks.many_workers $(ARGS)
+
+bench-loading: $(VENV3)/.ready-stores
+	$(PY3) -m benchmarks.loading $(ARGS)
 
 faults: $(VENV3)/.ready-stores
 	$(PY3) -m benchmarks.faults $(ARGS)

@@ -12,6 +12,7 @@ import csv
 import gc
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,17 @@ from airflow_provider_unpod.export.entries import entries_of_export
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.reader import stream_export
 from airflow_provider_unpod.export.reconciliation import reconcile
-from airflow_provider_unpod.loading.dialects import DIALECTS, Target
+from airflow_provider_unpod.loading.dialects import DIALECTS
+from airflow_provider_unpod.loading.dialects import Target as Table
 from airflow_provider_unpod.loading.load import Load
 from airflow_provider_unpod.loading.rows import COLUMNS, KEY, STAGED
 from airflow_provider_unpod.task_boundary import cleaned
+from benchmarks.targets import Target, settled, verdict
 from tests.export.support import FakeReading, rows
 from tools.local_postgres import LocalPostgres
+
+#: By contender the measurements of each round.
+Results = dict[str, list[dict[str, float]]]
 
 
 def main() -> int:
@@ -55,18 +61,43 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, LocalPostgres() as server:
         options = ExportOptions(compression="gzip")
         write_export(FakeReading(rows(given.rows)), folder, options=options, about={"organization": "acme"})
-        found: dict[str, list[dict[str, float]]] = {contender: [] for contender in CONTENDERS}
-        for number in range(given.rounds):
-            for contender, results in found.items():
-                if contender != "reconciliation" or number == 0:
-                    results.append(in_a_process(contender, folder, server, f"{contender}_{number}"))
-    print(f"{given.rows:,} invoices\n")
-    print("| what | wall clock | CPU | memory above the imports |\n| --- | ---: | ---: | ---: |")
+        databases = itertools.count()
+
+        def measure() -> list[Target]:
+            found = compared(folder, server, given.rounds, databases)
+            print(f"{given.rows:,} invoices\n\n{table(found)}\n", flush=True)
+            return targets(found)
+
+        return verdict(settled(measure))
+
+
+def compared(folder: str, server: LocalPostgres, rounds: int, databases: Iterator[int]) -> Results:
+    """Have all contenders take turns. The reconciliation needs no comparison, so it runs once."""
+    found: Results = {contender: [] for contender in CONTENDERS}
+    for number in range(rounds):
+        for contender, results in found.items():
+            if contender != "reconciliation" or number == 0:
+                results.append(in_a_process(contender, folder, server, f"database_{next(databases)}"))
+    return found
+
+
+def table(found: Results) -> str:
+    """Medians, as markdown."""
+    lines = ["| what | wall clock | CPU | memory above the imports |", "| --- | ---: | ---: | ---: |"]
     for contender, results in found.items():
         wall, cpu, memory = (median(results, name) for name in ("wall", "cpu", "memory"))
-        print(f"| {contender} | {wall:.2f} s | {cpu:.2f} s | +{memory:.0f} MiB |")
-    print(f"\nThe load takes x{median(found['load'], 'wall') / median(found['script'], 'wall'):.2f} of the script.")
-    return 0
+        lines.append(f"| {contender} | {wall:.2f} s | {cpu:.2f} s | +{memory:.0f} MiB |")
+    return "\n".join(lines)
+
+
+def targets(found: Results) -> list[Target]:
+    ratio = median(found["load"], "wall") / median(found["script"], "wall")
+    return [
+        Target("wall clock of a load, against the script", 1.5, ratio, noisy=True),
+        Target("MiB of memory, a load", 60, median(found["load"], "memory"), noisy=True),
+        Target("seconds of CPU, a reconciliation", 10, median(found["reconciliation"], "cpu"), noisy=True),
+        Target("MiB of memory, a reconciliation", 100, median(found["reconciliation"], "memory"), noisy=True),
+    ]
 
 
 def median(results: list[dict[str, float]], name: str) -> float:
@@ -132,7 +163,7 @@ def script(folder: Path, database: str) -> None:
 def load(folder: Path, database: str) -> None:
     """This package, including the verification of the export."""
     connection = psycopg2.connect(database)
-    job = Load(stream_export(str(folder)), DIALECTS["postgres"], Target("invoices", None), cleaned)
+    job = Load(stream_export(str(folder)), DIALECTS["postgres"], Table("invoices", None), cleaned)
     job.run(connection, create_table=True)
     connection.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.faults.causes import CAUSES
 from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
 from benchmarks.soak import Footprint, Soaked
+from benchmarks.targets import ATTEMPTS, Target, settled, verdict
 
 STEADY = Footprint(memory=200.0, threads=8, descriptors=30, connections=4)
 
@@ -52,3 +54,35 @@ def test_a_program_replaces_its_own_part_of_a_page_and_nothing_else(tmp_path: Pa
     assert "old" not in text
     with pytest.raises(ValueError, match="must contain the lines"):
         replace_section(page, "another", "text")
+
+
+def measures(*figures: float, noisy: bool = True) -> Iterator[list[Target]]:
+    return iter([[Target("ratio", 1.3, figure, noisy)] for figure in figures])
+
+
+def test_a_program_fails_with_a_line_for_each_missed_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verdict([Target("ratio", 1.3, 1.3), Target("requests", 10, 9)]) == 0
+    assert capsys.readouterr().err == ""
+    assert verdict([Target("ratio", 1.3, 1.31), Target("requests", 10, 9)]) == 1
+    assert capsys.readouterr().err == "Missed: ratio must be at most 1.3, got 1.31.\n"
+
+
+def test_a_missed_time_is_measured_again_and_its_best_figure_counts() -> None:
+    rounds = measures(1.5, 1.2, 9.9)
+    assert settled(lambda: next(rounds)) == [Target("ratio", 1.3, 1.2, noisy=True)]
+    assert len(list(rounds)) == 1  # a third was not needed
+
+
+def test_a_time_that_is_missed_again_and_again_is_missed() -> None:
+    rounds = measures(*[1.6, 1.4, 1.5][:ATTEMPTS], 1.0)
+    assert settled(lambda: next(rounds)) == [Target("ratio", 1.3, 1.4, noisy=True)]
+
+
+def test_a_wrong_result_is_not_measured_again() -> None:
+    rounds = measures(2, 0, noisy=False)
+    assert settled(lambda: next(rounds)) == [Target("ratio", 1.3, 2)]
+
+
+def test_a_result_that_is_wrong_only_when_a_time_is_measured_again_is_wrong() -> None:
+    rounds = iter([[Target("time", 1, 2, noisy=True), Target("rows missing", 0, lost)] for lost in (0, 3)])
+    assert verdict(settled(lambda: next(rounds))) == 1

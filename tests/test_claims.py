@@ -108,6 +108,15 @@ def test_ci_runs_every_suite_against_the_wheel() -> None:
     }
 
 
-@pytest.mark.parametrize("target", ["test-distributed", "faults", "soak", "bench"])
+@pytest.mark.parametrize(
+    "target", ["test-browser", "test-distributed", "faults", "soak", "bench", "bench-workers", "bench-loading"]
+)
 def test_each_night_what_takes_longer_runs_within_bounds(target: str) -> None:
     assert re.search(rf"timeout \d+m make {target}$", text_of(".ci/nightly"), re.M)
+
+
+def test_the_nightly_workflow_leaves_time_for_all_of_its_steps() -> None:
+    steps = sum(int(minutes) for minutes in re.findall(r"timeout (\d+)m", text_of(".ci/nightly")))
+    (most,) = re.findall(r"timeout-minutes: (\d+)", text_of(".github/workflows/nightly.yml"))
+    assert int(most) >= steps + 30
+    assert int(most) <= 360  # GitHub ends a job then
