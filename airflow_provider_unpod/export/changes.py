@@ -255,4 +255,4 @@ def _is_same_run(manifest: Manifest, about: Mapping[str, Any]) -> bool:
         return {name: value for name, value in run.items() if name != "try_number"} if run else None
 
     run = identity(about.get("run"))
-    return run is not None and run == identity(manifest.content.get("run"))
+    return run is not None and run == identity(manifest.run)

@@ -98,6 +98,12 @@ class Manifest:
         changes: dict[str, Any] | None = self.content["changes"]
         return changes
 
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """The task instance that wrote the export. ``None`` if it was not written by a task."""
+        run: dict[str, Any] | None = self.content.get("run")
+        return run
+
     def follows(self, export_id: str | None) -> bool:
         """Return whether this export may be loaded on top of another one, see ``Export.follows``."""
         return self.changes is None or export_id in (self.changes["since"], *self.changes["replaces"])
@@ -130,7 +136,7 @@ class Manifest:
             columns = tuple(Column(**column) for column in content["columns"])
             state = ListedFile.from_dict(changes["state"]) if changes else None
             manifest = cls(content, files, columns, state, ListedFile.from_dict(report) if report else None)
-            _ = manifest.follows(None)
+            _ = manifest.follows(None), {**(manifest.run or {})}
             counted = sum(cell["count"] for cells in manifest.totals.values() for cell in cells.values())
             count = manifest.count
             _ = manifest.export_id, ExportOptions(content["file_format"], content["compression"]), content["fields"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Number of rows in memory as Python objects, about 2 KB each.
 _ROWS_PER_GROUP = 16_384
 #: Number of rows to decode at once. It is small, because a few bytes of a forged file can expand to long strings.
-_ROWS_PER_BATCH = 1024
+_ROWS_PER_BATCH = 128
 
 
 def require_library() -> None:

@@ -239,7 +239,7 @@ def read_report(
         text = folder.fetch(MANIFEST_NAME, most + 1)
         found = None if text is None else Manifest.from_bytes(_limited(text, most), folder.address_of(MANIFEST_NAME))
         manifest = _require_identity(folder, found, export_id, manifest_sha256)
-        author = manifest.content.get("run") or {}
+        author = manifest.run or {}
         if {name: author.get(name) for name in run} != dict(run):
             raise ExportError(f"The export in {folder.address} was not written by this task instance.")
         if manifest.report is not None and manifest.report.bytes > most:

@@ -24,6 +24,7 @@ from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, row, rows
 
+RUN = {"run": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 1}}
 #: So deep that a JSON parser reads it, and a Python function that calls itself may not.
 NESTED = b"[" * 600 + b"]" * 600
 NESTED_INVOICE = b'{"id": 1, "amount": "1.00", "currency": "USD", "status": "paid", "x": %s}\n' % NESTED
@@ -93,6 +94,8 @@ def resealed(folder: Path, change: Any) -> None:
         lambda m: m.pop("totals"),
         lambda m: m.pop("count"),
         lambda m: m.update(files=None),
+        lambda m: m.update(run=True),
+        lambda m: m.update(run="nightly"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_or_its_files_is_refused(tmp_path: Path, change: Any) -> None:
@@ -101,6 +104,8 @@ def test_a_manifest_that_contradicts_itself_or_its_files_is_refused(tmp_path: Pa
 
     with pytest.raises(ExportError):
         read_export(str(tmp_path))
+    with pytest.raises(ExportError):
+        write_export(FakeReading(rows(1)), str(tmp_path), options=ExportOptions(export_mode="changes"), about=RUN)
 
 
 @pytest.mark.parametrize("damage", [b'"', b"\n", b"1,2\r\n", b'"' + b"x" * 200_000])
@@ -274,6 +279,34 @@ def test_a_file_that_decompresses_to_gigabytes_is_refused_before_it_fills_the_me
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_parquet_file_that_expands_to_a_thousand_times_its_size_is_refused_before_it_fills_the_memory(
+    tmp_path: Path,
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    options = ExportOptions("parquet", "zstd", export_mode="changes")
+    name = new_export(FakeReading(rows(1000)), str(tmp_path / "one"), options=options).manifest.files[0].path
+    table = parquet.read_table(tmp_path / "one" / name)
+    place = table.schema.get_field_index("extra")
+    text = pa.array(["x" * 2**18] * table.num_rows)  # 250 MiB
+    packed = pa.BufferOutputStream()
+    parquet.write_table(table.set_column(place, table.schema.field(place), text), packed, compression="zstd")
+    content = packed.getvalue().to_pybytes()
+    folder = forged(tmp_path / "one", tmp_path / "copy", name, content)
+    assert len(content) < 2**17
+
+    default = pa.default_memory_pool()
+    measured = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(measured)
+    try:
+        with pytest.raises(ExportError):
+            read_export(str(folder))
+        assert measured.max_memory() < 64 * 2**20
+    finally:
+        pa.set_memory_pool(default)
 
 
 def test_more_rows_than_listed_are_not_read(tmp_path: Path) -> None:
