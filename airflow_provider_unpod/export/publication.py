@@ -35,7 +35,6 @@ manifest, which was written before the claim was deleted.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
@@ -43,9 +42,9 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_unpod.billing.errors import short_repr
 from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
+from airflow_provider_unpod.export.owner import Owner
 from airflow_provider_unpod.export.storage import LARGEST_SMALL_FILE, Folder
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Publication:
     def __init__(self, folder: Folder, about: Mapping[str, Any]) -> None:
         self.export_id = new_export_id()
         self._folder = folder
-        self._owner = _Owner.of(about)
+        self._owner = Owner.of(about)
         self._own = [self.export_id]
         self._before: _Contents
 
@@ -168,7 +167,7 @@ class Publication:
                 self._folder.delete(map(claim_name, self._own))
 
     def _claim(self) -> None:
-        self._folder.put(claim_name(self.export_id), self._owner.to_bytes())
+        self._folder.put(claim_name(self.export_id), self._owner.claim("An export is being written."))
 
     def _refuse_other_owners(self) -> None:
         where = self._folder.address
@@ -249,58 +248,6 @@ def _checked(text: bytes) -> bytes:
             "read."
         )
     return text
-
-
-class _Other(NamedTuple):
-    """Another owner of a path, and what to do about it."""
-
-    who: str
-    remedy: str
-
-
-class _Owner(NamedTuple):
-    """The owner of an export, as recorded in its claim and its manifest."""
-
-    organization: Any
-    run: Any
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> _Owner:
-        return cls(content.get("organization"), content.get("run"))
-
-    def to_bytes(self) -> bytes:
-        note = "An export is being written. This file is removed when it ends."
-        return (json.dumps({**self._asdict(), "note": note}, indent=2) + "\n").encode()
-
-    def other_than(self, text: bytes) -> _Other | None:
-        """Return the owner of a claim or manifest if it is another one or unknown. ``None`` if it is the same.
-
-        The organization of a damaged manifest can often still be read, so a full export can replace it.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
-            content = None
-        other = _Owner.of(content) if isinstance(content, dict) else None
-        if other is None or (other.organization is None and self.organization is not None):
-            return _Other("an unknown organization (the file is damaged or has a later version)", "Use another path")
-        if other.organization != self.organization:
-            who = f"organization {short_repr(other.organization)}, not of {short_repr(self.organization)}"
-            return _Other(who, "Use a separate path for each organization")
-        if not self._is_same_run(other):
-            return None
-        if other.run.get("task_id") != self.run.get("task_id"):
-            who = f"task {short_repr(other.run.get('task_id'))} of this run"
-            return _Other(who, "Use a separate path for each task")
-        if other.run.get("map_index") != self.run.get("map_index"):
-            who = f"map_index {short_repr(other.run.get('map_index'))} of this task and run"
-            return _Other(who, "Put `{{ ti.map_index }}` or the mapped value into `output_path`")
-        return None
-
-    def _is_same_run(self, other: _Owner) -> bool:
-        if not (isinstance(self.run, dict) and isinstance(other.run, dict)):
-            return False
-        return all(self.run.get(name) == other.run.get(name) for name in ("dag_id", "run_id"))
 
 
 class _Contents(NamedTuple):

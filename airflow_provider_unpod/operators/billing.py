@@ -18,7 +18,7 @@ from airflow_provider_unpod.billing.reading.evidence import consistency_of
 from airflow_provider_unpod.export.address import path_of
 from airflow_provider_unpod.export.options import ExportOptions, field_names, partition_keys
 from airflow_provider_unpod.links import PAGE_LINKS
-from airflow_provider_unpod.operators.outcome import log_line, send_asset_events
+from airflow_provider_unpod.operators.outcome import log_line, run_of, send_asset_events
 from airflow_provider_unpod.task_boundary import (
     CONNECTION,
     check_arguments,
@@ -235,7 +235,7 @@ class UnpodBillingOperator(BaseOperator):
                     "organization": client.org_handle,
                     "source": client.base_url,
                     "selection": selection.as_dict(),
-                    "run": _run_of(context),
+                    "run": run_of(context),
                 },
                 selection=selection,
                 render_report=render_report if self.report else None,
@@ -323,11 +323,3 @@ def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
         yield
     except UnpodBadRows as error:
         raise name_bad_rows(client, error) from None
-
-
-def _run_of(context: Context) -> dict[str, Any] | None:
-    """Identify the task instance for the manifest. A retried or cleared one differs only in its try number."""
-    ti = context.get("ti")
-    if ti is None:
-        return None
-    return {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")}

@@ -104,3 +104,11 @@ def _amounts(totals: Mapping[str, Any]) -> str:
         ]
     more = len(sums) - _MOST_CURRENCIES
     return ", ".join(sums[:_MOST_CURRENCIES]) + (f" and {more} more currencies" if more > 0 else "")
+
+
+def run_of(context: Context) -> dict[str, Any] | None:
+    """Identify the task instance for the files that it writes. A retry differs only in its try number."""
+    ti = context.get("ti")
+    if ti is None:
+        return None
+    return {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")}

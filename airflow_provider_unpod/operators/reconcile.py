@@ -99,7 +99,7 @@ class UnpodReconcileOperator(BaseOperator):
         currencies must agree exactly.
     :param on_difference: ``"fail"`` the task without retries after writing the files, or ``"warn"`` in its log.
     :param output_path: folder for ``reconciliation.json`` and ``reconciliation.csv``, with all differences. Default: no
-        files (templated).
+        files. Mapped tasks need a folder each (templated).
     :raises UnpodConfigError: when the DAG is parsed, if an argument is invalid.
     :raises ExportError: when the task runs, if the export is not certified or was modified, or if the ledger cannot be
         read.
@@ -207,7 +207,7 @@ class UnpodReconcileOperator(BaseOperator):
                 here_is_part=export.manifest["mode"] == "changes",
             )
             differences = stack.enter_context(closing(Differences(reconciliation, _SHOWN)))
-            files = self._write(differences, export)
+            files = self._write(differences, export, context)
             result = {**_listed(differences.summary), "export_id": export.export_id, "files": files}
             self._report(differences)
             if not result["agrees"] and self.on_difference == "fail":
@@ -274,8 +274,9 @@ class UnpodReconcileOperator(BaseOperator):
 
     # --- the result
 
-    def _write(self, differences: Differences, export: Export) -> list[str]:
+    def _write(self, differences: Differences, export: Export, context: Context) -> list[str]:
         from airflow_provider_unpod.export.storage import Folder
+        from airflow_provider_unpod.operators.outcome import run_of
 
         if self.output_path is None:
             return []
@@ -285,6 +286,7 @@ class UnpodReconcileOperator(BaseOperator):
             "organization": export.manifest["organization"],
             "here": self.export_path,
             "there": self._name_of_other(),
+            "run": run_of(context),
         }
         with Folder(self.output_path, self.storage_conn_id) as folder:
             return [folder.address_of(name) for name in differences.write(folder, about)]

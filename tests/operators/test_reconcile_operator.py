@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import sqlite3
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +148,36 @@ def test_the_result_fits_into_airflows_database_whatever_the_ledger_contains(exp
     assert len(content["differences"]) == sum(
         number for outcome, number in result["counts"].items() if outcome != "matched"
     )
+
+
+def test_mapped_reconciliations_with_one_path_do_not_replace_each_others_files(export: Path, tmp_path: Path) -> None:
+    ledger = bank_file(tmp_path, "1;1.234,51;")
+    result = tmp_path / "result"
+
+    def mapped(map_index: int, run_id: str = "r", task_id: str = "compare") -> Any:
+        ti: Any = SimpleNamespace(dag_id="d", task_id=task_id, run_id=run_id, map_index=map_index, try_number=1)
+        operator = UnpodReconcileOperator(
+            task_id=task_id,
+            export_path=str(export),
+            ledger_path=ledger,
+            csv=BANK,
+            on_difference="warn",
+            output_path=str(result),
+        )
+        return operator.execute({"ti": ti})
+
+    mapped(0)
+    written = (result / "reconciliation.json").read_bytes()
+    with pytest.raises(AirflowFailException, match=r"^Put .*map_index.* into `output_path`"):
+        mapped(1)
+    with pytest.raises(AirflowFailException, match="Use a separate path for each task"):
+        mapped(-1, task_id="other")
+    assert (result / "reconciliation.json").read_bytes() == written
+
+    mapped(0)  # a retry
+    mapped(1, run_id="next")
+    assert json.loads((result / "reconciliation.json").read_text())["run"]["run_id"] == "next"
+    assert sorted(path.name for path in result.iterdir()) == ["reconciliation.csv", "reconciliation.json"]
 
 
 def test_a_tolerance_applies_only_to_its_currency_and_unknown_currencies_are_separate(tmp_path: Path) -> None:
