@@ -100,7 +100,8 @@ def shot(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Takes a screenshot; with ``picture``, and the option, also as a picture of the documentation."""
 
     def take(page: Page, name: str, *, picture: bool = False, height: int = 800) -> None:
-        page.set_viewport_size({"width": page.viewport_size["width"], "height": height})  # type: ignore[index]
+        width = page.viewport_size["width"] if page.viewport_size else 1280
+        page.set_viewport_size({"width": width, "height": height})
         page.wait_for_load_state("networkidle")
         file = SCREENSHOTS / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
