@@ -69,9 +69,11 @@ def test_the_wheel_contains_only_the_package_and_its_type_marker(wheel: zipfile.
     assert {name.partition("/")[0] for name in names} == {"airflow_provider_unpod", f"{NAME}.dist-info"}
 
 
-def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
-    tree = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "airflow_provider_unpod").rglob("*.py")}
-    assert tree == {name for name in wheel.namelist() if name.endswith(".py")}
+def test_the_wheel_contains_every_module_template_and_style_sheet(wheel: zipfile.ZipFile) -> None:
+    package = REPOSITORY / "airflow_provider_unpod"
+    tree = {str(path.relative_to(REPOSITORY)) for path in package.rglob("*.*") if path.suffix != ".pyc"}
+    assert "airflow_provider_unpod/web/templates/report.css" in tree
+    assert tree == {name for name in wheel.namelist() if ".dist-info/" not in name}
 
 
 def test_the_wheel_says_what_package_indexes_and_airflow_ask_for(wheel: zipfile.ZipFile) -> None:

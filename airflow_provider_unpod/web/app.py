@@ -6,8 +6,6 @@ that a request contains is ever opened: addresses come from :mod:`airflow_provid
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import threading
 from functools import cache, partial
@@ -44,7 +42,7 @@ from airflow_provider_unpod.web.connections import (
     unpod_connections,
 )
 from airflow_provider_unpod.web.listed import MOST_LISTED, Exports, ListedExport, replaced_among
-from airflow_provider_unpod.web.rendering import render, source
+from airflow_provider_unpod.web.rendering import REPORT_STYLE_HASHES, hash_of, render, source
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +54,11 @@ _COMMON_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 #: A report is sent unchanged, so this policy must make even a forged one harmless: no scripts, requests, forms or links
-#: to other sites. The inline style sheet is harmless without requests.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; base-uri 'none'; sandbox"
+#: to other sites, and no style sheet of its own.
+_REPORT_POLICY = (
+    f"default-src 'none'; style-src {' '.join(map(repr, REPORT_STYLE_HASHES))}; "
+    "frame-ancestors 'self'; base-uri 'none'; sandbox"
+)
 
 ReadsXComs = Depends(requires_access_dag("GET", DagAccessEntity.XCOM))
 
@@ -241,7 +242,7 @@ def _html(request: Request, template: str, *, status: int = 200, **content: Any)
         **content,
     )
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; frame-src 'self'; "
+        f"default-src 'none'; style-src '{hash_of(style)}'; script-src '{hash_of(script)}'; frame-src 'self'; "
         "form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
     )
     headers = {**_COMMON_HEADERS, "Content-Security-Policy": policy}
@@ -252,7 +253,3 @@ def _url_of(request: Request, name: str, **parameters: object) -> str:
     """Return the URL of a route, with the path of ``[api] base_url``, so that links work behind a proxy."""
     quoted = {key: quote(str(value), safe="") for key, value in parameters.items()}
     return str(request.scope.get("root_path", "")) + str(request.app.url_path_for(name, **quoted))
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -10,6 +12,9 @@ from airflow_provider_unpod.billing.moments import parse_moment
 
 #: Most characters of a name to show.
 MOST_CHARACTERS = 100
+#: Hashes of ``report.css`` of all released versions, because the page also shows reports of other versions. If the
+#: sheet changes, add its hash.
+REPORT_STYLE_HASHES = ("sha256-+Jya8ww6CXa3Z0YuKaMSTfR00ZmZ0ci32SdEfqCRues=",)
 
 
 def render(template: str, **content: Any) -> str:
@@ -24,6 +29,11 @@ def source(name: str) -> str:
     environment = _environment()
     text: str = environment.loader.get_source(environment, name)[0]
     return text
+
+
+def hash_of(text: str) -> str:
+    """Return the hash by which a ``Content-Security-Policy`` allows an inline style sheet or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache

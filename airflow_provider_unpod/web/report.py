@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.moments import parse_moment
 from airflow_provider_unpod.web.figures import BUCKETS, MOST_OVERDUE, Sum, figures_of
-from airflow_provider_unpod.web.rendering import render
+from airflow_provider_unpod.web.rendering import hash_of, render, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,8 +100,12 @@ def render_report(
     as_of = parse_moment(manifest["read_at"])
     zone = zone_of(manifest.get("business_timezone") or "UTC", "business_timezone")
     figures = figures_of(records, as_of=as_of, zone=zone)
+    style = source("report.css")
     html = render(
         "report.html",
+        style=style,
+        # The page has a policy of its own. This one is for a report that is opened as a file.
+        policy=f"default-src 'none'; style-src '{hash_of(style)}'; form-action 'none'; base-uri 'none'",
         manifest=manifest,
         selection={name: (manifest.get("selection") or {}).get(name) for name in _SELECTION},
         completeness=_COMPLETENESS[manifest["evidence"]["consistency"]],

@@ -21,7 +21,7 @@ from airflow_provider_unpod.web.figures import (
     OTHER_STATUSES,
     figures_of,
 )
-from airflow_provider_unpod.web.rendering import source
+from airflow_provider_unpod.web.rendering import REPORT_STYLE_HASHES, hash_of, source
 from airflow_provider_unpod.web.report import Table, render_report
 from tests.export.support import row
 from tests.loading.support import full
@@ -211,7 +211,7 @@ def test_a_report_says_in_one_sentence_which_invoices_it_contains(
     assert " ".join(found.split()) == contents
 
 
-@pytest.mark.parametrize("name", ["report.html.j2", "page.css"])
+@pytest.mark.parametrize("name", ["report.css", "page.css"])
 def test_text_can_be_read_on_every_background_in_light_and_dark(name: str) -> None:
     schemes = re.findall(r"\{ color-scheme: [^}]+\}", source(name))
     assert len(schemes) >= 3
@@ -283,3 +283,17 @@ def test_the_bars_of_a_chart_have_exact_amounts(tmp_path: Path) -> None:
     html = report_of(tmp_path, [row(1, amount="1" + "0" * 35, **fields), row(2, amount="0.01", **fields)])
 
     assert f">{10**35:,}.01</text>" in html
+
+
+def test_the_page_in_airflow_knows_the_style_sheet() -> None:
+    """Otherwise it would show reports without one. Add the new hash, and keep those of released versions."""
+    assert hash_of(source("report.css")) in REPORT_STYLE_HASHES
+
+
+def test_a_report_opened_as_a_file_loads_and_sends_nothing(tmp_path: Path) -> None:
+    html = report_of(tmp_path, [row(1)])
+
+    (policy,) = [tag["content"] for name, tag in Outline(html).found if name == "meta" and "http-equiv" in tag]
+    (style,) = re.findall("<style>(.*?)</style>", html, re.DOTALL)
+    assert policy == f"default-src 'none'; style-src '{hash_of(style)}'; form-action 'none'; base-uri 'none'"
+    assert not any("style" in attributes for _, attributes in Outline(html).found)

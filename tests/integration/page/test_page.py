@@ -178,6 +178,7 @@ def test_a_report_may_do_nothing_at_all(server: PageServer) -> None:
 
     policy = found.headers["Content-Security-Policy"].split("; ")
     assert {"default-src 'none'", "sandbox", "frame-ancestors 'self'"} <= set(policy)
+    assert "unsafe" not in found.headers["Content-Security-Policy"]
     assert not any(directive.startswith("script-src") for directive in policy)
 
 
