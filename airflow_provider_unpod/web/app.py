@@ -26,6 +26,7 @@ from airflow.models import Connection
 from airflow.models.dag import DagModel
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf, redact
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -41,7 +42,7 @@ from airflow_provider_unpod.web.connections import (
     unpod_connection,
     unpod_connections,
 )
-from airflow_provider_unpod.web.listed import MOST_LISTED, Exports, ListedExport, replaced_among
+from airflow_provider_unpod.web.listed import MOST_DAGS, MOST_LISTED, Exports, ListedExport, replaced_among
 from airflow_provider_unpod.web.rendering import REPORT_STYLE_HASHES, hash_of, render, source
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,11 @@ def create_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # the target of such a redirect would be the Host that the request claims
         dependencies=[Depends(requires_authenticated())],
     )
     app.add_exception_handler(StarletteHTTPException, _error_page)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     exports, tests = Exports(), ConnectionTests(_test_connection)
     _add_page(app, exports, tests)
     _add_reports(app, exports)
@@ -99,6 +102,7 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
             exports=listed,
             replaced=replaced_among(listed),
             most_exports=MOST_LISTED,
+            most_dags=MOST_DAGS,
             **{"tested": None, "outcome": None, **more},
         )
 
@@ -116,6 +120,7 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
         connection = unpod_connection(session, connection_id)
         if connection is None:
             raise HTTPException(404, "This connection of type Unpod does not exist.")
+        session.close()  # the API may be slow, and the pool of connections is small
         try:
             outcome = tests.outcome(connection)
         except Busy as busy:
@@ -125,7 +130,7 @@ def _add_page(app: FastAPI, exports: Exports, tests: ConnectionTests) -> None:
     @app.get("/connections/{connection_id:path}/test")
     def tested(request: Request, connection_id: str) -> Response:
         # If the browser reloads the frame, it requests the URL of the submitted form.
-        return RedirectResponse(_url_of(request, "page"), 303)
+        return RedirectResponse(_url_of(request, "page"), 303, _COMMON_HEADERS)
 
 
 def _add_reports(app: FastAPI, exports: Exports) -> None:
@@ -228,7 +233,14 @@ async def _error_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     detail = error.detail if isinstance(error.detail, str) else "The request is invalid."
     hint = "Sign in to Airflow, then reload this page." if error.status_code == 401 else detail
-    return _html(request, "error.html", status=error.status_code, code=error.status_code, hint=hint)
+    response = _html(request, "error.html", status=error.status_code, code=error.status_code, hint=hint)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    # FastAPI's own response would repeat the request, as JSON.
+    return await _error_page(request, StarletteHTTPException(422, "The address or the form is invalid."))
 
 
 def _html(request: Request, template: str, *, status: int = 200, **content: Any) -> Response:

@@ -21,7 +21,7 @@ from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import and_, select
+from sqlalchemy import and_, func, select
 
 from airflow_provider_unpod.export.totals import EXACT
 
@@ -36,7 +36,8 @@ OPERATOR = ("airflow_provider_unpod.operators.billing", "UnpodBillingOperator")
 MOST_LISTED = 50
 #: Most task instances to search for them.
 _MOST_RUNS = 1000
-_MOST_DAGS = 500
+#: Most DAGs to look at: those that ran such a task last.
+MOST_DAGS = 500
 #: Finding the DAGs with such tasks reads the whole table of task instances. Their list is reused for this many times as
 #: long as that took, so that the first export is listed at once, and large tables are read seldom.
 _REUSED = 20.0
@@ -132,8 +133,13 @@ class Exports:
     def _dags_with_exports(self, session: Session) -> list[str]:
         now = self._clock()
         if self._dags is None or now > self._dags[0]:
-            found = select(TaskInstance.dag_id).where(TaskInstance.operator == OPERATOR[1]).distinct()
-            dag_ids = sorted(session.scalars(found.limit(_MOST_DAGS)))
+            found = (
+                select(TaskInstance.dag_id)
+                .where(TaskInstance.operator == OPERATOR[1], TaskInstance.end_date.is_not(None))
+                .group_by(TaskInstance.dag_id)
+                .order_by(func.max(TaskInstance.end_date).desc(), TaskInstance.dag_id)
+            )
+            dag_ids = list(session.scalars(found.limit(MOST_DAGS)))
             end = self._clock()
             self._dags = end + _REUSED * (end - now), dag_ids
         return self._dags[1]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from airflow.models import import_all_models
+from airflow.models.taskinstance import TaskInstance
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import Session
 
 from airflow_provider_unpod.links import has_page
 
 if not has_page():
     pytest.skip("the page needs Airflow 3.1", allow_module_level=True)
 
+from airflow_provider_unpod.web import listed
 from airflow_provider_unpod.web.connections import Busy, ConnectionTests, form_token, is_form_token
 from airflow_provider_unpod.web.listed import OPERATOR, Exports, own_tasks_of, replaced_among
 
@@ -102,7 +109,7 @@ def test_the_table_of_task_instances_is_read_for_a_twentieth_of_the_time_at_most
     clock = Clock()
     read: list[float] = []
 
-    class Session:
+    class FakeSession:
         def scalars(self, query: Any) -> list[str]:
             read.append(clock.now)
             clock.now += seconds
@@ -111,7 +118,7 @@ def test_the_table_of_task_instances_is_read_for_a_twentieth_of_the_time_at_most
     exports = Exports(clock)
     for second in range(read_at[-1] + 1):
         clock.now = max(clock.now, float(second))
-        exports.newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
+        exports.newest(FakeSession(), lambda dag_id: True)  # type: ignore[arg-type]
 
     assert read == read_at
 
@@ -121,7 +128,7 @@ def test_exports_are_listed_even_after_many_runs_that_only_returned_records() ->
     values = [[{"id": 1}]] * 120 + [{**summary, "totals": {}, "consistency": "linked"}]
     task = {"task_id": "export", "_task_module": OPERATOR[0], "task_type": OPERATOR[1]}
 
-    class Session:
+    class FakeSession:
         def scalars(self, query: Any) -> list[str]:
             return ["dag"]
 
@@ -135,9 +142,30 @@ def test_exports_are_listed_even_after_many_runs_that_only_returned_records() ->
             rows = [(ti, value) for value in values[first : first + size]]
             return SimpleNamespace(all=lambda: rows)
 
-    (listed,) = Exports().newest(Session(), lambda dag_id: True)  # type: ignore[arg-type]
+    (found,) = Exports().newest(FakeSession(), lambda dag_id: True)  # type: ignore[arg-type]
 
-    assert listed.summary.export_id == "e"
+    assert found.summary.export_id == "e"
+
+
+def test_of_very_many_dags_those_that_exported_last_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listed, "MOST_DAGS", 2)
+    import_all_models()  # the targets of foreign keys
+    engine = create_engine("sqlite://")
+    TaskInstance.__table__.create(engine)
+    with Session(engine) as session:
+        for dag_id, day in (("a", 1), ("b", 4), ("c", 2), ("a", 3), ("running", None)):
+            ended = day and datetime(2026, 1, day, tzinfo=timezone.utc)
+            columns = {"dag_id": dag_id, "end_date": ended, "operator": OPERATOR[1], "run_id": f"r{day}"}
+            session.execute(insert(TaskInstance).values(id=uuid4(), task_id="t", pool="p", pool_slots=1, **columns))
+        asked: list[str] = []
+
+        def may_read(dag_id: str) -> bool:
+            asked.append(dag_id)
+            return False
+
+        Exports().newest(session, may_read)
+
+    assert asked == ["b", "a"]
 
 
 def test_an_export_counts_as_replaced_by_a_newer_run_of_the_same_task_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -35,27 +36,31 @@ class PageServer(LocalAirflow):
 
     components: ClassVar = {"api-server": ["api-server"]}
 
-    def __init__(self, home: Path, sandbox: Sandbox) -> None:
+    def __init__(self, home: Path, sandbox: Sandbox, **environment: str) -> None:
         self.exports = home / "exports"
+        here = Path(__file__).parent
         super().__init__(
             home,
-            Path(__file__).parent / "dags",
+            here / "dags",
             connections=None,
             UNPOD_EXPORTS=f"file://{self.exports}",
+            UNPOD_PAID=str(next(one.id for one in sandbox.ledger.invoices() if one.status == "paid")),
             AIRFLOW_CONN_UNPOD_DEFAULT=sandbox.connection_json(),
             AIRFLOW__CORE__TEST_CONNECTION="Enabled",
-            **with_users(home),
+            AIRFLOW__CORE__AUTH_MANAGER="partial_auth.PartialAuthManager",
+            **with_users(home, partial="op"),
+            **environment,
         )
+        self.environment["PYTHONPATH"] += f"{os.pathsep}{here / 'auth'}"
         self.environment["AIRFLOW__API__BASE_URL"] = self.url + BASE
         self._tokens: dict[str, str] = {}
 
-    def __enter__(self) -> PageServer:
+    def run_dags(self) -> None:
+        """Create the database and run the DAGs. The server need not run."""
         done = subprocess.run(
             [sys.executable, "-c", _PREPARE], env=self.environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        super().__enter__()
-        return self
 
     def healthy(self) -> bool:
         try:
@@ -90,7 +95,8 @@ class PageServer(LocalAirflow):
     def page(self, role: str | None, path: str = "/page", **more: Any) -> Response:
         """A request to the page, as the browser of a user sends it: with Airflow's cookie. ``None``: of a stranger."""
         cookie = {"Cookie": f"_token={self.token(role)}"} if role else {}
-        return self.send("POST" if "form" in more else "GET", f"{BASE}/unpod{path}", **{**cookie, **more})
+        method = more.pop("method", "POST" if "form" in more else "GET")
+        return self.send(method, f"{BASE}/unpod{path}", **{**cookie, **more})
 
     def rest(self, role: str, method: str, path: str, body: Any = None) -> Any:
         """A request to Airflow's public API."""
@@ -111,13 +117,18 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+def sandbox() -> Iterator[Sandbox]:
     if not has_page():
         pytest.skip("the page needs Airflow 3.1")
-    with (
-        Sandbox(token="tok-s3cReT-of-the-page", invoices=50) as sandbox,
-        PageServer(tmp_path_factory.mktemp("page"), sandbox) as server,
-    ):
+    with Sandbox(token="tok-s3cReT-of-the-page", invoices=50) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Iterator[PageServer]:
+    server = PageServer(tmp_path_factory.mktemp("page"), sandbox)
+    server.run_dags()
+    with server:
         connection = {**json.loads(sandbox.connection_json()), "connection_id": "unpod_saved", "description": EVIL}
         server.rest("admin", "POST", "/connections", connection)
         broken = {
@@ -131,6 +142,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
         other = {"connection_id": "other", "conn_type": "sqlite", "host": ":memory:"}
         server.rest("admin", "POST", "/connections", other)
         yield server
+
+
+@pytest.fixture(scope="session")
+def server_without_tests(
+    tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox, server: PageServer
+) -> Iterator[PageServer]:
+    """A second API server on the same database, which does not test connections."""
+    database = server.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    other = PageServer(tmp_path_factory.mktemp("without-tests"), sandbox, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=database)
+    other.environment["AIRFLOW__CORE__TEST_CONNECTION"] = "Disabled"
+    # Forms of the first server are valid here, too: a refusal has another reason.
+    other.environment["AIRFLOW__API__SECRET_KEY"] = server.environment["AIRFLOW__API__SECRET_KEY"]
+    with other:
+        yield other
 
 
 def links_of(html: str) -> list[str]:

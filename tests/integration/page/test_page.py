@@ -41,10 +41,20 @@ def report_link(server: PageServer, dag_id: str = "page_first", task: str = "exp
     return link
 
 
-def task_instance(server: PageServer) -> str:
-    """The task `export` of `page_first` in Airflow's public API."""
+def summary_of(folder: Path) -> dict[str, str]:
+    """The fields of a summary that lead to an export."""
+    manifest = (folder / "_manifest.json").read_bytes()
+    return {
+        "manifest": f"file://{folder}/_manifest.json",
+        "export_id": json.loads(manifest)["export_id"],
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+    }
+
+
+def task_instance(server: PageServer, task: str = "export") -> str:
+    """A task of `page_first` in Airflow's public API."""
     (run,) = server.rest("admin", "GET", "/dags/page_first/dagRuns")["dag_runs"]
-    return f"/dags/page_first/dagRuns/{quote(run['dag_run_id'], safe='')}/taskInstances/export"
+    return f"/dags/page_first/dagRuns/{quote(run['dag_run_id'], safe='')}/taskInstances/{task}"
 
 
 @pytest.fixture
@@ -65,41 +75,94 @@ def forge(server: PageServer) -> Iterator[Callable[..., None]]:
 # --- who may see what
 
 
-@pytest.mark.parametrize("path", ["/page", "/connections/unpod_saved/test", "/dags/page_first/reports/x", "/docs"])
-def test_a_user_without_a_session_only_sees_a_request_to_sign_in(server: PageServer, path: str) -> None:
-    more = {"form": {"token": ""}} if path.endswith("test") else {}
-    found = server.page(None, path, **more)
+USERS = (*ROLES, "partial")
+ALL: tuple[str | None, ...] = (None, *USERS)
+SIGNED_IN: dict[str | None, int] = dict.fromkeys(USERS, 200)
+#: The status of each route for each user. "partial" may read one connection, and the XComs of one DAG.
+STATUSES: dict[str, dict[str | None, int]] = {
+    "the page": {None: 401, **SIGNED_IN},
+    "test a connection": {None: 401, **SIGNED_IN, "viewer": 403, "user": 403},
+    "test another connection": {None: 401, **SIGNED_IN, "viewer": 403, "user": 403, "partial": 403},
+    "reload after a test": {None: 401, **SIGNED_IN},
+    "a report": {None: 401, **SIGNED_IN},
+    "a report's file": {None: 401, **SIGNED_IN},
+    "a report of another DAG": {None: 401, **SIGNED_IN, "partial": 403},
+    "its file": {None: 401, **SIGNED_IN, "partial": 403},
+    **dict.fromkeys(("/", "/docs", "/redoc", "/openapi.json", "/page/"), dict.fromkeys(ALL, 404)),
+}
 
-    assert found.status in (401, 404)
-    assert found.status == 401 or path == "/docs"
-    assert "page_first" not in found.text
+
+def get_route(server: PageServer, user: str | None, route: str) -> Any:
+    """Send the request of a route, with a valid form if it has one."""
+    if route.startswith("test"):
+        conn_id = "unpod_saved" if route == "test a connection" else "evil"
+        # The form of somebody else, if this user has none.
+        html = next(html for html in (server.page(user).text, server.page("admin").text) if f"/{conn_id}/test" in html)
+        return server.page(user, f"/connections/{conn_id}/test", form={"token": token_in(html, conn_id)})
+    paths = {
+        "the page": "/page",
+        "reload after a test": "/connections/unpod_saved/test",
+        "a report": report_link(server),
+        "a report's file": report_link(server) + "/file",
+        "a report of another DAG": report_link(server, "page_second"),
+        "its file": report_link(server, "page_second") + "/file",
+    }
+    return server.page(user, paths.get(route, route))
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/"])
-def test_the_application_has_no_pages_that_describe_its_routes(server: PageServer, path: str) -> None:
-    assert server.page("admin", path).status == 404
+@pytest.mark.parametrize("user", ALL)
+@pytest.mark.parametrize("route", STATUSES)
+def test_each_route_asks_airflow_what_the_user_may_do(server: PageServer, route: str, user: str | None) -> None:
+    found = get_route(server, user, route)
+
+    assert found.status == STATUSES[route][user]
+    assert found.status == 200 or "page_first" not in found.text
+    assert found.status == 200 or "Connected" not in found.text
+    assert found.status == 404 or "no-store" in found.headers["Cache-Control"]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_sees_only_what_airflow_allows_it_to_read(server: PageServer, role: str) -> None:
     found = server.page(role)
 
-    assert found.status == 200
     assert ("unpod_saved" in found.text) == (role in ("admin", "op"))
     assert ("<button" in found.text) == (role in ("admin", "op"))
     # Airflow lets every signed-in role of its simple auth manager read XComs.
     assert len(links_of(found.text)) == 6
-    assert server.page(role, links_of(found.text)[0]).status == 200
-    assert server.page(role, links_of(found.text)[0] + "/file").status == 200
 
 
-@pytest.mark.parametrize("role", ["viewer", "user"])
-def test_a_role_without_the_right_cannot_test_a_connection(server: PageServer, role: str) -> None:
+def test_a_user_sees_the_exports_of_readable_dags_and_the_readable_connections_only(server: PageServer) -> None:
+    html = server.page("partial").text
+
+    links = links_of(html)
+    assert len(links) == 3
+    assert {link.split("/")[2] for link in links} == {"page_first"}
+    assert "page_second" not in html
+    assert "unpod_saved" in html
+    assert "evil" not in html
+    assert "127.0.0.1:1<" not in html
+
+
+def test_an_edited_xcom_does_not_open_a_report_of_a_dag_that_the_user_may_not_read(
+    server: PageServer, forge: Callable[..., None]
+) -> None:
+    """The user asks for the report of a readable DAG, whose XCom leads to another."""
+    forge(**summary_of(server.home / "exports" / "page_second"))
+
+    found = server.page("partial", report_link(server) + "/file")
+    assert (found.status, "<h1>Invoices of" in found.text) == (404, False)
+
+
+def test_without_airflows_test_of_connections_there_is_no_button_and_no_test(
+    server: PageServer, server_without_tests: PageServer
+) -> None:
+    html = server_without_tests.page("admin").text
+    assert "unpod_saved" in html
+    assert "<button" not in html
+
     token = token_in(server.page("admin").text, "unpod_saved")
-
-    found = server.page(role, "/connections/unpod_saved/test", form={"token": token})
-    assert found.status == 403
-    assert "Connected" not in found.text
+    found = server_without_tests.page("admin", "/connections/unpod_saved/test", form={"token": token})
+    assert (found.status, "test_connection is not Enabled" in found.text) == (403, True)
 
 
 def test_only_connections_of_type_unpod_are_listed_and_tested(server: PageServer) -> None:
@@ -182,6 +245,37 @@ def test_a_report_may_do_nothing_at_all(server: PageServer) -> None:
     assert not any(directive.startswith("script-src") for directive in policy)
 
 
+@pytest.mark.parametrize("path", ["/dags/page_first/reports/<b>x", "/dags/page_first/reports/<b>x/file"])
+def test_an_invalid_address_is_answered_with_a_page_that_does_not_repeat_it(server: PageServer, path: str) -> None:
+    found = server.page("admin", quote(path))
+
+    assert (found.status, found.headers["Content-Type"]) == (422, "text/html; charset=utf-8")
+    assert found.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "The address or the form is invalid." in found.text
+    assert "<b>x" not in found.text
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
+@pytest.mark.parametrize("path", ["/page", "/connections/unpod_saved/test"])
+def test_other_methods_are_refused(server: PageServer, path: str, method: str) -> None:
+    found = server.page("admin", path, method=method)
+
+    assert found.status == 405
+    assert found.headers["Allow"] in ("GET", "POST")
+    assert found.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    "path", ["/page", "/page/", "/connections/unpod_saved/test", "//evil.example/page", "/page?next=//evil.example"]
+)
+def test_the_host_of_a_request_is_in_no_response(server: PageServer, path: str) -> None:
+    """Otherwise a link or a redirect could lead to another server."""
+    found = server.page("admin", path, Host="evil.example", **{"X-Forwarded-Host": "evil.example"})
+
+    assert found.status in (200, 404)
+    assert "evil.example" not in found.text
+
+
 # --- what is opened
 
 
@@ -228,18 +322,13 @@ def test_an_address_that_is_not_an_id_opens_nothing(server: PageServer, path: st
 
     assert found.status in (404, 422)
     assert "root:x:" not in found.text
+    assert path not in found.text
 
 
 def test_an_edited_xcom_cannot_lead_to_the_export_of_another_task(
     server: PageServer, forge: Callable[..., None]
 ) -> None:
-    other = server.home / "exports" / "page_second"
-    manifest = (other / "_manifest.json").read_bytes()
-    forge(
-        manifest=f"file://{other}/_manifest.json",
-        export_id=json.loads(manifest)["export_id"],
-        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
-    )
+    forge(**summary_of(server.home / "exports" / "page_second"))
 
     found = server.page("admin", report_link(server) + "/file")
     assert found.status == 404
@@ -368,8 +457,9 @@ def test_an_export_that_this_machine_does_not_have_says_where_it_may_be(
     assert (found.status, "may be on the disk of the worker" in " ".join(found.text.split())) == (404, True)
 
 
-def test_the_link_of_a_task_leads_to_the_page(server: PageServer) -> None:
-    found = server.rest("viewer", "GET", f"{task_instance(server)}/links")
+@pytest.mark.parametrize("task", ["export", "wait"])
+def test_the_link_of_the_operator_and_of_the_sensor_leads_to_the_page(server: PageServer, task: str) -> None:
+    found = server.rest("viewer", "GET", f"{task_instance(server, task)}/links")
 
     assert found["extra_links"] == {"Unpod Billing": f"{BASE}/plugin/unpod"}
 

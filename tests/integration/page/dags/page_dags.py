@@ -8,6 +8,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, task
 
 from airflow_provider_unpod.operators import billing
+from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 
 EXPORTS = os.environ["UNPOD_EXPORTS"]
 
@@ -42,5 +43,6 @@ for dag_id in ("page_first", "page_second"):
         billing.UnpodBillingOperator.partial(
             task_id="mapped", output_path=EXPORTS + "/" + dag_id + "-{{ ti.map_index }}", report=True
         ).expand(statuses=["paid", "pending"])
+        UnpodInvoiceSensor(task_id="wait", invoice_id=os.environ["UNPOD_PAID"])
         imitation(export.output)
         UnpodBillingOperator(task_id="namesake", summary="{{ ti.xcom_pull(task_ids='export') }}").set_upstream(export)
