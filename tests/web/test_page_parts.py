@@ -6,7 +6,6 @@ import threading
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from airflow.models import import_all_models
@@ -156,7 +155,7 @@ def test_of_very_many_dags_those_that_exported_last_are_searched(monkeypatch: py
         for dag_id, day in (("a", 1), ("b", 4), ("c", 2), ("a", 3), ("running", None)):
             ended = day and datetime(2026, 1, day, tzinfo=timezone.utc)
             columns = {"dag_id": dag_id, "end_date": ended, "operator": OPERATOR[1], "run_id": f"r{day}"}
-            session.execute(insert(TaskInstance).values(id=uuid4(), task_id="t", pool="p", pool_slots=1, **columns))
+            session.execute(insert(TaskInstance).values(task_id="t", pool="p", pool_slots=1, **columns))
         asked: list[str] = []
 
         def may_read(dag_id: str) -> bool:
