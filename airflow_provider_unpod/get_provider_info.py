@@ -29,6 +29,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Requests in flight at once while a list is read. Default: 4.",
         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 64},
     },
+    "daily_requests": {
+        "label": "Daily requests",
+        "description": "Most requests a day for waits, except for what they need at every poll. Default: 3333, a third "
+        "of the free plan.",
+        "schema": {"type": ["integer", "null"], "minimum": 1},
+    },
     "verify": {
         "label": "Verify TLS",
         "description": "true, false, or the path of a CA file on the workers. Default: true.",

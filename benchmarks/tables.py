@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.reading.linked_read import PATIENCE, PATIENCE_AT_THE_END
 from airflow_provider_unpod.billing.reading.windows import planned_requests
-from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 from benchmarks import server as sandbox
 from benchmarks.running import HUNG, Contender, Run, run
 from benchmarks.server import Server
@@ -204,7 +204,7 @@ def faults(scale: Scale) -> Iterable[Table]:
 
 
 def finding(scale: Scale) -> Table:
-    """Requests to find one invoice: the first search, and later ones with the same finder."""
+    """Requests to find one invoice: the first search, and later ones with the same watch."""
     table = Table(
         f"Requests to find one of {scale.large:,} invoices (most of 50 random ones)",
         ("list", "first search", "later search", "later search, one invoice created in between"),
@@ -218,18 +218,18 @@ def finding(scale: Scale) -> Table:
             searches = [search_for(one, client, server) for one in chosen.sample(server.call(sandbox.ids), 50)]
         most = [max(of_kind) for of_kind in zip(*searches, strict=True)]
         table.rows.append((f"{order} first", *map(str, most)))
-        for what, limit, seen in zip(("first search", "later search", "moving list"), (12, 1, 3), most, strict=True):
+        for what, limit, seen in zip(("first search", "later search", "moving list"), (7, 1, 3), most, strict=True):
             table.targets.append(Target(f"requests to find an invoice, {order} first, {what}", limit, seen))
     return table
 
 
 def search_for(invoice_id: int, client: UnpodClient, server: Server) -> tuple[int, int, int]:
     """Requests of a first search, of a second one, and of a third after an invoice was created."""
-    finder = InvoiceFinder(client)
+    watch = ListWatch(client)
 
     def search() -> int:
         before = client.requests_made
-        assert finder.find(invoice_id) is not None
+        assert watch.locate(invoice_id) is not None
         return client.requests_made - before
 
     quiet = search(), search()

@@ -15,6 +15,7 @@ from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
 from benchmarks.soak import Footprint, Soaked
 from benchmarks.targets import ATTEMPTS, Target, settled, verdict
+from benchmarks.waiting import WAITS, StillList, days, for_all, searches
 
 STEADY = Footprint(memory=200.0, threads=8, descriptors=30, connections=4)
 
@@ -86,3 +87,20 @@ def test_a_wrong_result_is_not_measured_again() -> None:
 def test_a_result_that_is_wrong_only_when_a_time_is_measured_again_is_wrong() -> None:
     rounds = iter([[Target("time", 1, 2, noisy=True), Target("rows missing", 0, lost)] for lost in (0, 3)])
     assert verdict(settled(lambda: next(rounds))) == 1
+
+
+def test_a_day_of_waiting_and_a_first_search_reach_their_targets() -> None:
+    tables = [*days([1_000]), searches(1_000, 5)]
+    assert [target for table in tables for target in table.targets if not target.reached] == []
+    assert len(tables[0].rows) == 2 * len(WAITS)
+
+
+def test_the_list_was_read_again_only_when_a_response_had_each_row() -> None:
+    api = StillList(range(1, 251), newest_first=True)
+    api.get_page(1, 100)
+    api.get_page(1, 100)
+    assert api.unseen == 150
+    api.get_page(2, 100)
+    api.get_page(3, 100)
+    assert api.unseen == 0
+    assert for_all(list(range(1, 1_001)), newest_first=True).hours_until_all_was_seen(0.05) == float("inf")

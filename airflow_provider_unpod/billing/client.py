@@ -65,6 +65,8 @@ class UnpodClient:
         be interrupted and may exceed it.
     :param page_size: default rows per page.
     :param max_concurrency: default number of requests in flight.
+    :param daily_requests: most requests that waits make in a day, except for what they need at every poll. The client
+        itself does not count them.
     :param verify: whether to verify the server's certificate, or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is
         honored.
     :param proxies: proxy URLs by scheme. They take precedence over the environment (``HTTPS_PROXY``).
@@ -84,6 +86,7 @@ class UnpodClient:
         timeout: float = 30.0,
         page_size: int = 100,
         max_concurrency: int = 4,
+        daily_requests: int = settings.DAILY_REQUESTS,
         verify: bool | str = True,
         proxies: Mapping[str, str] | None = None,
         allow_insecure_http: bool = False,
@@ -93,6 +96,7 @@ class UnpodClient:
         self.org_handle = settings.org_handle(org_handle)
         self.page_size = settings.page_size(page_size)
         self.max_concurrency = settings.max_concurrency(max_concurrency)
+        self.daily_requests = settings.daily_requests(daily_requests)
         self.retry = retry
         self._secret = settings.token(token)
         insecure = settings.allow_insecure_http(allow_insecure_http)

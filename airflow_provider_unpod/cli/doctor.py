@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 _SIZE, _LARGE_SIZE = 100, 1000
 #: Requests per minute of each plan, from Unpod's pages. The daily limit is a hundred times as high.
 _PLANS = {100: "Free", 1_000: "Developer", 10_000: "Business"}
-#: One request for the page of the invoice, and one for the page where new invoices appear.
-_REQUESTS_PER_POLL = 2
-#: Candidate intervals in seconds. The shortest that leaves half of the daily limit to others is recommended.
-_POLL_INTERVALS = (60, 120, 300, 600, 900, 1_800, 3_600)
-_SECONDS_PER_DAY = 86_400
+#: Polls of a day, at one a minute.
+_POLLS = 1_440
+#: With fewer rows per page, polls read the whole list.
+_SMALLEST_PAGE = 19
 #: Results that contain no data of the organization.
 _RECORDED = ("dialect", "order", "page size", "page past the end", "rate limit")
 _NOT_LIVE = (
@@ -85,6 +84,9 @@ class _Examination:
         self._findings = findings
         #: Why windows cannot be linked on this API, so that the list is read by whole passes.
         self._not_linked = ""
+        #: Why polls cannot read single pages, so that they read the whole list.
+        self._not_followed = ""
+        self._ignores_page_size = False
         self._requests_per_day: int | None = None
 
     def run(self) -> None:
@@ -93,7 +95,7 @@ class _Examination:
         facts["dialect"] = first.dialect
         facts["count"] = "missing" if first.count is None else f"{first.count:,}"
         if first.count is None:
-            self._not_linked = "responses have no `count`"
+            self._not_linked = self._not_followed = "responses have no `count`"
         facts["order"] = self._order(first.invoices)
         rows = self._page_size(first)
         facts["page past the end"] = self._past_the_end(first, rows)
@@ -110,12 +112,14 @@ class _Examination:
         return answered
 
     def _order(self, invoices: list[Invoice]) -> str:
-        from airflow_provider_unpod.billing.reading.order import OrderWitness
+        from airflow_provider_unpod.billing.reading.order import BY_ID, OrderWitness
 
         if len(invoices) < 2:
             return "not visible in so few invoices"
         witness = OrderWitness()
         witness.observe(invoices)
+        if witness.order != BY_ID:
+            self._not_followed = self._not_followed or "the list is in no order of ids"
         if witness.ties:
             self._not_linked = "equal dates are in no order of ids"
             return "by date, and equal dates in no order of ids"
@@ -130,7 +134,7 @@ class _Examination:
         rows = len(first.invoices)
         if rows > _SIZE or (rows > 1 and len(self._ask(1, rows - 1).invoices) != rows - 1):
             facts["page size"] = f"`page_size` is ignored: pages have {rows} rows"
-            self._not_linked = "`page_size` is ignored"
+            self._not_linked, self._ignores_page_size = "`page_size` is ignored", True
             return rows
         if rows == first.count:
             facts["page size"] = f"no limit visible: {'no' if not rows else 'all'} invoices are on one page"
@@ -162,28 +166,61 @@ class _Examination:
         return f"{int(limit):,} requests a minute ({plan} plan: {self._requests_per_day:,} a day)"
 
     def _export(self, count: int | None, rows: int) -> str:
-        from airflow_provider_unpod.billing.reading.windows import chain_length, planned_requests
+        from airflow_provider_unpod.billing.reading.windows import chain_length
 
         if count and not self._not_linked and chain_length(min(count, _LARGE_SIZE), rows) is None:
             self._not_linked = f"windows of {rows} rows cannot overlap"
-        if self._not_linked:
-            passes = f"two whole passes at least, because {self._not_linked}"
-            return passes if count is None else f"about {2 * (count // max(rows, 1) + 2)} requests: {passes}"
-        return f"about {_requests(planned_requests(count or 0, rows))}"
+        passes = f"two whole passes at least, because {self._not_linked}"
+        if count is None:
+            return passes
+        said = f"about {_requests(self._complete_read(count, rows))}"
+        return f"{said}: {passes}" if self._not_linked else said
+
+    def _complete_read(self, count: int, rows: int) -> int:
+        """Estimate the requests of a complete read."""
+        from airflow_provider_unpod.billing.reading.windows import planned_requests
+
+        return 2 * (count // max(rows, 1) + 2) if self._not_linked else planned_requests(count, rows)
 
     def _waiting(self, count: int | None, rows: int) -> str:
-        """Estimate the requests of a day at one poll a minute, and recommend an interval if they are too many."""
-        if count is None:
-            return f"{_SECONDS_PER_DAY // 60:,} polls at one a minute, of one request at least"
-        pages = count // max(rows, 1) + 1
-        # The whole list is read at every tenth poll. For long lists, the interval is a tenth of the number of pages.
-        per_poll = min(_REQUESTS_PER_POLL, pages) + pages / max(10, pages / 10)
-        per_day = {interval: int(_SECONDS_PER_DAY / interval * per_poll) for interval in _POLL_INTERVALS}
-        said = f"about {_requests(per_day[60])} at one poll a minute"
-        if self._requests_per_day is None or per_day[60] <= self._requests_per_day // 2:
+        """Estimate the requests of a day at one poll a minute."""
+        if count is not None and count < rows:
+            return f"{_POLLS:,} requests at one poll a minute"
+        if rows < _SMALLEST_PAGE and not self._not_followed:
+            self._not_followed = f"pages have only {rows} rows"
+        return (self._whole_polls(count, rows) if self._not_followed else self._polls(count or 0, rows)) + self._plan()
+
+    def _polls(self, count: int, rows: int) -> str:
+        """Describe polls that read single pages."""
+        least = " or more (`page_size` is ignored)" if self._ignores_page_size else ""
+        said = (
+            f"{_POLLS:,} requests{least} at one poll a minute, for each page with wanted invoices; a missing invoice, "
+            f"or an event trigger, also uses the rest of `daily_requests` ({self._client.daily_requests:,})"
+        )
+        affordable = (self._requests_per_day or 0) // 2 // _POLLS  # half of the plan is left to others
+        if not affordable or count // rows < affordable:
             return said
-        slow = next((one for one, cost in per_day.items() if cost <= self._requests_per_day // 2), _POLL_INTERVALS[-1])
-        return f"{said}, too many for the plan: with `poke_interval={slow}` about {per_day[slow]:,}"
+        return f"{said}; more than {affordable} such pages need a longer `poke_interval` on this plan"
+
+    def _whole_polls(self, count: int | None, rows: int) -> str:
+        """Describe polls that read the whole list."""
+        daily = self._client.daily_requests
+        said = f"because {self._not_followed}, polls read the whole list"
+        if count is None:
+            return f"{said}, as often as `daily_requests` ({daily:,}) allows"
+        cost = _POLLS * self._complete_read(count, rows)
+        if cost <= daily:
+            return f"{said}: about {cost:,} requests at one poll a minute"
+        minutes = -(-cost // daily)
+        often = f"{minutes} minutes" if minutes <= 120 else f"{-(-minutes // 60):,} hours"
+        return f"{said}, about every {often} at `daily_requests` ({daily:,})"
+
+    def _plan(self) -> str:
+        """Compare ``daily_requests`` with the plan, of which waits may use half."""
+        if self._requests_per_day is None or self._client.daily_requests <= self._requests_per_day // 2:
+            return ""
+        self._findings.settings["daily_requests"] = self._requests_per_day // 3
+        return "; `daily_requests` is more than half of the plan"
 
 
 def _requests(number: int) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_unpod.billing.http.retry import RetryPolicy
     from airflow_provider_unpod.billing.invoice import Invoice
     from airflow_provider_unpod.billing.reading.reading import Reading
-    from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
+    from airflow_provider_unpod.billing.watching.watch import ListWatch
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class UnpodHook(BaseHook):
         """
         invoice_ids_of([invoice_id], "invoice_id")
         client = self.get_conn()
-        invoice = self._finder.find(invoice_id)
+        invoice = self._watch.locate(invoice_id)
         if invoice is None:
             raise UnpodInvoiceNotFound(
                 f"Organization {client.org_handle!r} has no invoice {short_repr(invoice_id)}.", url=client.base_url
@@ -174,10 +174,10 @@ class UnpodHook(BaseHook):
         return invoice
 
     @cached_property
-    def _finder(self) -> InvoiceFinder:
-        from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
+    def _watch(self) -> ListWatch:
+        from airflow_provider_unpod.billing.watching.watch import ListWatch
 
-        return InvoiceFinder(self.get_conn())
+        return ListWatch(self.get_conn())
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

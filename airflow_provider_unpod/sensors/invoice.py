@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +30,7 @@ from airflow_provider_unpod.billing.watching.condition import (
 )
 from airflow_provider_unpod.links import PAGE_LINKS
 from airflow_provider_unpod.sensors.deadline import deadline_of, ended_by_execution_timeout
-from airflow_provider_unpod.sensors.failures import FailureCount
+from airflow_provider_unpod.sensors.poll_state import PollState
 from airflow_provider_unpod.task_boundary import (
     CONNECTION,
     check_arguments,
@@ -100,7 +101,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     #: Created in each run of the task. A task that was deferred or rescheduled starts with a new one.
     _poller: InvoicePoller | None = None
-    _failures: FailureCount
+    _state: PollState
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         :raises UnpodError: for other errors that end the wait.
         """
         with fail_fast():
-            condition = self._start(context)
+            condition = self._start(context, patient=not self.deferrable)
             if condition.target_status not in KNOWN_STATUSES:
                 known = ", ".join(sorted(KNOWN_STATUSES))
                 self.log.warning("%r is not a known status of Unpod (%s).", condition.target_status, known)
@@ -157,7 +158,7 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 if not self.deferrable:
                     return self._wait_in_worker(context)
                 deadline = deadline_of(self, context)
-                decision = self._poll()
+                decision = self._poll(last=datetime.now(timezone.utc) >= deadline)
                 if decision is None or decision.state != "done":
                     self._defer(condition, deadline)
                 return decision.result
@@ -215,14 +216,19 @@ class UnpodInvoiceSensor(BaseSensorOperator):
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
+            if (decision := self._poll_at_the_end()) is not None:
+                return decision.result
             self._check_reachable()
             raise AirflowSensorTimeout(f"{self._report()} {error}") from None
         except AirflowSkipException as skip:
             # Airflow's soft_fail skips on every AirflowFailException, so a wrong token would look like a late payment.
             if self.soft_fail and isinstance(skip.__cause__, AirflowFailException):
                 raise skip.__cause__ from None
+            timed_out = skip.__cause__ is None or isinstance(skip.__cause__, AirflowSensorTimeout)
+            if timed_out and (decision := self._poll_at_the_end()) is not None:
+                return decision.result
             self._check_reachable()
-            if skip.__cause__ is None or isinstance(skip.__cause__, AirflowSensorTimeout):
+            if timed_out:
                 raise AirflowSkipException(f"{self._report()} {skip}") from None
             raise
 
@@ -233,6 +239,8 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             self.log.info("The wait is done: the invoices reached %r.", self.target_status)
             return event["result"]
         if event and state == "timeout":
+            if event.get("incomplete"):
+                return self._last_poll(context, timed_out=True)
             self._time_out(str(event["message"]))
         if event and state == "failed":
             raise AirflowFailException(str(event["message"]))
@@ -257,15 +265,26 @@ class UnpodInvoiceSensor(BaseSensorOperator):
                 raise AirflowSkipException("Skipping because never_fail is set.") from error
             raise
 
-    def _last_poll(self, context: Context) -> Any:
-        """Poll once more after Airflow itself has ended the deferral."""
+    def _poll_at_the_end(self) -> Decision | None:
+        """Poll once more before the wait times out, if that may help. Return the decision if the wait is done."""
+        assert self._poller is not None
+        decision = self._poll(last=True) if self._poller.may_find_more else None
+        return decision if decision is not None and decision.state == "done" else None
+
+    def _last_poll(self, context: Context, *, timed_out: bool = False) -> Any:
+        """Poll once more after the deferral has ended.
+
+        :param timed_out: whether the trigger ended the wait. Otherwise Airflow itself ended the deferral.
+        """
         self._start(context)
         try:
-            decision = self._poll()
+            decision = self._poll(last=True)
         finally:
             self._stop()
         if decision is not None and decision.state == "done":
             return decision.result
+        if timed_out:
+            self._time_out_here()
         if not ended_by_execution_timeout(self, context):
             self._time_out_here("The trigger did not end the wait in time. Check that a triggerer is running.")
         self._check_reachable()
@@ -290,8 +309,11 @@ class UnpodInvoiceSensor(BaseSensorOperator):
 
     # --- polling
 
-    def _start(self, context: Context) -> Condition:
-        """Check the rendered arguments and create the poller of this run."""
+    def _start(self, context: Context, *, patient: bool = True) -> Condition:
+        """Check the rendered arguments and create the poller of this run.
+
+        :param patient: whether polls may wait for the rate limit.
+        """
         from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 
         with fail_fast():
@@ -299,23 +321,24 @@ class UnpodInvoiceSensor(BaseSensorOperator):
             condition = Condition.from_arguments(
                 self.invoice_id, self.target_status, self.failure_statuses, self.wait_for, self.on_missing
             )
-        self._failures = FailureCount(self, context)
-        self._poller = InvoicePoller(condition, self._connect, self._failures.most)
-        self._poller.failures = self._failures.load()
+        self._state = PollState(self, context)
+        self._poller = InvoicePoller(condition, partial(self._connect, patient), self._state.most_failures)
+        self._poller.continue_from(*self._state.load())
         return condition
 
-    def _connect(self) -> UnpodClient:
-        from airflow_provider_unpod.billing.http.retry import POLL_RETRY
+    def _connect(self, patient: bool) -> UnpodClient:
+        from airflow_provider_unpod.billing.http.retry import FIRST_POLL_RETRY, POLL_RETRY
         from airflow_provider_unpod.hooks.unpod import UnpodHook
 
-        return UnpodHook(self.unpod_conn_id, self.org_handle, POLL_RETRY).get_conn()
+        retry = POLL_RETRY if patient else FIRST_POLL_RETRY
+        return UnpodHook(self.unpod_conn_id, self.org_handle, retry).get_conn()
 
-    def _poll(self) -> Decision | None:
+    def _poll(self, *, last: bool = False) -> Decision | None:
         """Poll once and return the decision. ``None`` if the poll failed and the wait continues."""
         assert self._poller is not None
         with fail_fast():
-            decision = self._poller.poll()
-        self._failures.store(self._poller.failures)
+            decision = self._poller.poll(last=last)
+        self._state.store(self._poller)
         if decision is None:
             return None
         if decision.state == "failed":

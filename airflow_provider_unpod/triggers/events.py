@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.watching.history import History
+from airflow_provider_unpod.billing.watching.subscriptions import Snapshot
 from airflow_provider_unpod.task_boundary import storable
-from airflow_provider_unpod.triggers.polling import PollFailure, poll
+from airflow_provider_unpod.triggers.polling import poll
 from airflow_provider_unpod.triggers.waits import waits_for
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.billing.invoice import InvoiceId
     from airflow_provider_unpod.billing.watching.history import Transition
-    from airflow_provider_unpod.billing.watching.tracker import Snapshot, Subscriptions
-    from airflow_provider_unpod.triggers.polling import PollKey
+    from airflow_provider_unpod.billing.watching.subscriptions import Subscriptions
+    from airflow_provider_unpod.triggers.polling import PollKey, Seen
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 class PolledEvent:
     """A poll result, and callbacks to run when Airflow has stored every event made from it."""
 
-    seen: Snapshot | PollFailure
+    seen: Seen
     commits: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -170,7 +171,7 @@ class Watcher:
         try:
             async for event in stream:
                 snapshot = event.seen
-                if isinstance(snapshot, PollFailure) or snapshot.number <= running:
+                if not isinstance(snapshot, Snapshot) or snapshot.number <= running:
                     continue  # a poll that was already running may not include this watcher's invoices
                 if not self._started or snapshot.first:
                     await self._catch_up(snapshot)

@@ -16,7 +16,7 @@ from airflow_provider_unpod.billing.watching.condition import (
     DEFAULT_MAX_FAILURES,
     Condition,
 )
-from airflow_provider_unpod.billing.watching.tracker import Subscriptions
+from airflow_provider_unpod.billing.watching.subscriptions import Subscriptions
 from airflow_provider_unpod.triggers.events import Journal, PolledEvent, Watcher, events_on, polled_events, producer
 from airflow_provider_unpod.triggers.polling import PollingTrigger, PollKey, poll, poll_key_of
 from airflow_provider_unpod.triggers.waits import Wait, Waits, waits_for
@@ -36,7 +36,8 @@ _SETTLING = 5.0
 class UnpodInvoiceTrigger(PollingTrigger):
     """Fires once: when the invoices reach the status, can no longer reach it, or the deadline has passed.
 
-    The event is ``{"state": "done", "result": …}``, ``{"state": "failed" | "timeout", "message": …}`` or
+    The event is ``{"state": "done", "result": …}``, ``{"state": "failed", "message": …}``,
+    ``{"state": "timeout", "message": …, "incomplete": <whether a complete read might find more>}`` or
     ``{"state": "error", "error": <class in billing.errors>, "message": …, "status": <HTTP status>}``.
 
     :param invoice_id: an invoice id or number, or several.
@@ -172,7 +173,7 @@ class UnpodInvoiceEventTrigger(PollingTrigger):
     :param to_statuses: report only changes to these statuses, one or several, ignoring case. Default: all.
     :param invoice_ids: report only these invoices, one id or several. Default: all.
     :param poke_interval: seconds between two polls, or a ``timedelta``. Default: 60. A settled invoice that changes
-        again (a refund) is noticed by the next complete read, about every tenth poll, unless ``invoice_ids`` names it.
+        again (a refund) is noticed when its part of the list is read again in turn, unless ``invoice_ids`` names it.
     :param on_first_start: existing invoices to report on the first start: ``"nothing"`` (default) or ``"all"``.
     :raises UnpodConfigError: if an argument is invalid.
     """

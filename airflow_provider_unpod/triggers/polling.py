@@ -20,7 +20,13 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodUnreachable
 from airflow_provider_unpod.billing.http.retry import POLL_RETRY
-from airflow_provider_unpod.billing.watching.tracker import TRANSIENT, Snapshot, Subscriptions, Tracker, Wanted
+from airflow_provider_unpod.billing.watching.subscriptions import (
+    TRANSIENT,
+    Postponed,
+    Snapshot,
+    Subscriptions,
+    Wanted,
+)
 
 try:
     from airflow.triggers.base import BaseEventTrigger
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from airflow_provider_unpod.billing.client import UnpodClient
+    from airflow_provider_unpod.billing.watching.allowance import Allowance
+    from airflow_provider_unpod.billing.watching.watch import ListWatch
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,8 @@ _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
 _SHORTEST_INTERVAL = 0.05
 
 
+#: The result of a poll.
+Seen: TypeAlias = "Snapshot | Postponed | PollFailure"
 #: Connection id, organization handle (``None`` for the connection's), and seconds between two polls.
 PollKey: TypeAlias = tuple[str, "str | None", float]
 
@@ -54,7 +64,7 @@ def poll_key_of(kwargs: Mapping[str, Any]) -> PollKey:
 class PollFailure:
     """A poll that failed.
 
-    :ivar number: number of the poll, as in :class:`~airflow_provider_unpod.billing.watching.tracker.Snapshot`.
+    :ivar number: number of the poll, as in a snapshot.
     :ivar failures: number of polls in a row, including this one, that failed with an error that is not transient. 0 if
         the error of this poll is transient.
     """
@@ -86,7 +96,7 @@ class PollingTrigger(BaseEventTrigger):
         return self.unpod_conn_id, self.org_handle, self.poke_interval
 
 
-async def poll(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[Snapshot | PollFailure, None]:
+async def poll(subscriptions: Subscriptions, connection: PollKey) -> AsyncGenerator[Seen, None]:
     """Poll the list forever and yield each result. A failed poll is yielded as well and raises nothing."""
     unpod_conn_id, org_handle, poke_interval = connection
     poller = _Poller(unpod_conn_id, org_handle)
@@ -112,19 +122,20 @@ async def _pause(seconds: float) -> None:
 
 
 class _Poller:
-    """Runs the polls and keeps the state between them: client, tracker and last failure."""
+    """Runs the polls and keeps the state between them: client, watch and last failure."""
 
     def __init__(self, unpod_conn_id: str, org_handle: str | None) -> None:
         self._unpod_conn_id = unpod_conn_id
         self._org_handle = org_handle
-        self._tracker: Tracker | None = None
+        self._watch: ListWatch | None = None
+        self._allowance: Allowance | None = None  # kept here, because only polls keep a shared one alive
         self._client: UnpodClient | None = None
         self._logged: str | None = None
         self._failures = 0
 
-    async def poll(self, wanted: Wanted, number: int) -> Snapshot | PollFailure:
+    async def poll(self, wanted: Wanted, number: int) -> Seen:
         try:
-            if self._tracker is None:
+            if self._watch is None:
                 await self._connect()
             poll = await self._poll(wanted, number)
         except UnpodError as error:
@@ -133,6 +144,8 @@ class _Poller:
             # An exception would end all waits that share this poll.
             log.debug("A poll of the invoices failed unexpectedly.", exc_info=True)
             return self._failure(number, UnpodError(f"{type(error).__name__}: {error}"))
+        if isinstance(poll, Postponed):
+            return poll  # it says nothing about the failures before
         if self._logged is not None:
             log.info("Polls of the invoices of connection %r succeed again.", self._unpod_conn_id)
         self._logged, self._failures = None, 0
@@ -140,7 +153,7 @@ class _Poller:
 
     def close(self) -> None:
         """Close the client. This is not a coroutine, because a second cancellation would skip an ``await``."""
-        self._tracker = None
+        self._watch = None
         if self._client is not None:
             client, self._client = self._client, None
             client.close()
@@ -148,6 +161,8 @@ class _Poller:
     async def _connect(self) -> None:
         from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
+        from airflow_provider_unpod.billing.watching.allowance import allowance_for
+        from airflow_provider_unpod.billing.watching.watch import ListWatch
         from airflow_provider_unpod.hooks.unpod import client_from, why_not_found
 
         try:
@@ -156,17 +171,19 @@ class _Poller:
             raise UnpodConfigError(why_not_found(self._unpod_conn_id)) from error
         # In a thread, because it may import `requests` and asks Airflow to mask the secrets.
         self._client = await asyncio.to_thread(client_from, connection, self._org_handle, POLL_RETRY)
-        self._tracker = Tracker(self._client)
+        organization = (self._unpod_conn_id, self._client.org_handle)
+        self._allowance = allowance_for(organization, self._client.daily_requests)
+        self._watch = ListWatch(self._client, self._allowance)
 
-    async def _poll(self, wanted: Wanted, number: int) -> Snapshot:
-        tracker = self._tracker
-        assert tracker is not None
-        thread = asyncio.ensure_future(asyncio.to_thread(tracker.poll, wanted, number=number))
+    async def _poll(self, wanted: Wanted, number: int) -> Snapshot | Postponed:
+        watch = self._watch
+        assert watch is not None
+        thread = asyncio.ensure_future(asyncio.to_thread(watch.poll, wanted, number=number))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
             # The last wait has ended. A thread cannot be cancelled, but its requests can.
-            tracker.cancel()
+            watch.cancel()
             await asyncio.wait([thread], timeout=1.0)
             if thread.done() and not thread.cancelled():
                 thread.exception()

@@ -15,14 +15,14 @@ from weakref import WeakValueDictionary
 
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodError
 from airflow_provider_unpod.billing.watching.condition import Condition, ended_by
-from airflow_provider_unpod.billing.watching.tracker import Subscriptions
+from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Snapshot, Subscriptions
 from airflow_provider_unpod.task_boundary import storable
 from airflow_provider_unpod.triggers.polling import PollFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Hashable
 
-    from airflow_provider_unpod.billing.watching.tracker import Snapshot
+    from airflow_provider_unpod.triggers.polling import Seen
 
 #: Number of waits to call before a pause for the event loop. They take a few milliseconds.
 _AT_A_TIME = 200
@@ -33,7 +33,7 @@ _ENDING = 20
 class Judge(Protocol):
     """A function that returns the payload of a wait's event if this poll ends the wait, and ``None`` otherwise."""
 
-    def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None: ...
+    def __call__(self, seen: Seen) -> dict[str, Any] | None: ...
 
 
 class Wait:
@@ -59,20 +59,29 @@ class Wait:
         self._polls = 0
         self._last: Snapshot | None = None
 
-    def __call__(self, seen: Snapshot | PollFailure) -> dict[str, Any] | None:
+    def __call__(self, seen: Seen) -> dict[str, Any] | None:
         """Return the payload of the event if this poll ends the wait. Airflow can store the payload."""
         if seen.number <= self._joined:
             return None
         self._polls += 1
         over = self._deadline is not None and seen.at >= self._deadline
-        if not (isinstance(seen, PollFailure) and seen.failures):
+        if isinstance(seen, Snapshot) or (isinstance(seen, PollFailure) and not seen.failures):
             self._failures = 0  # the failures before the first poll are no longer followed by others in a row
-        payload = self._of_failure(seen, over) if isinstance(seen, PollFailure) else self._of_snapshot(seen)
+        payload = None
+        if isinstance(seen, PollFailure):
+            payload = self._of_failure(seen, over)
+        elif isinstance(seen, Snapshot):
+            payload = self._of_snapshot(seen)
         if payload is None and over:
             failure = seen.error if isinstance(seen, PollFailure) else None
-            payload = {"state": "timeout", "message": self._report(failure)}
+            payload = {"state": "timeout", "message": self._report(failure), "incomplete": self._incomplete(seen)}
         # Made storable here rather than when the event is emitted, because here the event loop gets pauses.
         return None if payload is None else storable(payload)
+
+    def _incomplete(self, seen: Seen) -> bool:
+        """Return whether a complete read might find more: the list was not read, or an invoice may be out of order."""
+        found = set() if self._last is None else self._last.rows.keys()
+        return isinstance(seen, Postponed) or not set(self._condition.keys) <= found
 
     def _of_snapshot(self, snapshot: Snapshot) -> dict[str, Any] | None:
         self._last = snapshot
@@ -118,7 +127,7 @@ class Waits(Subscriptions):
         finally:
             self._waiting.pop(end, None)
 
-    async def deliver(self, snapshots: AsyncGenerator[Snapshot | PollFailure, None]) -> None:
+    async def deliver(self, snapshots: AsyncGenerator[Seen, None]) -> None:
         """Pass the result of each poll to all waits, forever. An exception is also raised in the waits."""
         try:
             async with aclosing(snapshots):
@@ -135,7 +144,7 @@ class Waits(Subscriptions):
             raise
 
 
-def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Snapshot | PollFailure) -> None:
+def _settle(end: asyncio.Future[dict[str, Any]], judge: Judge, seen: Seen) -> None:
     """Pass a poll's result to one wait. An exception ends only this wait."""
     try:
         payload = judge(seen)

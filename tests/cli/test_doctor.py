@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ import pytest
 
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.reading.reading import read_list
+from airflow_provider_unpod.billing.watching.allowance import Allowance
+from airflow_provider_unpod.billing.watching.subscriptions import Snapshot, Wanted
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 from airflow_provider_unpod.cli.main import main
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.cli.replay import replayed
 
 pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
 PASSES = "two whole passes at least, because"
+EACH_PAGE = "1,440 requests at one poll a minute, for each page with wanted invoices"
+POLLS = 60  # one a minute
+WHOLE = "polls read the whole list"
 #: Settings of a sandbox, and what is then true of it.
 SERVERS: list[tuple[dict[str, Any], dict[str, str]]] = [
     (
@@ -28,6 +35,7 @@ SERVERS: list[tuple[dict[str, Any], dict[str, str]]] = [
             "order": "by id",
             "page size": "at most 100 rows",
             "page past the end": "HTTP 404",
+            "a day of waiting": "also uses the rest of `daily_requests` (3,333)$",
         },
     ),
     (
@@ -46,25 +54,56 @@ SERVERS: list[tuple[dict[str, Any], dict[str, str]]] = [
             "page size": "at least 100 rows",
             "page past the end": "is empty",
             "an export": f"{PASSES} responses have no `count`",
+            "a day of waiting": f"no `count`, {WHOLE}, as often as `daily_requests` (3,333) allows$",
         },
     ),
-    ({"fixed_page_size": 20}, {"page size": "`page_size` is ignored: pages have 20 rows", "an export": PASSES}),
+    (
+        {"order": "shuffled"},
+        {"a day of waiting": f"no order of ids, {WHOLE}, about every 2 minutes at `daily_requests` (3,333)$"},
+    ),
+    (
+        {"order": "shuffled", "invoices": 120},
+        {"a day of waiting": f"{WHOLE}: about 2,880 requests at one poll a minute$"},
+    ),
+    (
+        {"fixed_page_size": 20},
+        {
+            "page size": "`page_size` is ignored: pages have 20 rows",
+            "an export": PASSES,
+            "a day of waiting": "1,440 requests or more (`page_size` is ignored) at one poll a minute",
+        },
+    ),
     ({"fixed_page_size": 7}, {"page size": "`page_size` is ignored: pages have 7 rows", "an export": PASSES}),
     ({"fixed_page_size": 300}, {"page size": "`page_size` is ignored: pages have 250 rows", "an export": PASSES}),
     ({"max_page_size": 5}, {"page size": "at most 5 rows", "an export": f"{PASSES} windows of 5 rows cannot overlap"}),
+    (
+        {"max_page_size": 18},
+        {
+            "settings": '{"page_size": 18}',
+            "a day of waiting": f"pages have only 18 rows, {WHOLE}, about every 9 minutes",
+        },
+    ),
+    ({"max_page_size": 19}, {"settings": '{"page_size": 19}', "a day of waiting": EACH_PAGE}),
     ({"max_page_size": 1000, "invoices": 1500}, {"page size": "at least 1000 rows", "settings": '{"page_size": 1000}'}),
     ({"invoices": 0}, {"dialect": "no invoice to see ids in", "order": "not visible", "an export": "about 1 request$"}),
+    (
+        {"invoices": 99, "order": "shuffled"},
+        {
+            "page size": "no limit visible: all invoices are on one page",
+            "a day of waiting": "1,440 requests at one poll a minute$",
+        },
+    ),
     ({"invoices": 100}, {"page size": "no limit visible: all invoices are on one page"}),
     (
         {"rate_limit": 100, "invoices": 20_000},
         {
             "rate limit": "100 requests a minute (Free plan: 10,000 a day)",
-            "a day of waiting": "too many for the plan: with `poke_interval=300` about 3,456$",
+            "a day of waiting": "more than 3 such pages need a longer `poke_interval` on this plan$",
         },
     ),
     (
         {"rate_limit": 30},
-        {"rate limit": "30 requests a minute, if it is by the minute", "a day of waiting": "a minute$"},
+        {"rate limit": "30 requests a minute, if it is by the minute", "a day of waiting": "(3,333)$"},
     ),
 ]
 
@@ -110,6 +149,70 @@ def test_an_export_needs_about_the_requests_that_check_estimates(
     (foretold,) = re.findall(r"^an export +about ([\d,]+) request", capsys.readouterr().out, re.MULTILINE)
 
     assert int(foretold.replace(",", "")) == pytest.approx(made, rel=0.25, abs=2)
+
+
+@pytest.mark.parametrize(
+    "server", [server for server, _ in SERVERS if not server.keys() & {"fixed_page_size", "rate_limit"}], ids=str
+)
+def test_waits_need_the_requests_that_check_estimates(
+    server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Sandbox(today=date(2026, 7, 1), **server) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        assert main(["check"]) == 0
+        (foretold,) = re.findall(r"^a day of waiting +(.*)", capsys.readouterr().out, re.MULTILINE)
+        with UnpodClient(sandbox.url, sandbox.token, sandbox.org_handle) as client:
+            keys = [invoice.key for invoice in client.get_page(1, 10).invoices][-1:]
+            existing, missing = (_polls(client, Wanted(set(of_one))) for of_one in (keys, [10**9]))
+
+    hours = POLLS / 60
+    if WHOLE not in foretold:
+        assert existing.requests == [1] * POLLS
+        assert sum(missing.requests) <= (3_333 if "rest of" in foretold else 1_440) / 24 * hours
+    elif every := re.search(r"about every (\d+) minutes", foretold):
+        assert missing.longest_pause <= int(every[1]) + 1
+        assert sum(missing.requests) <= 3_333 / 24 * hours
+    elif total := re.search(r"about ([\d,]+) requests at one poll", foretold):
+        assert sum(missing.requests) / hours * 24 == int(total[1].replace(",", ""))
+    else:
+        assert sum(missing.requests) <= 3_333 / 24 * hours
+
+
+@dataclass
+class _Polled:
+    """The requests of each poll, and the most minutes from one that read the list to the next."""
+
+    requests: list[int]
+    longest_pause: int
+
+
+def _polls(client: UnpodClient, wanted: Wanted) -> _Polled:
+    """Poll a list once a minute, of simulated time. The first poll is not counted."""
+    minutes = 0
+    watch = ListWatch(client, Allowance(client.daily_requests, clock=lambda: minutes * 60.0))
+    polled, latest = _Polled([], 0), 0
+    for minutes in range(POLLS + 1):
+        before = client.requests_made
+        if isinstance(watch.poll(wanted), Snapshot):
+            polled.longest_pause, latest = max(polled.longest_pause, minutes - latest), minutes
+        polled.requests.append(client.requests_made - before)
+    del polled.requests[0]
+    return polled
+
+
+@pytest.mark.unpod_sandbox(rate_limit=100)
+def test_more_daily_requests_than_half_of_the_plan_are_noticed(
+    unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = json.loads(unpod_sandbox.connection_json())
+    for daily, noticed in ((5_000, False), (5_001, True)):
+        connection["extra"] = {"daily_requests": daily}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+        assert main(["check"]) == 0
+        said = said_in(capsys.readouterr().out)
+
+        assert said["a day of waiting"].endswith("; `daily_requests` is more than half of the plan") == noticed
+        assert said["settings"] == ('{"daily_requests": 3333}' if noticed else "")
 
 
 @pytest.mark.unpod_sandbox(rate_limit=3, rate_window=86_400)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.invoice import InvoiceId
+from airflow_provider_unpod.billing.watching.allowance import Allowance
 from airflow_provider_unpod.billing.watching.history import History
-from airflow_provider_unpod.billing.watching.tracker import Subscriptions, Tracker
+from airflow_provider_unpod.billing.watching.subscriptions import Subscriptions
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 from airflow_provider_unpod.transitions import transitions_of
 from airflow_provider_unpod.triggers import events
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
@@ -85,7 +87,7 @@ class World:
         trigger = UnpodInvoiceEventTrigger(**trigger.serialize()[1])
         trigger.asset_state_store = self.database.accessors("a", "b")
         subscriptions = Subscriptions()
-        tracker = Tracker(self.ledger)
+        tracker = ListWatch(self.ledger, Allowance(10**9, saved=1e9))
         before = len(self.database.emitted)
         fed: Any = None
         idle: Any = None
@@ -263,13 +265,13 @@ def test_all_statuses_are_copied_at_most_once_a_poll_however_many_invoices_vanis
     for number in range(300):
         world.set(number, "paid")
     copies: list[int] = []
-    copied = Tracker.statuses
+    copied = ListWatch.statuses
 
-    def statuses(tracker: Tracker) -> Any:
+    def statuses(tracker: ListWatch) -> Any:
         copies.append(1)
         return copied(tracker)
 
-    monkeypatch.setattr(Tracker, "statuses", statuses)
+    monkeypatch.setattr(ListWatch, "statuses", statuses)
 
     def purge() -> None:
         for number in range(100, 200):

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.billing.watching.tracker import Snapshot, Tracker
+from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Snapshot
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.triggers import polling
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger, UnpodInvoiceTrigger
@@ -313,9 +314,9 @@ def test_a_row_that_cannot_become_a_record_fails_its_own_wait_and_no_other() -> 
     )
 
     async def main() -> list[Any]:
-        waits, tracker = Waits(), Tracker(listed)
+        waits, tracker = Waits(), ListWatch(listed)
 
-        async def polls() -> AsyncGenerator[Snapshot, None]:
+        async def polls() -> AsyncGenerator[Snapshot | Postponed, None]:
             while True:
                 yield tracker.poll(waits.begin(), number=waits.polls)
                 await asyncio.sleep(0)

@@ -45,6 +45,8 @@ class RetryPolicy:
 DEFAULT_RETRY = RetryPolicy()
 #: For pollers: the next poll comes soon anyway, so give up early.
 POLL_RETRY = RetryPolicy(attempts=3, max_rate_limit_wait=300.0)
+#: For the first poll of a deferred wait: the triggerer can wait for the rate limit without occupying a worker.
+FIRST_POLL_RETRY = RetryPolicy(attempts=3, max_rate_limit_wait=1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 #: Schemes from Unpod's documentation and backend, spelled as they are sent.
 AUTH_SCHEMES = ("Token", "jwt", "Bearer")
 MAX_CONCURRENCY = 64
+#: Default of ``daily_requests``: a third of the free plan.
+DAILY_REQUESTS = 3_333
+_MAX_DAILY_REQUESTS = 1_000_000_000
 _MAX_PAGE_SIZE = 100_000
 _MAX_TIMEOUT = 86_400.0
 _PROXY_SCHEMES = ("http", "https")
@@ -108,6 +111,11 @@ def page_size(value: Any) -> int:
 def max_concurrency(value: Any) -> int:
     """Check the number of requests in flight."""
     return _whole_number(value, "Max. concurrency", "max_concurrency", MAX_CONCURRENCY)
+
+
+def daily_requests(value: Any) -> int:
+    """Check the number of requests a day that waits may make beyond what they need."""
+    return _whole_number(value, "Daily requests", "daily_requests", _MAX_DAILY_REQUESTS)
 
 
 def argument_of_reading(value: Any, name: str) -> int:
@@ -223,6 +231,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "timeout": timeout,
     "page_size": page_size,
     "max_concurrency": max_concurrency,
+    "daily_requests": daily_requests,
     "verify": verify,
     "proxies": proxies,
     "allow_insecure_http": allow_insecure_http,

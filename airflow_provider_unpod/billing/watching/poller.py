@@ -1,27 +1,25 @@
-"""Polls for one wait in a worker. It searches for a few invoices one by one, and tracks the whole list for many."""
+"""Polls for one wait in a worker."""
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.errors import UnpodError, UnpodUnreachable
-from airflow_provider_unpod.billing.watching.condition import ended_by
-from airflow_provider_unpod.billing.watching.finder import InvoiceFinder
-from airflow_provider_unpod.billing.watching.tracker import TRANSIENT, Tracker, Wanted
+from airflow_provider_unpod.billing.watching.allowance import Allowance
+from airflow_provider_unpod.billing.watching.condition import Decision, ended_by
+from airflow_provider_unpod.billing.watching.subscriptions import TRANSIENT, Postponed, Wanted
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId
-    from airflow_provider_unpod.billing.watching.condition import Condition, Decision
+    from airflow_provider_unpod.billing.watching.condition import Condition
 
 log = logging.getLogger(__name__)
-
-#: Most invoices to search for one by one. A search costs a few requests for each; a complete read costs one per page.
-_FEW = 4
 
 
 class InvoicePoller:
@@ -29,7 +27,7 @@ class InvoicePoller:
 
     :param connect: returns a new client, which this poller closes. Called before the first poll.
     :param max_failures: number of polls in a row that may find the API unreachable before the wait fails.
-    :ivar failures: current number of such polls. Set it to continue the count of an earlier poller.
+    :ivar failures: current number of such polls.
     """
 
     def __init__(self, condition: Condition, connect: Callable[[], UnpodClient], max_failures: int) -> None:
@@ -38,25 +36,40 @@ class InvoicePoller:
         self._max_failures = max_failures
         self._connect = connect
         self._client: UnpodClient | None = None
-        self._reader: InvoiceFinder | Tracker | None = None
+        self._memory: dict[str, Any] | None = None
+        self._allowance = Allowance()
+        self._watch: ListWatch | None = None
+        self._postponed = False
         self._rows: Mapping[InvoiceId, Invoice] | None = None
         self._seen_at: datetime | None = None
         self._polls = 0
         self._failure: UnpodError | None = None
 
-    def poll(self) -> Decision | None:
+    def poll(self, *, last: bool = False) -> Decision | None:
         """Poll once and return the decision. ``None`` if the poll failed and the wait continues.
 
+        :param last: whether no poll follows.
         :raises UnpodError: if the failure ends the wait.
         """
         self._polls += 1
         try:
-            rows = self._read()
+            rows = self._read(last=last)
         except UnpodError as error:
             self._survive(error)
             return None
+        if rows is None:
+            return Decision("waiting")
         self._rows, self._seen_at, self._failure, self.failures = rows, datetime.now(timezone.utc), None, 0
         return self.condition.decide(rows)
+
+    @property
+    def may_find_more(self) -> bool:
+        """Whether ``poll(last=True)`` may find what the polls so far could not.
+
+        It may if the last poll was postponed, or did not find an invoice, which may be out of order.
+        """
+        missing = self._rows is not None and not self._rows.keys() >= set(self.condition.keys)
+        return self._postponed or missing
 
     def report(self) -> str:
         """Describe the state of the wait, see :meth:`Condition.report`."""
@@ -69,9 +82,20 @@ class InvoicePoller:
             self._failure = None  # the message already begins with it
             raise UnpodUnreachable(ended_by(error, self.failures, self.report()), url=error.url) from error
 
+    def memory(self) -> dict[str, Any] | None:
+        """Return JSON data with which another poller finds the same invoices in fewer requests."""
+        if self._watch is None:
+            return self._memory
+        memory = self._watch.memory()
+        return None if memory is None else {**memory, "allowance": self._allowance.balance()}
+
+    def continue_from(self, failures: int, memory: dict[str, Any] | None) -> None:
+        """Continue from an earlier poller: its ``failures`` and :meth:`memory`."""
+        self.failures, self._memory = failures, memory
+
     def close(self) -> None:
         """Close the client."""
-        self._reader = None
+        self._memory, self._watch = self.memory(), None
         if self._client is not None:
             client, self._client = self._client, None
             client.close()
@@ -92,13 +116,17 @@ class InvoicePoller:
             log.warning("A poll of the invoices failed; the next one tries again: %s", error)
         self._failure = error
 
-    def _read(self) -> Mapping[InvoiceId, Invoice]:
-        """Return the wanted invoices that exist, by key."""
+    def _read(self, *, last: bool) -> Mapping[InvoiceId, Invoice] | None:
+        """Return the wanted invoices that exist, by key. ``None`` if the poll was postponed."""
         keys, certain = self.condition.keys, self.condition.on_missing == "fail"
-        if self._reader is None:
-            self._client = self._client or self._connect()
-            self._reader = InvoiceFinder(self._client) if len(keys) <= _FEW else Tracker(self._client)
-        if isinstance(self._reader, Tracker):
-            return self._reader.poll(Wanted(keys, dict.fromkeys(keys, 0) if certain else {})).rows
-        found = ((key, self._reader.find(key, conclusive=certain)) for key in keys)
-        return {key: invoice for key, invoice in found if invoice is not None}
+        if self._watch is None:
+            client = self._client = self._client or self._connect()
+            self._allowance = Allowance(client.daily_requests)
+            if self._memory is not None:
+                self._allowance.continue_from(self._memory["allowance"])
+            self._watch = ListWatch(client, self._allowance, self._memory)
+        seen = self._watch.poll(Wanted(keys, dict.fromkeys(keys, 0) if certain else {}), last=last)
+        self._postponed = isinstance(seen, Postponed)
+        if isinstance(seen, Postponed):
+            return None
+        return seen.rows

@@ -1,0 +1,134 @@
+"""Odd servers and odd ids cost requests, but never end a wait and never blind it for long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.watching.subscriptions import Snapshot, Wanted
+from airflow_provider_unpod.billing.watching.watch import ListWatch
+from tests.billing.reading.moving_list import NEWEST, OLDEST, MovingList, row
+from tests.billing.watching.ledger import Ledger, Polls
+
+POLLS_OF_A_DAY = 1_440
+
+
+@pytest.mark.parametrize("order", [NEWEST, OLDEST])
+@pytest.mark.parametrize("limit", [20, 50])
+def test_after_a_lower_page_limit_one_poll_fails_at_most_and_every_refund_is_seen_within_a_turn(
+    order: str, limit: int
+) -> None:
+    ledger = Ledger(3_000, order, settled=lambda number: True)
+    poll = Polls(ledger)
+    for _ in range(5):
+        poll()
+    ledger.cap = limit
+    refunded = set(range(0, 3_000, 7))
+    ledger.status.update(dict.fromkeys(refunded, "refunded"))
+
+    failed, seen = 0, set()
+    for _ in range(POLLS_OF_A_DAY // 2):
+        try:
+            seen.update(poll.maybe().changed)
+        except UnpodListUnstable:
+            failed += 1
+    assert failed <= 1
+    assert seen == refunded
+    assert ledger.cost() <= 3_333 / 2 + 100
+
+
+def test_one_response_without_a_count_changes_nothing() -> None:
+    ledger = Ledger(20_000, settled=lambda number: number != 10_000)
+    poll, wanted = Polls(ledger), Wanted({10_000})
+    poll(wanted)
+    ledger.counts = "null"
+    assert 10_000 in poll(wanted).rows
+    ledger.counts = "right"
+    ledger.cost()
+
+    assert all(10_000 in poll(wanted).rows for _ in range(100))
+    assert ledger.cost() == 100
+
+
+def test_a_row_out_of_order_that_has_gone_does_not_make_later_polls_read_everything() -> None:
+    ledger = Ledger(2_000, settled=lambda number: True)
+    poll, wanted = Polls(ledger, interval=3_600), Wanted({1_000})
+    poll(wanted)
+    row_before = ledger.ids.index(1_000)
+    ledger.ids.insert(row_before, 77_777)
+    poll.maybe(wanted)
+    ledger.ids.remove(77_777)
+    for _ in range(24):
+        poll.maybe(wanted)
+    ledger.cost()
+
+    assert isinstance(poll.maybe(wanted), Snapshot)
+    assert ledger.cost() <= 2
+
+
+def both(ledger: Ledger) -> Any:
+    return lambda number: row(number, ledger.status_of(number)) | {"invoice_number": f"INV-{number:06}"}
+
+
+@pytest.mark.parametrize("order", [NEWEST, OLDEST])
+def test_an_invoice_whose_number_does_not_exist_yet_is_seen_by_the_poll_after_its_creation(order: str) -> None:
+    ledger = Ledger(20_000, order, settled=lambda number: True)
+    ledger.make_row = both(ledger)
+    poll, wanted = Polls(ledger), Wanted({"INV-020003"})
+    for _ in range(5):
+        assert poll(wanted).rows == {}
+    poll.allowance.spend(3_333)  # nothing may be read in turn
+    for _ in range(10):
+        ledger.insert()
+
+    assert poll(wanted).rows["INV-020003"].key == 20_003
+
+
+def test_a_second_search_by_number_costs_no_more_than_the_first() -> None:
+    ledger = Ledger(20_000, settled=lambda number: True)
+    ledger.make_row = both(ledger)
+    watch, costs = ListWatch(ledger), []
+    for number in (123, 19_000, 10_500):
+        assert watch.locate(f"INV-{number:06}") is not None
+        costs.append(ledger.cost())
+    assert max(costs) <= 7
+
+
+@pytest.mark.parametrize("order", [NEWEST, OLDEST])
+@pytest.mark.parametrize("digits", [19, 400, 5_000])
+def test_an_id_of_any_length_is_not_found_and_ends_no_other_wait(order: str, digits: int) -> None:
+    poll = Polls(Ledger(2_000, order))
+    long_one = "9" * digits
+    assert set(poll(Wanted({5, long_one})).rows) == {5}
+    assert set(poll(Wanted({5, long_one})).rows) == {5}
+
+
+@pytest.mark.parametrize("order", [NEWEST, OLDEST])
+def test_of_two_invoices_with_one_number_every_poll_returns_the_one_with_the_greatest_id(order: str) -> None:
+    def numbered(number: int) -> dict[str, Any]:
+        return row(number) | {"invoice_number": "X-5" if number in (100, 1_900) else f"INV-{number:06}"}
+
+    ledger = Ledger(2_000, order, make_row=numbered)
+    poll = Polls(ledger)
+    assert {poll(Wanted({"X-5"})).rows["X-5"].key for _ in range(5)} == {1_900}
+    beside_others = poll(Wanted({"X-5", "INV-000500"}, everything=True))
+    assert beside_others.rows["X-5"].key == 1_900
+
+
+def test_an_invoice_on_the_last_page_is_found_although_the_end_is_in_doubt() -> None:
+    ledger = Ledger(950, max_concurrency=1)
+    watch = ListWatch(ledger)
+    assert watch.locate(500) is not None
+    requests = 0
+
+    def count_wrongly(moving: MovingList) -> None:
+        nonlocal requests
+        requests += 1
+        moving.counts = "null" if requests == 2 else len(moving.ids) + 3
+
+    ledger.world = count_wrongly
+    found = watch.locate(3)
+    assert found is not None
+    assert found.key == 3
