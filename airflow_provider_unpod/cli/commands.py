@@ -61,6 +61,7 @@ def export(given: argparse.Namespace) -> int:
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export import write_export
     from airflow_provider_unpod.export.options import ExportOptions
+    from airflow_provider_unpod.web.report import render_report
 
     hook = _hook(given)
     client = hook.get_conn()
@@ -81,6 +82,7 @@ def export(given: argparse.Namespace) -> int:
             options=options,
             about=about,
             selection=selection,
+            render_report=render_report if given.report else None,
         )
     if written is None:
         note("No invoice has changed since the last export, so no export was written.")

@@ -71,6 +71,7 @@ COMMANDS = (
                 "--partition-by", action="append", choices=("currency", "status", "month"), help="one folder per value"
             ),
             _option("--changes", action="store_true", help="only what has changed since the last export of this path"),
+            _option("--report", action="store_true", help="also write a report next to the manifest, as one HTML file"),
         ),
     ),
     Command(

@@ -81,6 +81,20 @@ def test_an_export_is_written_verified_and_reported(
     assert "30 invoices" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.unpod_sandbox(invoices=30)
+def test_an_export_has_its_report_among_its_files_like_one_of_the_operator(
+    unpod_sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tmp_path), "--report"]) == 0
+
+    report = Path(json.loads(capsys.readouterr().out)["report"].removeprefix("file://"))
+    assert report.parent == tmp_path
+    assert "30 invoices" in report.read_text()
+    assert main(["verify", str(tmp_path)]) == 0
+    report.write_text("forged")
+    assert main(["verify", str(tmp_path)]) == 1
+
+
 def test_a_report_shows_what_changed_since_an_earlier_export_and_how_a_ledger_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
