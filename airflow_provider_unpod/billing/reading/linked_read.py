@@ -45,11 +45,16 @@ _STEP_BACK = 9
 class _End:
     """Judges from short responses whether the end of the list is reached."""
 
-    reached: bool = False
+    #: The response that shows the end. ``None`` until it is reached.
+    last: WindowPage | None = None
     #: Whether the page after it was requested, and was empty or a 404.
     past: bool = False
     #: Number of short responses that did not prove the end.
     doubts: int = 0
+
+    @property
+    def reached(self) -> bool:
+        return self.last is not None
 
     def judge(self, page: WindowPage, link: Link) -> None:
         """Judge whether the list ends with this short response.
@@ -57,12 +62,14 @@ class _End:
         The server may have cut the page at exactly this row. It then returned other rows than requested, so the shared
         rows are not in place. In a changing list they never are, so a window is needed that no server cuts.
         """
-        self.reached = link.in_place or page.window.size <= SMALLEST_LIMIT
-        self.doubts += not self.reached
+        if link.in_place or page.window.size <= SMALLEST_LIMIT:
+            self.last = page
+        else:
+            self.doubt()
 
     def doubt(self) -> None:
         """Record a response that did not prove the end."""
-        self.reached = False
+        self.last = None
         self.doubts += 1
 
 
@@ -101,6 +108,8 @@ class LinkedRead:
                 yield from self._bridge(page)
             else:
                 yield fresh
+            if self._end.last is not None and not self._quiet:
+                yield from self._confirm_end(self._end.last)
         yield from self._compare_with_count()
         self._evidence.end, self._evidence.order = PAST if self._end.past else SHORT, self.links.order.order
 
@@ -117,7 +126,7 @@ class LinkedRead:
         if limited:
             return []  # read again in windows of that size, which the server must return in full
         fresh = self._take_in(first)
-        self._end.reached = first.is_whole_list
+        self._end.last = first if first.is_whole_list else None
         return fresh or []
 
     @property
@@ -167,7 +176,10 @@ class LinkedRead:
         return page
 
     def _take_in(self, page: WindowPage) -> list[Invoice] | None:
-        """Return the new invoices of ``page``. ``None`` if it shares no row with the responses before."""
+        """Return the new invoices of ``page``. ``None`` if it shares no row with the responses before.
+
+        They count as read from now on, so yield them before anything that may raise an error.
+        """
         if page.short and not page.shows_end and (page.invoices or not page.window.start):
             self._drop(page)
             return []
@@ -176,17 +188,14 @@ class LinkedRead:
         if link and page.short:
             self._plan.forget()
             self._end.judge(page, link)
-            if self._end.reached and not self._quiet:
-                return link.fresh + self._confirm_end(page)
         return link.fresh if link else None
 
-    def _confirm_end(self, last: WindowPage) -> list[Invoice]:
-        """Check that no row follows ``last`` in a list that has changed. Return new invoices.
+    def _confirm_end(self, last: WindowPage) -> Iterator[list[Invoice]]:
+        """Check that no row follows ``last`` in a list that has changed. Yield new invoices.
 
         Rows that a server omits may add up to its ``count`` in the middle of such a list. ``last`` is read again, since
         a row after it may have moved into it before the next page was requested. If it has changed, once more.
         """
-        fresh: list[Invoice] = []
         for _ in range(2):
             after = self._fetch(Window(last.window.end, last.window.size))
             if after.invoices or not ends_list(after, self._fetch):
@@ -195,15 +204,14 @@ class LinkedRead:
             link = self.links.add(again) if again.shows_end else None
             if link is None:
                 break
-            fresh += link.fresh
+            yield link.fresh
             if again.page == last.page:
                 self._end.past = True
-                return fresh
+                return
         else:
             self._end.past = True
-            return fresh
+            return
         self._end.doubt()
-        return fresh
 
     def _drop(self, page: WindowPage) -> None:
         """Discard a response whose rows disagree with its ``count``. From now on, the list counts as changing."""

@@ -404,6 +404,8 @@ class Script:
                 self.statuses[moving.random.choice(moving.ids)] = "paid"
             elif step == "m":
                 moving.move()
+            elif step == "n":
+                moving.counts = "null" if moving.counts == "right" else "right"
             elif step in "0123456789":
                 moving.cap = 10 + 5 * int(step)
 
@@ -483,6 +485,26 @@ def test_the_same_if_the_api_responds_fast_always_or_sometimes(moving: MovingLis
 @given(moving_lists(STEPS, between=True, counts="null"))
 def test_the_same_without_a_count(moving: MovingList) -> None:
     assert_complete_or_refused(moving)
+
+
+@thorough
+@given(moving_lists(st.lists(st.sampled_from("......idflpnn"), max_size=3), between=True))
+def test_the_same_if_some_responses_have_no_count(moving: MovingList) -> None:
+    assert_complete_or_refused(moving)
+
+
+def test_rows_of_the_last_window_are_not_lost_if_a_response_after_it_has_no_count() -> None:
+    def one_comes_and_count_goes(moving: MovingList) -> None:
+        if len(moving.requests) == 3:
+            moving.insert()
+        if moving.requests[-1] == last_window and moving.requests.count(last_window) == 2:
+            moving.counts = "null"
+
+    last_window = (5, 96)
+    moving = MovingList(450, NEWEST, world=one_comes_and_count_goes, max_concurrency=1)
+    ids, evidence = read(moving)
+    assert evidence.fallback == "a response had no `count`"
+    assert moving.at_first <= set(ids)
 
 
 @thorough
