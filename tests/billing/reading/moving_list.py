@@ -75,6 +75,8 @@ class MovingList:
         self.page_size = page_size
         self.max_concurrency = max_concurrency
         self.requests: list[tuple[int, int]] = []
+        self.responses: list[Page] = []
+        self.longest, self.smallest_cap = rows, cap
 
     # -- what a world does
 
@@ -108,6 +110,7 @@ class MovingList:
     def get_page(self, page: int, page_size: int, cancellation: object = None) -> Page:
         self.requests.append((page, page_size))
         self.world(self)
+        self.longest, self.smallest_cap = max(self.longest, len(self.ids)), min(self.smallest_cap, self.cap)
         size = self.cap if self.ignore_page_size else min(page_size, self.cap)
         ids = self.ids[(page - 1) * size : page * size]
         past = page > 1 and not ids
@@ -115,7 +118,9 @@ class MovingList:
             ids = self.ids[(len(self.ids) - 1) // size * size :] if self.past_end == "last" else self.ids[:size]
         invoices = [Invoice(self.make_row(number)) for number in ids if not self.hidden_rows(number)]
         self.between(self)
-        return Page([], None, True) if past and self.past_end == "404" else Page(invoices, self._count(), False)
+        beyond = past and self.past_end == "404"
+        self.responses.append(Page([], None, True) if beyond else Page(invoices, self._count(), False))
+        return self.responses[-1]
 
     def _count(self) -> int | None:
         if self.counts == "right":

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.client import Page, UnpodClient
@@ -23,7 +23,7 @@ from airflow_provider_unpod.billing.reading.fetcher import Fetcher
 from airflow_provider_unpod.billing.reading.linked_read import PATIENCE, PATIENCE_AT_THE_END
 from airflow_provider_unpod.billing.reading.passes import MAX_PASSES
 from airflow_provider_unpod.billing.reading.reading import read_list
-from airflow_provider_unpod.billing.reading.windows import Window, chain_length
+from airflow_provider_unpod.billing.reading.windows import Window, chain_length, planned_requests
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, ScramblingPool, row
 
@@ -358,8 +358,54 @@ def test_a_list_that_changes_faster_than_it_can_be_read_fails_after_four_times_t
     else:
         with pytest.raises(UnpodListUnstable):
             read(moving)
-    linked = PATIENCE * (chain_length(2_100, 100) or 0) + PATIENCE_AT_THE_END
-    assert len(moving.requests) <= linked + MAX_PASSES * 25
+    assert len(moving.requests) <= most_requests(moving)
+
+
+def most_linked_requests(moving: MovingList) -> int:
+    """The limit that `docs/completeness.md` promises for a linked read that does not fall back."""
+    first = moving.responses[0]
+    limited = not first.past_end and 10 <= len(first.invoices) < min(first.count or 0, moving.page_size)
+    cap = len(first.invoices) if limited else moving.page_size
+    return 4 * planned_requests((first.count or 0) + cap, cap) + 50
+
+
+def most_requests(moving: MovingList) -> int:
+    """The limit that `docs/completeness.md` promises for a linked read."""
+    pages = ceil(moving.longest / min(moving.smallest_cap, moving.page_size))
+    return most_linked_requests(moving) + 5 * (pages + 3)
+
+
+def test_a_list_that_grows_as_fast_as_it_is_read_takes_four_times_the_planned_requests_plus_50() -> None:
+    def grow(moving: MovingList) -> None:
+        for _ in range(100):
+            moving.insert()
+
+    growing = MovingList(2_000, OLDEST, world=grow)
+    with pytest.raises(UnpodListUnstable, match="gave up after"):
+        read(growing)
+    assert len(growing.requests) == most_linked_requests(growing)
+
+
+@pytest.mark.parametrize(
+    ("server", "at_the_end"),
+    [
+        pytest.param({"cap": 120, "ignore_page_size": True}, 1, id="with a count"),
+        pytest.param({"counts": "null"}, 2, id="without a count"),
+        pytest.param({"counts": "null", "past_end": "200"}, 3, id="without a count or a 404"),
+    ],
+)
+def test_a_read_that_falls_back_makes_at_most_five_passes_of_a_request_per_page_and_few_at_the_end(
+    server: dict[str, Any], at_the_end: int
+) -> None:
+    def one_replaces_another(moving: MovingList) -> None:
+        if moving.requests[-1][0] == 1:
+            moving.delete(0)
+            moving.insert()
+
+    changing = MovingList(2_400, world=one_replaces_another, **server)
+    with pytest.raises(UnpodListUnstable, match="no two of 5 passes"):
+        read(changing)
+    assert len(changing.requests) == 1 + 5 * (2_400 // changing.cap + at_the_end)
 
 
 STEPS = st.lists(st.sampled_from("......idflpqQs"), max_size=3)
@@ -456,6 +502,27 @@ def assert_complete_or_refused(moving: MovingList, consistency: str = "linked", 
 
 limits = st.sampled_from([10, 13, 20, 50, 99, 100, 1_000])
 thorough = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@thorough
+@given(
+    moving_lists(
+        st.lists(st.sampled_from(".....idflpqQmn0123456789"), max_size=4),
+        between=True,
+        cap=st.sampled_from([7, 10, 20, 99, 1_000]),
+        ignore_page_size=st.sampled_from([False, False, False, True]),
+        hidden_rows=st.sampled_from(
+            [lambda number: False, lambda number: False, lambda number: number % 9 == 0, lambda number: number >= 50]
+        ),
+        counts=st.sampled_from(["right", "right", "visible", "null", 0, 133, 10_000]),
+        past_end=st.sampled_from(["404", "200", "last", "first"]),
+    )
+)
+def test_a_read_makes_at_most_four_times_the_planned_requests_plus_50_plus_five_passes(moving: MovingList) -> None:
+    with contextlib.suppress(UnpodListUnstable), read_list(moving) as reading:
+        list(reading)
+    assert len(moving.requests) <= most_requests(moving)
+    target(len(moving.requests) / most_requests(moving))
 
 
 @thorough
