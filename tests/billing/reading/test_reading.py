@@ -20,7 +20,7 @@ from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.reading import fetcher as fetcher_module
 from airflow_provider_unpod.billing.reading.evidence import Evidence
 from airflow_provider_unpod.billing.reading.fetcher import Fetcher
-from airflow_provider_unpod.billing.reading.linked_read import PATIENCE, PATIENCE_AT_THE_END
+from airflow_provider_unpod.billing.reading.linked_read import PATIENCE
 from airflow_provider_unpod.billing.reading.passes import MAX_PASSES
 from airflow_provider_unpod.billing.reading.reading import read_list
 from airflow_provider_unpod.billing.reading.windows import Window, chain_length, planned_requests
