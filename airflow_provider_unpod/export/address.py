@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from unicodedata import normalize
+from urllib.parse import quote, unquote, urlsplit
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
 
@@ -23,9 +24,13 @@ _CREDENTIALS = re.compile(r":[^@]*@").search
 _AZURE = re.compile(
     r"(?:(?P<conn_id>[^@/]+)@)?(?P<container>[^@/]+)@(?P<account>[^@/.]+)\.(?:dfs|blob)\.[^@/]+(?P<path>/.*)?"
 ).fullmatch
-#: Folder names that Python, Jinja, pandas and JSON write for a missing value, also after ``key=``.
-_NOTHING = frozenset({"", "null", "nan", "NaT", "undefined", "[]", "{}", "()", "set()"})
-_NONE = re.compile(r"(?<![^\W_])None(?![^\W_])").search
+#: Matches an unrendered template, JSON, and the ``str()`` of a list, a missing value (``<NA>``) or another object. A
+#: connection is such an object, so they may contain a password.
+_OBJECT = re.compile(r"""[{}<>"]|[=(\[]'""").search
+#: Folder names that Python, Jinja and JSON write for a missing value, also after ``key=``.
+_NOTHING = frozenset({"", "null", "NULL", "nan", "undefined", "[]", "()", "set()"})
+#: The same in any part of a name, because no other word is written like that.
+_MISSING = re.compile(r"(?<![^\W_])(None|NaN|NaT)(?![^\W_])")
 
 
 class StoreAddress(NamedTuple):
@@ -40,7 +45,8 @@ def normalized(address: object, subject: str = "The path of an export") -> str:
 
     :param subject: name of the address in messages.
     :raises UnpodConfigError: if it is neither in a store nor an absolute path, if it contains credentials (which the
-        message omits), or if one of its folders is ``..`` or a missing value such as ``None``.
+        message omits), a query string, a fragment or an unrendered template, or if one of its folders is ``..`` in any
+        spelling or a missing value such as ``None``.
     """
     text = str(address).strip().removesuffix("/")
     if text.startswith("/"):
@@ -48,11 +54,7 @@ def normalized(address: object, subject: str = "The path of an export") -> str:
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
     place, _, path = rest.partition("/")
-    if "?" in text or _CREDENTIALS(rest if separator else text):
-        raise UnpodConfigError(
-            f"{subject} must not contain credentials or a query string. Put credentials into an Airflow connection and "
-            "its id into `storage_conn_id`. (The path is not shown here.)"
-        )
+    _refuse_secrets(text, rest if separator else text, unquote(place), subject)
     if reason := _reason_against(text, scheme, place, rest):
         raise UnpodConfigError(
             f"{subject} must be in a store, like s3://bucket/invoices, or an absolute local path, like /data/invoices "
@@ -82,10 +84,16 @@ def path_segment(name: object) -> str:
     """
     if name is None or not str(name).strip():
         raise UnpodConfigError(f"A folder name must not be empty, got {name!r}. Did an upstream task return nothing?")
-    text = quote(str(name), safe="", errors="surrogatepass").replace("None", "%4Eone")
-    if text in (".", "..") or text in _NOTHING:
-        return "".join(f"%{ord(character):02X}" for character in text)
-    return text
+    text = quote(str(name), safe="", errors="surrogatepass")
+    if text in (".", ".."):
+        return f"{_encoded(text)}-"  # a program that decodes the path must not get `..`
+    if text in _NOTHING:
+        return _encoded(text)
+    return _MISSING.sub(lambda found: _encoded(found[0]), text)
+
+
+def _encoded(text: str) -> str:
+    return "".join(f"%{ord(character):02X}" for character in text)
 
 
 def store_address(address: str) -> StoreAddress:
@@ -127,17 +135,37 @@ def _reason_against(text: str, scheme: str, place: str, rest: str) -> str:
     return ""
 
 
+def _refuse_secrets(text: str, rest: str, place: str, subject: str) -> None:
+    """Refuse what may contain a secret, without showing it."""
+    if "?" in text or "#" in text or _CREDENTIALS(rest) or _CREDENTIALS(place):
+        raise UnpodConfigError(
+            f"{subject} must not contain credentials, a query string or `#`. Put credentials into an Airflow "
+            "connection and its id into `storage_conn_id`. (The path is not shown here.)"
+        )
+    if found := _OBJECT(text):
+        raise UnpodConfigError(
+            f"{subject} must not contain `{found[0]}`, as in an unrendered template or the `str()` of an object. "
+            "Render the template to a string. (The path is not shown here, because it may contain a password.)"
+        )
+
+
+def _is_dots(folder: str) -> bool:
+    """Return whether a program may read a part of the folder as ``.`` or ``..``: decoded, on Windows, in Java."""
+    parts = normalize("NFKC", folder).split("\\")
+    return any(unquote(part.partition(";")[0].strip()) in (".", "..") for part in parts)
+
+
 def _refuse_as_folder(folder: str, address: object, subject: str) -> None:
     got = f"got {short_repr(str(address), 200)}"
-    if folder in (".", ".."):
+    if _is_dots(folder):
         raise UnpodConfigError(
             f"{subject} must not contain `{folder}`, {got}. Encode names from elsewhere with "
             "`airflow_provider_unpod.export.path_segment`."
         )
     if folder.rpartition("=")[2].strip() in _NOTHING:
         what = "an empty folder name" if not folder else f"the folder {folder!r}"
-    elif _NONE(folder):
-        what = "`None`"
+    elif missing := _MISSING.search(folder):
+        what = f"`{missing[0]}`"
     else:
         return
     raise UnpodConfigError(

@@ -156,6 +156,27 @@ def test_a_permanent_error_is_one_line_and_exit_status_2(capsys: pytest.CaptureF
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.unpod_sandbox(invoices=3)
+@pytest.mark.parametrize("invalid", ["/data/%2e%2e/x", "/data/{{ ds }}", "/data/x?sig=geheim", "/data/acme-NaT"])
+@pytest.mark.parametrize(
+    "command", [["export"], ["verify"], ["report"], ["report", "{valid}", "--since"], ["diff", "{valid}"], ["diff"]]
+)
+def test_every_command_refuses_an_invalid_path_before_any_request(
+    unpod_sandbox: Sandbox, command: list[str], invalid: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valid = str(tmp_path / "export")
+    full([row(1)], tmp_path / "export")
+    arguments = [*(one.format(valid=valid) for one in command), invalid, *([valid] if command == ["diff"] else [])]
+
+    assert main(arguments) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "The path of an export must not contain" in err
+    assert "geheim" not in err
+    assert unpod_sandbox.stats["requests"] == 0
+
+
 @pytest.mark.unpod_sandbox(faults=["503"])
 def test_a_transient_error_is_exit_status_3(
     unpod_sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

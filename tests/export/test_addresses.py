@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
-from airflow_provider_unpod.export import ExportError, path_segment, read_export, write_export
+from airflow_provider_unpod.export import ExportError, export_files, path_segment, read_export, write_export
 from airflow_provider_unpod.export.address import normalized, store_address, without_connection
 from tests.export.support import FakeReading, records, rows
 
@@ -29,7 +29,7 @@ def write(path: Any, **arguments: Any) -> None:
     write_export(Unread(), path, **arguments)
 
 
-WAYS: list[Callable[..., Any]] = [write, read_export]
+WAYS: list[Callable[..., Any]] = [write, read_export, export_files]
 
 
 MISTYPED: list[Any] = [None, "", " ", "None", 5, "5", "/", "out", "relative/dir", "./out", Path("out"), "C:\\out"]
@@ -56,13 +56,45 @@ def test_a_home_folder_is_not_guessed(use: Callable[..., Any], address: str) -> 
         use(address)
 
 
-@pytest.mark.parametrize("address", ["/data/..", "/data/../x", "s3://b/./k", "s3://b/k/..", "gs://b/../k", "/data/."])
-def test_dots_do_not_lead_out_of_a_folder(address: str) -> None:
-    with pytest.raises(UnpodConfigError, match=r"must not contain `\.{1,2}`, .*path_segment`"):
-        write(address)
+DOTS = ["/data/..", "/data/../x", "s3://b/./k", "s3://b/k/..", "gs://b/../k", "/data/."]
+ENCODED_DOTS = [
+    "/data/%2e%2e/x",
+    "s3://b/%2E./k",
+    "/data/..\\x",
+    "s3://b/x\\..",
+    "/data/\uff0e\uff0e/x",
+    "/data/..;x=1/y",
+]
+ENCODED_DOTS += ["/data/%2e", "/data/.. /x", "/data/\u2025/x", "gs://b/x\\%2e%2e\\y"]
 
 
-BLANK = ["/data/None", "s3://b/None/k", "s3://b/month=None", "s3://b/acme-None/k", "s3://None/k", "/data/x_None_y"]
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize("address", [*DOTS, *ENCODED_DOTS])
+def test_dots_do_not_lead_out_of_a_folder_in_any_spelling(use: Callable[..., Any], address: str) -> None:
+    with pytest.raises(UnpodConfigError, match=r"must not contain `.+`, .*path_segment`"):
+        use(address)
+
+
+OBJECTS = ["/data/{{ ds }}/x", "s3://b/{% if x %}", "/data/{ds}", "/data/${DAY}", "/data/<NA>", "s3://b/month=<NA>"]
+OBJECTS += ["/data/<generator object at 0x7f>", "/data/['acme']", "/data/('acme', 1)", '/data/{"password": "geheim"}']
+OBJECTS += [
+    "s3://b/Connection(conn_id='x', login='me', password='geheim', port=1)",
+    "/data/Connection(password='geheim'",
+]
+
+
+@pytest.mark.parametrize("use", WAYS)
+@pytest.mark.parametrize("address", OBJECTS)
+def test_an_unrendered_template_and_the_str_of_an_object_are_refused_and_not_shown(
+    use: Callable[..., Any], address: str
+) -> None:
+    with pytest.raises(UnpodConfigError, match=r"must not contain .*Render the template to a string") as caught:
+        use(address)
+    assert "geheim" not in str(caught.value)
+
+
+BLANK = ["/data/NaN", "s3://b/month=NaT", "/data/acme-NaT/k", "/data/2026-NaN", "/data/x=NULL", "/data/nan"]
+BLANK += ["/data/None", "s3://b/None/k", "s3://b/month=None", "s3://b/acme-None/k", "s3://None/k", "/data/x_None_y"]
 BLANK += [
     "/data//k",
     "s3://b//k",
@@ -82,9 +114,20 @@ def test_a_folder_name_that_a_template_renders_to_a_missing_value_is_refused(add
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://bucket/Nonesuch", "/data/x=y", "/data/nonempty", "/data/month=2026-02", "/d/..x"]
+    "address",
+    [
+        "s3://bucket/Nonesuch",
+        "/data/x=y",
+        "/data/nonempty",
+        "/data/month=2026-02",
+        "/d/..x",
+        "/data/hai-nan/NaTional",
+        "/data/a%20b/c;version=1",
+        "s3://bucket/a b/O'Brien (1)/x+y,z@home",
+        "/data/.../..%2Fx",
+    ],
 )
-def test_a_folder_name_that_only_resembles_a_missing_value_is_accepted(address: str) -> None:
+def test_a_folder_name_that_only_resembles_a_missing_value_or_an_object_is_accepted(address: str) -> None:
     assert normalized(address).endswith(address)
 
 
@@ -100,6 +143,9 @@ def test_a_folder_name_that_only_resembles_a_missing_value_is_accepted(address: 
         "https://user:geheim@host/k",
         "user:geheim@host/k",
         "/data/k?token=geheim",
+        "/data/k#access_token=geheim",
+        "s3://AKIAKEY%3Ageheim@bucket/k",
+        "s3://AKIAKEY%3ageheim%40bucket/k",
     ],
 )
 def test_credentials_in_a_path_are_refused_and_not_shown(use: Callable[..., Any], address: str) -> None:
@@ -111,7 +157,9 @@ def test_credentials_in_a_path_are_refused_and_not_shown(use: Callable[..., Any]
 
 @settings(max_examples=300)
 @given(
-    st.text(min_size=1) | st.sampled_from(["..", ".", "None", "a-None", "null", "nan", "a/../b", "?", "x:y@z", "[]"])
+    st.text(min_size=1)
+    | st.sampled_from(["..", ".", "None", "a-None", "null", "nan", "a/../b", "?", "x:y@z", "[]", "a NaT", "NaN"])
+    | st.sampled_from(["%2e%2e", "..\\x", "\uff0e\uff0e", "..;x", ".. ", "#", "<NA>", "{{ x }}", "['a']", "%2E%2E-"])
 )
 def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
     if not name.strip():
@@ -123,7 +171,10 @@ def test_a_quoted_name_is_one_folder_whatever_it_contains(name: str) -> None:
     assert normalized(f"s3://bucket/exports/{folder}") == f"s3://bucket/exports/{folder}"
     assert normalized(f"/data/{folder}") == f"file:///data/{folder}"
     assert "/" not in folder
-    assert unquote(folder, errors="surrogatepass") == name  # so different names are different folders
+    decoded = unquote(folder, errors="surrogatepass")
+    # Different names are different folders: no other name has a percent-encoded dot.
+    assert decoded == (name if name not in (".", "..") else f"{name}-")
+    assert name in (".", "..") or "%2E" not in folder
 
 
 @pytest.mark.parametrize(
