@@ -17,11 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sqlite3
-import tempfile
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_unpod.billing.invoice import Invoice
@@ -31,10 +27,11 @@ from airflow_provider_unpod.export.errors import ExportError
 from airflow_provider_unpod.export.formats import STATE_COMPRESSION, compressed
 from airflow_provider_unpod.export.publication import current_manifest
 from airflow_provider_unpod.export.reader import Export
-from airflow_provider_unpod.export.spool import encode_record, temporary_space
+from airflow_provider_unpod.export.spool import encode_record, temporary_database, temporary_space
 from airflow_provider_unpod.export.totals import EXACT
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
 
     from airflow_provider_unpod.billing.reading.selection import Selection
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
 OLD_STATUS, NEW_STATUS = "old_status", "new_status"
 
 _LINES_PER_BLOCK = 4096
-_CACHE_KIB = 16 * 1024
 #: JSON list of versions. A version is ``[status, digest]``, or ``null`` for an invoice that a reader does not have.
 _UNKNOWN = "[null]"
 #: Digest of an invoice that has left the selection. It is reported once.
@@ -81,8 +77,9 @@ class Comparison:
         self._selection = selection
         self._new = 0
         self._changed = 0
-        with temporary_space():
-            self._database = _temporary_database()
+        self._database = temporary_database(
+            "CREATE TABLE known (invoice TEXT PRIMARY KEY, before TEXT, after TEXT) WITHOUT ROWID"
+        )
 
     def __enter__(self) -> Comparison:
         return self
@@ -220,23 +217,6 @@ def _known(state: Iterable[Any], again: bool) -> Iterator[tuple[str, str]]:
         if again and after:
             versions = [*before, *(version for version in versions if version not in before)]
         yield encode_record(key), encode_record(versions)
-
-
-def _temporary_database() -> sqlite3.Connection:
-    handle, path = tempfile.mkstemp(prefix="unpod-export-")
-    try:
-        os.close(handle)
-        # A folder writes blocks in its own thread, so this database is used from two threads, one at a time.
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # The database is temporary, so it needs neither a journal nor a commit.
-        database.execute("PRAGMA journal_mode = OFF")
-        database.execute("PRAGMA synchronous = OFF")
-        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        database.execute("BEGIN EXCLUSIVE")
-        database.execute("CREATE TABLE known (invoice TEXT PRIMARY KEY, before TEXT, after TEXT) WITHOUT ROWID")
-    finally:
-        Path(path).unlink()
-    return database
 
 
 def _version(invoice: Invoice, digest: str) -> str:

@@ -6,7 +6,6 @@ and larger than memory, because they are sorted on disk.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,6 +13,7 @@ from decimal import Decimal
 from itertools import groupby, islice
 from typing import Any, TypeAlias
 
+from airflow_provider_unpod.export.spool import temporary_database, temporary_space
 from airflow_provider_unpod.export.totals import EXACT
 
 MATCHED, ONLY_HERE, ONLY_THERE, DUPLICATE = "matched", "only_here", "only_there", "duplicate"
@@ -23,6 +23,8 @@ NOT_COMPARED = "not_compared"
 OUTCOMES = (MATCHED, ONLY_HERE, ONLY_THERE, AMOUNT, CURRENCY, STATUS, DATE, DUPLICATE, NOT_COMPARED)
 #: Most rows of one id to keep on each side. This is enough to report a duplicate.
 MOST_ROWS_OF_AN_ID = 20
+#: Entries that are stored at a time.
+_BATCH = 1_000
 #: Steps from the total here to the total there. The first and the last are the totals.
 _STEPS = ("here", ONLY_HERE, ONLY_THERE, CURRENCY, AMOUNT, "within_tolerance", "there")
 
@@ -116,7 +118,8 @@ def reconcile(
     :param tolerance: amount by which amounts may differ, by currency. Other currencies must agree exactly.
     :param here_is_part: whether ``here`` is only a part of the list, such as changes. Ids that only ``there`` has are
         then not compared.
-    :returns: an iterator over the differences, ordered by key. Its ``summary`` is available after the last one.
+    :returns: an iterator over the differences, ordered by key. Its ``summary`` is available after the last one. It
+        raises :class:`ExportError` if the temporary space (``$TMPDIR``) is full or missing.
     """
     return Reconciliation(here, there, date_window, dict(tolerance or {}), here_is_part)
 
@@ -235,8 +238,7 @@ class _Sorter:
     """Sorts any number of entries by key, with SQLite in an unnamed temporary file."""
 
     def __enter__(self) -> _Sorter:
-        self._database = sqlite3.connect("")
-        self._database.execute(
+        self._database = temporary_database(
             "CREATE TABLE entry (side TEXT, key TEXT, amount TEXT, currency TEXT, day TEXT, status TEXT)"
         )
         return self
@@ -249,19 +251,25 @@ class _Sorter:
             (side, one.key, str(one.amount), one.currency, one.day and one.day.isoformat(), one.status)
             for one in entries
         )
-        self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", rows)
+        # Errors of the entries, such as those of a query on another SQLite database, are not errors of this file.
+        while batch := list(islice(rows, _BATCH)):
+            with temporary_space():
+                self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", batch)
 
     def groups(self, side: str) -> Iterator[Group]:
-        rows = self._database.execute(
-            # SQLite compares strings by their UTF-8 bytes, which gives the same order as in Python.
-            "SELECT key, amount, currency, day, status FROM entry WHERE side = ? ORDER BY key, rowid",
-            (side,),
-        )
-        for key, group in groupby(rows, key=lambda row: str(row[0])):
+        for key, group in groupby(self._sorted(side), key=lambda row: str(row[0])):
             yield (
                 key,
                 tuple(
                     Entry(key, Decimal(amount), currency, date.fromisoformat(day) if day else None, status)
                     for _, amount, currency, day, status in islice(group, MOST_ROWS_OF_AN_ID)
                 ),
+            )
+
+    def _sorted(self, side: str) -> Iterator[tuple[Any, ...]]:
+        with temporary_space():  # sorting writes temporary files, too
+            yield from self._database.execute(
+                # SQLite compares strings by their UTF-8 bytes, which gives the same order as in Python.
+                "SELECT key, amount, currency, day, status FROM entry WHERE side = ? ORDER BY key, rowid",
+                (side,),
             )

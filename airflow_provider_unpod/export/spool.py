@@ -12,6 +12,7 @@ import os
 import sqlite3
 import tempfile
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_unpod.export.errors import ExportError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _BUFFERED = 2 * 2**20
 #: Minimum size in bytes of the blocks that are yielded. A block ends at the end of a line.
 BLOCK_SIZE = 2**20
+#: Most KiB that a temporary database keeps in memory.
+_DATABASE_CACHE = 16 * 1024
 
 Partition = tuple[str, ...]
 
@@ -76,6 +79,31 @@ def temporary_file() -> IO[bytes]:
     """
     with temporary_space():
         return tempfile.TemporaryFile(prefix="unpod-export-")
+
+
+def temporary_database(table: str) -> sqlite3.Connection:
+    """Create a database in a file without a name, which vanishes as that of :func:`temporary_file` does.
+
+    Wrap its statements in :func:`temporary_space`.
+
+    :param table: the statement that creates its table.
+    :raises ExportError: if it cannot be created.
+    """
+    with temporary_space():
+        handle, path = tempfile.mkstemp(prefix="unpod-export-")
+        try:
+            os.close(handle)
+            # A folder writes blocks in its own thread, so a database is used from two threads, one at a time.
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # The database is temporary, so it needs neither a journal nor a commit.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(f"PRAGMA cache_size = -{_DATABASE_CACHE}")
+            database.execute("BEGIN EXCLUSIVE")
+            database.execute(table)
+        finally:
+            Path(path).unlink()
+        return database
 
 
 def discard(file: IO[bytes]) -> None:

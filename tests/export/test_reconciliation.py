@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 
@@ -30,6 +32,15 @@ def test_equal_lists_in_any_order_agree() -> None:
     assert differences == {}
     assert summary.agrees
     assert summary.counts["matched"] == 3
+
+
+def test_an_error_of_a_query_on_another_database_is_not_blamed_on_the_temporary_folder() -> None:
+    def entries_of_broken_query() -> Iterator[Entry]:
+        yield entry("1")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+        list(reconcile([], entries_of_broken_query()))
 
 
 def test_every_kind_of_difference_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
+from airflow_provider_unpod.export.reconciliation import Entry, reconcile
 from airflow_provider_unpod.export.spool import Spool, encode_record
 from tests.export.support import FakeReading, rows
 
@@ -46,7 +48,17 @@ def write(folder: Path, mode: str = "full") -> None:
     write_export(FakeReading(rows(2000)), str(folder), options=ExportOptions(export_mode=mode))
 
 
-USES: list[Callable[[Path], Any]] = [write, lambda folder: write(folder, "changes"), lambda folder: read_export(folder)]
+def compare(folder: Path) -> None:
+    long_ids = [Entry(f"{number:02000d}", Decimal(1), "USD") for number in range(10_000)]
+    list(reconcile(long_ids, []))
+
+
+USES: list[Callable[[Path], Any]] = [
+    write,
+    lambda folder: write(folder, "changes"),
+    lambda folder: read_export(folder),
+    compare,
+]
 
 
 @pytest.mark.parametrize("use", USES)
