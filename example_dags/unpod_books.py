@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pendulum
-from airflow.providers.common.compat.sdk import Asset, BaseHook, dag, task
+from airflow.providers.common.compat.sdk import AirflowFailException, Asset, BaseHook, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
@@ -38,7 +38,8 @@ def unpod_nightly_books() -> None:
     """### Nightly books
 
     Loads the changes since last night into the table `unpod_invoices`, and compares them with the ledger. If nothing
-    has changed, its tasks are skipped. Unpause it when the connection `unpod_books_db` exists.
+    has changed, its tasks are skipped, also when it is started by hand after a run that has loaded everything. Unpause
+    it when the connection `unpod_books_db` exists.
 
     The comparison only warns: an alert with a list is more useful at night than a failed task. Both operators read
     the export by its fingerprint, so that what is loaded is what was certified.
@@ -90,7 +91,7 @@ def unpod_month_revenue() -> None:
     """### Revenue of a month
 
     Adds up the exact revenue of last month by currency, in the table that `unpod_nightly_books` fills. Unpause it when
-    that DAG has run once.
+    that DAG has run once, or its task fails.
     """
 
     @task
@@ -98,6 +99,8 @@ def unpod_month_revenue() -> None:
         """Add up the paid invoices of the interval. Not done in SQL, because SQLite would round."""
         sums: dict[str, Decimal] = {}
         hook: Any = BaseHook.get_hook(BOOKS_DB)
+        if not hook.inspector.has_table(TABLE):
+            raise AirflowFailException(f"Start unpod_nightly_books first: it creates the table {TABLE}.")
         with closing(hook.get_conn()) as connection:
             cursor = connection.cursor()
             cursor.execute(f"SELECT currency, amount, invoice_date FROM {TABLE} WHERE status = 'paid'")  # a constant

@@ -47,7 +47,9 @@ def unpod_on_paid() -> None:
     """### On a payment
 
     Starts when invoices are paid, and books each payment. Needs no schedule: a watcher in the triggerer reports the
-    payments (Airflow 3).
+    payments (Airflow 3). To start it, pay an invoice: `python -m airflow_provider_unpod.sandbox pay 101`.
+
+    A run that is started by hand has no payments to book, and books nothing.
     """
 
     @task
@@ -65,7 +67,10 @@ def unpod_on_paid() -> None:
 def unpod_on_failed() -> None:
     """### On a failed charge
 
-    Starts when charges fail, and writes an alert for each of them (Airflow 3).
+    Starts when charges fail, and writes an alert for each of them (Airflow 3). To start it, let a charge fail:
+    `python -m airflow_provider_unpod.sandbox fail 105`.
+
+    A run that is started by hand has no failed charges, and writes no alert.
     """
 
     @task
@@ -80,7 +85,10 @@ def unpod_on_failed() -> None:
 def unpod_on_refunded() -> None:
     """### On a refund
 
-    Starts when invoices are refunded, and reverses each booking (Airflow 3).
+    Starts when invoices are refunded, and reverses each booking (Airflow 3). To start it, refund an invoice:
+    `python -m airflow_provider_unpod.sandbox refund 102`.
+
+    A run that is started by hand has no refunds, and reverses nothing.
     """
 
     @task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Param, dag, task
+from airflow.providers.common.compat.sdk import AirflowSkipException, Param, dag, task
 
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 
@@ -55,14 +55,16 @@ def unpod_wait_for_payment() -> None:
 def unpod_book_payment() -> None:
     """### Book a payment
 
-    Books the invoice that `unpod_wait_for_payment` passes in the run's configuration. Not meant to be started by hand.
+    Books the invoice that `unpod_wait_for_payment` passes in the run's configuration.
+
+    A run that is started by hand has no invoice, and its task is skipped. Start `unpod_wait_for_payment` instead.
     """
 
     @task
     def book(dag_run: Any = None) -> str:
         """Replace this with a call to your ledger."""
         if "invoice" not in dag_run.conf:
-            raise ValueError("This DAG books the invoice in its configuration. Start unpod_wait_for_payment instead.")
+            raise AirflowSkipException("Start unpod_wait_for_payment instead: this run has no invoice to book.")
         invoice = json.loads(dag_run.conf["invoice"])
         return f"Booked {invoice['amount']} {invoice['currency']} of invoice {dag_run.conf['invoice_id']}."
 

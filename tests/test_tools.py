@@ -18,3 +18,10 @@ def test_make_airflow_prints_every_value_that_the_connection_form_asks_for(unpod
     assert form[labels["password"]] == unpod_sandbox.token
     assert form[labels["port"]] == str(unpod_sandbox.port)
     assert connection_form(unpod_sandbox) in greeting("http://127.0.0.1:8080", unpod_sandbox)
+
+
+def test_make_airflow_says_which_dag_exports_and_where_its_report_is(unpod_sandbox: Sandbox) -> None:
+    shown = greeting("http://127.0.0.1:8080", unpod_sandbox)
+
+    for named in ("unpod_monthly_export", "unpod_all_organizations", "Browse > Unpod Billing"):
+        assert named in shown

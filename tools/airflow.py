@@ -16,6 +16,8 @@ from tools.local_airflow import REPOSITORY, example_airflow
 OUTPUT = REPOSITORY / ".demo"
 #: The default port of ``make sandbox``, so that its commands need no ``--port``.
 SANDBOX_PORT = 3001
+#: Paused in the example, until its database exists. Here it does, and unpod_month_revenue needs the table.
+NEEDS_DATABASE = "unpod_nightly_books"
 
 GREETING = """
 Airflow   {airflow}   (no login; only this machine reaches it)
@@ -26,7 +28,10 @@ Airflow has the connection unpod_default to the sandbox: Admin > Connections. To
 
 {form}
 
-Start unpod_wait_for_payment in Airflow. It waits for invoice 101, which is pending. In another terminal, pay it:
+unpod_monthly_export has exported last month. Trigger it again under Dags, or unpod_all_organizations, which exports all
+invoices. Browse > Unpod Billing shows the exports and their reports.
+
+Trigger unpod_wait_for_payment. It waits for invoice 101, which is pending. In another terminal, pay it:
 
   {python} -m airflow_provider_unpod.sandbox pay 101
 
@@ -40,7 +45,8 @@ def main() -> int:
         with Sandbox(port=SANDBOX_PORT) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-airflow-") as home:
             print("Starting Airflow and the sandbox; this takes about half a minute ...", flush=True)
             with example_airflow(Path(home), sandbox, OUTPUT, AIRFLOW__CORE__TEST_CONNECTION="Enabled") as airflow:
-                airflow.wait_for(airflow.dags, "the example DAGs to be parsed")
+                airflow.wait_for(lambda: NEEDS_DATABASE in airflow.dags(), "the example DAGs to be parsed")
+                airflow.unpause(NEEDS_DATABASE)
                 print(greeting(airflow.url, sandbox), flush=True)
                 while True:
                     time.sleep(5)

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_unpod.export import ExportError, read_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
@@ -213,8 +214,31 @@ def test_changes_are_loaded_every_night_and_differences_to_the_ledger_are_report
     assert (loaded["state"], loaded["rows"]) == ("loaded", len(sandbox.ledger))
     newest = max(sandbox.ledger.ids())
     assert airflow_command.results("unpod_nightly_books", "alert")[-1] == [f"{newest}: amount"]
-    run = airflow_command("dags", "test", "unpod_month_revenue", **connections)
+    run = airflow_command("dags", "test", "unpod_month_revenue", "2026-07-01T00:00:00+00:00", **connections)
     assert run == 0, airflow_command.printed
+    revenue = airflow_command.results("unpod_month_revenue", "revenue")[-1]
+    june = [
+        each
+        for each in sandbox.ledger.invoices()
+        if each.status == "paid" and each.invoice_date.strftime("%Y-%m") == "2026-06"
+    ]
+    assert {currency: Decimal(amount) for currency, amount in revenue.items()} == money_by_currency(june)
+
+
+def test_revenue_without_the_table_says_which_dag_creates_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    empty = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "empty.db")})
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_BOOKS_DB", empty)
+    revenue = example_dags().dags["unpod_month_revenue"].get_task("revenue").python_callable
+
+    with pytest.raises(AirflowFailException, match=r"^Start unpod_nightly_books first"):
+        revenue()
+
+
+def test_a_booking_that_is_started_by_hand_is_skipped() -> None:
+    book = example_dags().dags["unpod_book_payment"].get_task("book").python_callable
+
+    with pytest.raises(AirflowSkipException, match=r"^Start unpod_wait_for_payment instead"):
+        book(dag_run=SimpleNamespace(conf={}))
 
 
 def copy_ledger(source: Path, server: LocalPostgres) -> None:
