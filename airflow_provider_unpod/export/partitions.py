@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Hive, Spark, DuckDB and pyarrow read this as a missing value.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+#: Values of a currency or status that some of them would read as a missing value.
+_READ_AS_NOTHING = frozenset({NO_VALUE, "NULL"})
 
 #: Longest folder name in bytes on nearly every file system.
 _MAX_NAME = 255
@@ -27,8 +29,8 @@ _MAX_NAME = 255
 def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
     """Return a function that determines the partition of an invoice.
 
-    The function raises ``ExportRefused`` for a value that is too long for a folder name. The export then fails before
-    the rest of the list is read.
+    The function raises ``ExportRefused`` for a value that is too long for a folder name, or that readers take for a
+    missing one. The export then fails before the rest of the list is read.
     """
     if not options.partition_by:
         return lambda _: ()
@@ -43,7 +45,7 @@ def partitioner(options: ExportOptions) -> Callable[[Invoice], Partition]:
     def partition_of(invoice: Invoice) -> Partition:
         partition = tuple(part(invoice) for part in parts)
         if partition not in seen:
-            _refuse_long_names(partition, options, invoice)
+            _refuse_unfit(partition, options, invoice)
             seen.add(partition)
         return partition
 
@@ -68,13 +70,18 @@ def _folders(partition: Partition, options: ExportOptions) -> list[str]:
     return [f"{key}={quote(value, safe='')}" for key, value in zip(options.partition_by, partition, strict=True)]
 
 
-def _refuse_long_names(partition: Partition, options: ExportOptions, invoice: Invoice) -> None:
+def _refuse_unfit(partition: Partition, options: ExportOptions, invoice: Invoice) -> None:
     for key, value, folder in zip(options.partition_by, partition, _folders(partition, options), strict=True):
         if len(folder) > _MAX_NAME:  # percent-encoded: one byte per character
-            raise ExportRefused(
-                f"Remove {key!r} from `partition_by`: the `{key}` of invoice {short_repr(invoice.invoice_id)} is too "
-                f"long for a folder name ({len(folder)} bytes, at most {_MAX_NAME}): {short_repr(value)}."
-            )
+            reason = f"is too long for a folder name ({len(folder)} bytes, at most {_MAX_NAME})"
+        elif key != "month" and value in _READ_AS_NOTHING:
+            reason = "is what readers of Hive layouts take for a missing value"
+        else:
+            continue
+        raise ExportRefused(
+            f"Remove {key!r} from `partition_by`: the `{key}` of invoice {short_repr(invoice.invoice_id)} {reason}: "
+            f"{short_repr(value)}."
+        )
 
 
 def _month(invoice: Invoice, timezone: ZoneInfo) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,12 +45,15 @@ def test_another_organizations_export_is_neither_replaced_nor_compared_with(
 
 
 @pytest.mark.parametrize("mode", ["full", "changes"])
-def test_a_manifest_of_a_later_version_or_with_other_line_ends_still_keeps_its_path(tmp_path: Path, mode: str) -> None:
+def test_a_manifest_of_a_later_version_or_changed_by_an_editor_still_keeps_its_path(tmp_path: Path, mode: str) -> None:
     export(FakeReading(rows(3)), tmp_path, "acme")
     manifest = tmp_path / MANIFEST_NAME
     text = manifest.read_bytes()
-    for changed in (text.replace(b"\n", b"\r\n"), text.replace(b'"version": 1', b'"version": 2')):
+    by_editors = [text.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + text, text.decode().encode("utf-16")]
+    for changed in (*by_editors, text.replace(b'"version": 1', b'"version": 2')):
         manifest.write_bytes(changed)
+        with pytest.raises(ExportError, match="is invalid"):
+            read_export(tmp_path)
         names = names_in(tmp_path)
 
         with pytest.raises(ExportRefused, match="'acme', not of 'other'"):
@@ -68,6 +72,23 @@ def test_an_unreadable_manifest_may_belong_to_another_organization_and_is_not_re
         export(Unread(), tmp_path, "acme", mode)
     assert names_in(tmp_path) == [MANIFEST_NAME]
     assert (tmp_path / MANIFEST_NAME).read_bytes() == damaged
+
+
+@pytest.mark.parametrize("mode", ["full", "changes"])
+@pytest.mark.parametrize("inside", [None, "mine"])
+def test_a_folder_in_place_of_the_manifest_is_refused_and_left_alone(
+    tmp_path: Path, inside: str | None, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / MANIFEST_NAME).mkdir()
+    if inside:
+        (tmp_path / MANIFEST_NAME / inside).write_text("mine")
+
+    for use in (lambda: export(Unread(), tmp_path, "acme", mode), lambda: read_export(tmp_path)):
+        with pytest.raises(ExportError, match=f"{MANIFEST_NAME} could not be read, .*Is a directory"):
+            use()
+    assert names_in(tmp_path) == ([f"{MANIFEST_NAME}/{inside}"] if inside else [])
+    assert (tmp_path / MANIFEST_NAME).is_dir()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("mode", ["full", "changes"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pendulum
 import pytest
 
+from airflow_provider_unpod.billing.invoice import Invoice
+from airflow_provider_unpod.billing.reading.selection import Selection
 from airflow_provider_unpod.export import read_export, write_export
 from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.options import ExportOptions
@@ -45,6 +50,56 @@ def test_a_value_of_exactly_the_longest_folder_name_is_written(tmp_path: Path) -
     write_export(FakeReading(found), str(tmp_path), options=ExportOptions(partition_by=("status",)))
 
     assert list(read_export(str(tmp_path))) == records(found)
+
+
+@pytest.mark.parametrize("value", ["__HIVE_DEFAULT_PARTITION__", "null ", "NULL"])
+@pytest.mark.parametrize("file_format", ["jsonl", "csv", "parquet"])
+def test_a_currency_that_readers_take_for_a_missing_value_is_exported_but_not_as_a_folder(
+    tmp_path: Path, value: str, file_format: str
+) -> None:
+    found = [row(1), row(2, currency=value), row(3, invoice_date=None)]
+    with pytest.raises(ExportRefused, match=r"^Remove 'currency' from `partition_by`: .*invoice 2 .*missing value"):
+        write_export(FakeReading(found), tmp_path, options=ExportOptions(file_format, partition_by=("currency",)))
+    assert names_in(tmp_path) == []
+
+    written = new_export(FakeReading(found), tmp_path, options=ExportOptions(file_format, partition_by=("month",)))
+    assert {file.partition["month"] for file in written.manifest.files} == {
+        "2026-02",
+        "2026-03",
+        "__HIVE_DEFAULT_PARTITION__",
+    }
+    assert sorted(read_export(tmp_path), key=lambda record: record["id"]) == records(found)
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "midnight"),
+    [
+        ("America/Havana", "2026-11-01", "2026-11-01T04:00:00Z"),  # 00:00 to 00:59 occur twice
+        ("Atlantic/Azores", "2026-10-25", "2026-10-25T00:00:00Z"),
+        ("Asia/Gaza", "2004-10-01", "2004-09-30T21:00:00Z"),
+        ("Africa/Cairo", "2024-11-01", "2024-10-31T22:00:00Z"),  # 23:00 to 23:59 of the day before occur twice
+        ("Asia/Beirut", "2026-10-25", "2026-10-24T22:00:00Z"),
+    ],
+)
+def test_a_month_and_a_selection_begin_with_the_first_midnight_however_it_is_written(
+    tmp_path: Path, zone: str, first: str, midnight: str
+) -> None:
+    begin = datetime.fromisoformat(midnight.replace("Z", "+00:00"))
+    moments = [begin + timedelta(minutes=minutes) for minutes in (-61, -31, -1, 0, 31, 61, 91)]
+    found = [row(n, invoice_date=moment.isoformat()) for n, moment in enumerate(moments, start=1)]
+    written_as: list[Any] = [first, f"{first}T00:00", date.fromisoformat(first)]
+    written_as += [datetime.fromisoformat(first), datetime.fromisoformat(first).replace(fold=1), pendulum.parse(first)]
+    written_as[-1] = written_as[-1].naive()
+    for value in written_as:
+        selection = Selection.from_arguments(invoice_date_from=value, timezone=zone)
+        assert selection.invoice_date_from == begin, value
+        assert [one for one in map(Invoice, found) if selection.matches(one)] == list(map(Invoice, found[3:]))
+
+    options = ExportOptions(partition_by=("month",), business_timezone=zone)
+    files = new_export(FakeReading(found), tmp_path, options=options).manifest.files
+    before = first[:7] if not first.endswith("-01") else (begin - timedelta(days=2)).isoformat()[:7]
+    expected = Counter({before: 3}) + Counter({first[:7]: 4})
+    assert {file.partition["month"]: file.rows for file in files} == expected
 
 
 @pytest.mark.parametrize("keys", ["month", ["month"], ("month",), {"month"}])

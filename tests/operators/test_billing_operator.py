@@ -359,6 +359,21 @@ def test_a_native_template_that_renders_to_none_does_not_select_the_default(
     assert unpod_sandbox.stats["requests"] == 0
 
 
+@pytest.mark.unpod_sandbox(invoices=10, orgs=("12345",))
+def test_a_native_template_that_makes_a_number_of_the_handle_exports_that_organization(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
+        operator = UnpodBillingOperator(
+            task_id="export", output_path=f"{tmp_path}/{{{{ params.it }}}}", org_handle="{{ params.it }}"
+        )
+    operator.render_template_fields({"params": {"it": "12345"}}, dag.get_template_env())
+    assert operator.org_handle == 12345  # type: ignore[comparison-overlap]  # this is what Jinja makes of it
+
+    operator.execute({})
+    assert read_export(tmp_path / "12345").manifest["organization"] == "12345"
+
+
 @pytest.mark.unpod_sandbox(invoices=10)
 def test_partition_keys_may_be_any_iterable(unpod_sandbox: Sandbox, tmp_path: Path) -> None:
     for keys in (["currency", "status"], map(str.lower, ["CURRENCY", "STATUS"])):
