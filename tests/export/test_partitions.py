@@ -62,7 +62,7 @@ def test_a_currency_that_readers_take_for_a_missing_value_is_exported_but_not_as
         write_export(FakeReading(found), tmp_path, options=ExportOptions(file_format, partition_by=("currency",)))
     assert names_in(tmp_path) == []
 
-    written = new_export(FakeReading(found), tmp_path, options=ExportOptions(file_format, partition_by=("month",)))
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions(file_format, partition_by=("month",)))
     assert {file.partition["month"] for file in written.manifest.files} == {
         "2026-02",
         "2026-03",
@@ -96,7 +96,7 @@ def test_a_month_and_a_selection_begin_with_the_first_midnight_however_it_is_wri
         assert [one for one in map(Invoice, found) if selection.matches(one)] == list(map(Invoice, found[3:]))
 
     options = ExportOptions(partition_by=("month",), business_timezone=zone)
-    files = new_export(FakeReading(found), tmp_path, options=options).manifest.files
+    files = new_export(FakeReading(found), str(tmp_path), options=options).manifest.files
     before = first[:7] if not first.endswith("-01") else (begin - timedelta(days=2)).isoformat()[:7]
     expected = Counter({before: 3}) + Counter({first[:7]: 4})
     assert {file.partition["month"]: file.rows for file in files} == expected
