@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from airflow_provider_unpod.export.columns import (
@@ -27,8 +26,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_unpod.export.columns import Column, Record
 
-#: Number of rows in memory as Python objects, about 2 KB each.
+#: Most rows in memory as Python objects, about 2 KB each, and most characters of their text. One record may be larger.
 _ROWS_PER_GROUP = 16_384
+_TEXT_PER_GROUP = 16 * 2**20
+#: Most bytes of a column in a row group, uncompressed: that text and the largest record, in UTF-8.
+_MOST_PER_COLUMN = 256 * 2**20
 #: Number of rows to decode at once. It is small, because a few bytes of a forged file can expand to long strings.
 _ROWS_PER_BATCH = 128
 
@@ -55,16 +57,27 @@ def encode(records: Iterator[Record], compression: str | None, columns: tuple[Co
     repeating = [column.name for column in columns if column.type not in (INTEGER, TIMESTAMP)] + [EXTRA]
     options = {"compression": compression or "none", "use_dictionary": repeating}
     with parquet.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, **options) as writer:
-        while group := list(islice(records, _ROWS_PER_GROUP)):
-            cells: list[list[Any]] = [[] for _ in schema]
-            for record in group:
-                row, extra = table.split(record)
-                for column, cell in zip(cells, [*row, encode_record(extra) if extra else None], strict=True):
-                    column.append(cell)
+        for group in _groups(map(table.split, records)):
+            cells = zip(*group, strict=True)
             arrays = [pa.array(values, field.type) for values, field in zip(cells, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             yield sink.take()
     yield sink.take()
+
+
+def _groups(split: Iterator[tuple[list[Any], Record]]) -> Iterator[list[list[Any]]]:
+    """Yield the rows of each row group, with ``extra`` as the last cell."""
+    group: list[list[Any]] = []
+    size = 0
+    for cells, extra in split:
+        cells.append(encode_record(extra) if extra else None)
+        group.append(cells)
+        size += sum(len(cell) for cell in cells if type(cell) is str)
+        if len(group) == _ROWS_PER_GROUP or size > _TEXT_PER_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def decode(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
@@ -77,11 +90,21 @@ def decode(file: IO[bytes], columns: tuple[Column, ...]) -> Iterator[Record]:
     content = parquet.ParquetFile(file)
     if not content.schema_arrow.equals(_schema(columns)):
         raise ValueError("the schema differs from the columns in the manifest")
+    _refuse_large_pages(content.metadata)
     table = Table(columns, PARQUET_CELLS)
     for batch in content.iter_batches(_ROWS_PER_BATCH):
         *cells, extras = (column.to_pylist() for column in batch.columns)
         for row, extra in zip(zip(*cells, strict=True), extras, strict=True):
             yield table.join(row, json.loads(extra) if extra else {})
+
+
+def _refuse_large_pages(metadata: Any) -> None:
+    """Refuse a forged file that would fill the memory: pyarrow decompresses a page, up to 2 GiB, at once."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            if group.column(place).total_uncompressed_size > _MOST_PER_COLUMN:
+                raise ValueError(f"a column of a row group is larger than {_MOST_PER_COLUMN:,} bytes")
 
 
 def _schema(columns: tuple[Column, ...]) -> Any:

@@ -281,22 +281,32 @@ def test_a_file_that_decompresses_to_gigabytes_is_refused_before_it_fills_the_me
         tracemalloc.stop()
 
 
+#: How a forged parquet file holds its text: as the entry of a dictionary, or in one large page.
+PACKED: list[dict[str, Any]] = [
+    {"use_dictionary": True},
+    {"use_dictionary": ["status"], "data_page_size": 2**30, "write_batch_size": 2**20, "row_group_size": 2**20},
+]
+
+
+@pytest.mark.parametrize("packed_as", PACKED, ids=["dictionary", "page"])
 def test_a_parquet_file_that_expands_to_a_thousand_times_its_size_is_refused_before_it_fills_the_memory(
-    tmp_path: Path,
+    tmp_path: Path, packed_as: dict[str, Any]
 ) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     options = ExportOptions("parquet", "zstd", export_mode="changes")
-    name = new_export(FakeReading(rows(1000)), str(tmp_path / "one"), options=options).manifest.files[0].path
+    name = new_export(FakeReading(rows(1100)), str(tmp_path / "one"), options=options).manifest.files[0].path
     table = parquet.read_table(tmp_path / "one" / name)
     place = table.schema.get_field_index("extra")
-    text = pa.array(["x" * 2**18] * table.num_rows)  # 250 MiB
+    text = pa.array(["x" * 2**18] * table.num_rows)  # 275 MiB
     packed = pa.BufferOutputStream()
-    parquet.write_table(table.set_column(place, table.schema.field(place), text), packed, compression="zstd")
+    forged_table = table.set_column(place, table.schema.field(place), text)
+    parquet.write_table(forged_table, packed, compression="zstd", **packed_as)
     content = packed.getvalue().to_pybytes()
     folder = forged(tmp_path / "one", tmp_path / "copy", name, content)
     assert len(content) < 2**17
+    del table, text, packed, forged_table
 
     default = pa.default_memory_pool()
     measured = pa.proxy_memory_pool(default)
@@ -307,6 +317,17 @@ def test_a_parquet_file_that_expands_to_a_thousand_times_its_size_is_refused_bef
         assert measured.max_memory() < 64 * 2**20
     finally:
         pa.set_memory_pool(default)
+
+
+def test_a_parquet_export_of_large_records_needs_little_memory_and_is_read_back(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    found = [row(number, notes={"text": f"{number}" * 2**17}) for number in range(300, 500)]  # 75 MiB
+    written = new_export(FakeReading(found), str(tmp_path), options=ExportOptions("parquet"))
+
+    metadata = parquet.read_metadata(tmp_path / written.manifest.files[0].path)
+    assert metadata.num_row_groups > 4
+    assert list(read_export(str(tmp_path))) == found
 
 
 def test_more_rows_than_listed_are_not_read(tmp_path: Path) -> None:
