@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import re
+import socket
 import ssl
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from airflow_provider_unpod.billing.watching.condition import Condition
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
-from tests.billing.faulty_server import TOKEN, FaultyServer, page, row
+from tests.billing.faulty_server import TOKEN, FaultyServer, answer, page, row
 from tests.sensors.modes import BASE, MODES, TaskInstance, TooManyPolls, Waiter, context, impatient_client
 
 
@@ -656,10 +657,62 @@ def test_the_poll_before_a_deferral_counts_for_max_failures_too(
                 nothing, nothing, connect(right), *[nothing] * 3, invoice_id=invoice, max_failures=3
             )
 
-        # It no longer counts once a poll has succeeded.
-        connect(wrong)()
-        story = (connect(right), connect(wrong), nothing, connect(right), lambda: unpod_sandbox.pay(invoice))
-        assert Waiter(mode, monkeypatch)(*story, invoice_id=invoice, max_failures=3)["status"] == "paid"
+
+class FlappingHost:
+    """A server whose host name is sometimes unknown, as in a cluster whose DNS flaps. Each poll resolves it again.
+
+    ``become`` returns a step for the next poll: ``"unknown"`` host, ``"pending"`` or ``"paid"`` invoice 7, or a
+    ``"503"``.
+    """
+
+    def __init__(self, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._server = server
+        self._resolve = socket.getaddrinfo
+        self._state = "unknown"
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+        connection = {
+            "conn_type": "unpod",
+            "host": f"http://invoices.internal:{server.port}",
+            "login": "acme.tv",
+            "password": TOKEN,
+            "extra": {"allow_insecure_http": True},
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+    def become(self, state: str) -> Callable[[], None]:
+        def happens() -> None:
+            self._state = state
+            rows = [row(7, status=state)]
+            self._server.otherwise = (
+                answer("", 503) if state == "503" else page([7], {"Connection": "close"}, results=rows)
+            )
+
+        return happens
+
+    def _look_up(self, host: str, *arguments: Any, **options: Any) -> Any:
+        if host != "invoices.internal":
+            return self._resolve(host, *arguments, **options)
+        if self._state == "unknown":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self._resolve("127.0.0.1", *arguments, **options)
+
+
+@pytest.mark.parametrize("between", ["pending", "503"])
+def test_a_poll_that_reaches_the_api_restarts_the_count_of_max_failures(
+    wait: Waiter, between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait.context = context(ti=wait.ti, task_state_store=KeptBesideTheTask())  # otherwise reschedule mode cannot count
+    with FaultyServer() as server:
+        host = FlappingHost(server, monkeypatch)
+        polls = ["unknown", between, "unknown", "unknown", between, "unknown", "unknown", "paid"]
+        host.become(polls[0])()
+        story = [host.become(state) for state in polls[1:]]
+        assert wait(*story, nothing, invoice_id=7, max_failures=3)["status"] == "paid"
+
+        host.become("unknown")()
+        story = [host.become(state) for state in (between, "unknown", "unknown", "unknown")]
+        with pytest.raises(UnpodUnreachable, match="3 polls in a row"):
+            wait(*story, nothing, nothing, invoice_id=7, max_failures=3)
 
 
 def test_reschedule_mode_counts_unreachable_polls_in_the_state_store_of_the_task(
