@@ -199,7 +199,9 @@ def test_a_firewall_that_refuses_the_request_is_not_unpod_refusing_the_token(
     server.scripts = [answer(body, status)]
     assert client.get_page(1, 20).count == 1  # a challenge that passes
     server.otherwise = answer(body, status)
-    with pytest.raises(UnpodBadAnswer, match=r"^Check firewall and proxy: .* not Unpod's API") as caught:
+    with pytest.raises(
+        UnpodBadAnswer, match=r"^Check Host \(`host`\), firewall and proxy: .* not Unpod's API"
+    ) as caught:
         client.get_page(1, 20)
     assert not caught.value.permanent
     assert caught.value.status == status

@@ -393,6 +393,7 @@ class TestMessages:
         [
             ({"password": ""}, "Enter the API token (`password`): it is empty."),
             ({"password": f"Token {TOKEN}"}, "Enter the API token (`password`) alone, without `Token` or `Bearer`"),
+            ({"password": "***"}, "Enter the API token (`password`) again: it is ***"),
             ({"login": ""}, "Enter the organization handle (`login`), for example unpod.tv"),
             ({"login": "a\nb"}, "The organization handle (`login`, or `org_handle`) must be printable ASCII"),
             ({"host": "https://unpod.dev/api"}, "Host (`host`) must be the address alone, without a path"),

@@ -29,8 +29,9 @@ _PLAIN_PEER = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST
 #: OpenSSL's errors for a handshake that fails again on every retry.
 _NO_COMMON_TLS = re.compile(
     r"UNSUPPORTED_PROTOCOL|NO_PROTOCOLS|NO_SHARED_CIPHER|"
-    r"ALERT_(HANDSHAKE_FAILURE|PROTOCOL_VERSION|INSUFFICIENT_SECURITY|CERTIFICATE_REQUIRED|UNRECOGNIZED_NAME)"
+    r"ALERT_(HANDSHAKE_FAILURE|PROTOCOL_VERSION|INSUFFICIENT_SECURITY|UNRECOGNIZED_NAME)"
 )
+_CLIENT_CERTIFICATE = "ALERT_CERTIFICATE_REQUIRED"
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
 #: First bytes of a TLS record that carries an alert.
 _TLS_ALERT = "\x15\x03"
@@ -105,8 +106,10 @@ class Route:
             return TransportFault(f"Check Host (`host`): {self.server} refuses connections.", cause)
         if stage == "connection" and isinstance(cause, OSError):
             return TransportFault(f"Check Host (`host`): {self.server} cannot be reached ({_words(cause)}).", cause)
-        if isinstance(cause, http.client.BadStatusLine) and str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
-            return self.wants_tls(cause)
+        if type(cause) is http.client.BadStatusLine:
+            if str(cause.args[0]).strip("'").startswith(_TLS_ALERT):
+                return self.wants_tls(cause)
+            return TransportFault(f"Check Host (`host`): the server at {self.server} does not speak http.", cause)
         return TransportFault(f"Try later: no complete response from {self.server} ({_words(cause)}).", cause)
 
     def wants_tls(self, cause: BaseException | None) -> TransportFault:
@@ -119,20 +122,36 @@ class Route:
             return f"Check {self.proxy_setting}: the proxy {self.proxy} does not respond {limit}."
         if stage == "connection":
             return f"Check Host (`host`): {self.server} does not accept the connection {limit}."
-        return f"Try later or raise `timeout`: no complete response from {self.server} {limit}."
+        return f"Try later or raise Timeout (`timeout`): no complete response from {self.server} {limit}."
 
     def _tls_fault(self, cause: ssl.SSLError, at_proxy: bool) -> TransportFault:
         peer, setting = (self.proxy, self.proxy_setting) if at_proxy else (self.server, "Host (`host`)")
         reason = (cause.reason or str(cause)).upper().replace(" ", "_")
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _unreachable(_about_certificate(cause, str(peer), setting), cause)
+            return _unreachable(self._about_certificate(cause, str(peer), setting), cause)
         if _PLAIN_PEER.search(reason):
             who = f"the proxy {peer} speaks" if at_proxy else "the server speaks"
             there = "" if at_proxy else f" at {peer}"
             return _unreachable(f"Check {setting}: {who} plain http{there}, not https.", cause)
+        if _CLIENT_CERTIFICATE in reason:
+            return _unreachable(
+                f"Check {setting}: {peer} requires a client certificate, which this package does not support.", cause
+            )
         if _NO_COMMON_TLS.search(reason):
             return _unreachable(f"Check {setting}: {peer} refuses the TLS handshake ({_words(cause)}).", cause)
         return TransportFault(f"Try later: the TLS connection to {peer} broke ({_words(cause)}).", cause)
+
+    def _about_certificate(self, cause: ssl.SSLCertVerificationError, peer: str, setting: str) -> str:
+        why = shorten(cause.verify_message, 120)
+        if cause.verify_code in (_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH):
+            return f"Check {setting}: the certificate of {peer} is not trusted, it belongs to another host ({why})."
+        if cause.verify_code == _EXPIRED:
+            return f"Renew the certificate of {peer}: it is not trusted because it has expired ({why})."
+        signed = "" if self.ca_path is None else f", no CA in {self.ca_path} has signed it"
+        return (
+            f"Check Verify TLS (`verify`): the certificate of {peer} is not trusted ({why}){signed}. If your own CA "
+            "signed it, enter the path of the CA file."
+        )
 
     def _proxy_fault(self, cause: BaseException) -> TransportFault:
         check = f"Check {self.proxy_setting}"
@@ -162,18 +181,6 @@ def _unreachable(message: str, cause: BaseException | None, *, retryable: bool =
     return TransportFault(message, cause, kind=UnpodUnreachable, retryable=retryable)
 
 
-def _about_certificate(cause: ssl.SSLCertVerificationError, peer: str, setting: str) -> str:
-    why = shorten(cause.verify_message, 120)
-    if cause.verify_code in (_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH):
-        return f"Check {setting}: the certificate of {peer} is not trusted, it belongs to another host ({why})."
-    if cause.verify_code == _EXPIRED:
-        return f"Renew the certificate of {peer}: it is not trusted because it has expired ({why})."
-    return (
-        f"Check Verify TLS (`verify`): the certificate of {peer} is not trusted ({why}). If your own CA signed it, "
-        "enter the path of the CA file."
-    )
-
-
 def _is_ca(path: str) -> bool:
     if Path(path).is_dir():
         return True
@@ -191,7 +198,7 @@ def _host(server: str) -> str:
 def _words(cause: BaseException) -> str:
     """Describe ``cause`` without the class names, files and numbers that exceptions contain."""
     if isinstance(cause, ssl.SSLError):
-        return (cause.reason or "TLS error").replace("_", " ").lower()
+        return (cause.reason or "it was closed").replace("_", " ").lower()
     known = next((words for kind, words in _KNOWN if isinstance(cause, kind)), None)
     if known is not None:
         return known
@@ -203,7 +210,6 @@ def _words(cause: BaseException) -> str:
 #: The first matching entry is used.
 _KNOWN: tuple[tuple[type[BaseException], str], ...] = (
     (http.client.RemoteDisconnected, "the server closed the connection without a response"),
-    (http.client.BadStatusLine, "it does not begin as HTTP does"),
     (http.client.LineTooLong, "its headers are too long"),
     (InvalidChunkLength, "it is not chunked as announced"),
     (http.client.IncompleteRead, "it was cut off"),

@@ -95,7 +95,9 @@ def parse(body: bytes) -> Any:
         raise UnpodBadAnswer("Unpod's response contains an unpaired Unicode surrogate.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         if body.lstrip()[:1] in (b"", b"{", b"["):
-            why = shorten(str(err), 100) if body.strip() else "it is empty"
+            if not body.strip():
+                raise Unreadable("Try later, or check Host (`host`): its response is empty.") from None
+            why = shorten(str(err), 100)
             raise Unreadable(f"Try later: Unpod's response is not a complete JSON document ({why}).") from None
         raise UnpodBadAnswer(f"{_CHECK_HOST}: its response is not JSON, it begins with {_beginning(body)}.") from None
     except (ValueError, InvalidOperation):
@@ -119,6 +121,8 @@ def refusal(response: Response, page: int | None, org_handle: str) -> UnpodError
         return UnpodUnreachable("Check Proxies (`proxies`): the proxy rejects the credentials in its URL.")
     if status == 429:
         return UnpodRateLimited(f"Try later: Unpod's rate limit is used up: {said}")
+    if status == 511:
+        return UnpodUnavailable("Sign in to the network: it wants a login before it lets requests pass.")
     if status == 408 or status >= 500:
         return UnpodUnavailable(f"Try later: Unpod is not available: {said}")
     if status >= 400:
@@ -143,7 +147,9 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
         )
         if status in (401, 403):
             # Bot challenges and firewall limits are temporary. The API itself reports a wrong token as JSON.
-            raise Unreadable(f"Check firewall and proxy: one of them refuses the request, not Unpod's API ({what}).")
+            raise Unreadable(
+                f"{_CHECK_HOST}, firewall and proxy: one of them refuses the request, not Unpod's API ({what})."
+            )
         return UnpodBadAnswer(f"{_CHECK_HOST}: the response is not from Unpod's API ({what}).")
     if status in (401, 403):
         return UnpodAuthError(

@@ -51,6 +51,8 @@ def token(value: Any) -> str:
     if value is None or value == "":
         raise UnpodConfigError("Enter the API token (`password`): it is empty.")
     text = _text(value)
+    if text and not text.strip("*"):
+        raise UnpodConfigError("Enter the API token (`password`) again: it is ***, as Airflow shows secrets.")
     if not text or not _is_header_value(text) or " " in text:
         raise UnpodConfigError(
             "Enter the API token (`password`) alone, without `Token` or `Bearer` before it: it must be printable "

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,28 @@ class Room:
         threading.Thread(target=server.handle_request, daemon=True).start()
         return f"127.0.0.1:{server.server_port}"
 
+    def demanding(self) -> tuple[str, str]:
+        """Return host and port of a server that requires a client certificate, and its CA file.
+
+        It leaves the connection open: a closed one may hide the reason from the client.
+        """
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        path = self.folder / "ca.pem"
+        authority.cert_pem.write_to_path(str(path))
+        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve() -> None:
+            accepted = context.wrap_socket(listener.accept()[0], server_side=True, do_handshake_on_connect=False)
+            self._stack.enter_context(accepted)
+            with suppress(ssl.SSLError):
+                accepted.do_handshake()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return f"127.0.0.1:{listener.getsockname()[1]}", str(path)
+
     def tls(self, host: str = "127.0.0.1", *, days: int = 30) -> tuple[str, str]:
         """Return the address of a server with a certificate for ``host``, and its CA file."""
         authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,6 +141,23 @@ def with_a_ca_file_that_is_not_one(room: Room) -> UnpodClient:
     url, ca_file = room.tls()
     Path(ca_file).write_text("see the wiki")
     return room.client(url, verify=ca_file)
+
+
+def with_a_ca_that_signed_nothing(room: Room) -> UnpodClient:
+    url, ca_file = room.tls()
+    trustme.CA().cert_pem.write_to_path(ca_file)
+    return room.client(url, verify=ca_file)
+
+
+def empty_folder(room: Room) -> Path:
+    folder = room.folder / "empty"
+    folder.mkdir()
+    return folder
+
+
+def that_requires_a_client_certificate(room: Room) -> UnpodClient:
+    address, ca_file = room.demanding()
+    return room.client(f"https://{address}", verify=ca_file)
 
 
 def says(status: bytes) -> bytes:
@@ -185,6 +224,21 @@ CASES: dict[str, Case] = {
         lambda room: untrusted(room, days=-1),
         UnpodUnreachable,
         r"Renew the certificate of ADDRESS: it is not trusted because it has expired",
+    ),
+    "another CA than that of the file": (
+        with_a_ca_that_signed_nothing,
+        UnpodUnreachable,
+        r"Check Verify TLS \(`verify`\): the certificate of ADDRESS is not trusted \(.*\), no CA in \S+/ca\.pem has ",
+    ),
+    "a folder without a CA": (
+        lambda room: room.client(room.tls()[0], verify=str(empty_folder(room))),
+        UnpodUnreachable,
+        r"Check Verify TLS \(`verify`\): the certificate of ADDRESS is not trusted \(.*\), no CA in \S+/empty has ",
+    ),
+    "a client certificate is required": (
+        that_requires_a_client_certificate,
+        UnpodUnreachable,
+        r"Check Host \(`host`\): ADDRESS requires a client certificate, which this package does not support\.$",
     ),
     "CA file gone": (
         without_ca_file,
@@ -293,12 +347,17 @@ CASES: dict[str, Case] = {
     "a firewall": (
         lambda room: room.client(room.answering(answer(HTML, 403))),
         UnpodBadAnswer,
-        r"Check firewall and proxy: one of them refuses the request, not Unpod's API \(HTTP 403, beginning with",
+        r"Check Host \(`host`\), firewall and proxy: one of them refuses the request, not Unpod's API \(HTTP 403, ",
     ),
     "a firewall without a word": (
         lambda room: room.client(room.answering(answer("", 401))),
         UnpodBadAnswer,
-        r"Check firewall and proxy: one of them refuses the request, not Unpod's API \(an empty HTTP 401\)\.$",
+        r"Check Host \(`host`\), firewall and proxy: one of them refuses .* API \(an empty HTTP 401\)\.$",
+    ),
+    "a network that wants a login": (
+        lambda room: room.client(room.answering(answer(HTML, 511))),
+        UnpodUnavailable,
+        r"Sign in to the network: it wants a login before it lets requests pass\.$",
     ),
     "another encoding": (
         lambda room: room.client(room.answering(answer(b"\x1b\x03\x00\xf8", headers={"Content-Encoding": "br"}))),
@@ -340,17 +399,17 @@ CASES: dict[str, Case] = {
     "no response": (
         lambda room: room.client(room.answering([Hang])),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise Timeout \(`timeout`\): no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "no TLS handshake": (
         lambda room: room.client(f"https://{room.silent()}"),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise Timeout \(`timeout`\): no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "drip": (
         lambda room: room.client(room.answering([b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n" * 90, 0.03)])),
         UnpodUnavailable,
-        r"Try later or raise `timeout`: no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
+        r"Try later or raise Timeout \(`timeout`\): no complete response from ADDRESS within `timeout` = 0\.5 s\.$",
     ),
     "reset": (
         lambda room: room.client(room.answering([b"HTTP/1.1 200 OK\r\n", Reset])),
@@ -377,7 +436,7 @@ CASES: dict[str, Case] = {
     "not HTTP": (
         lambda room: room.client(room.answering([b"220 mail.example ESMTP\r\n", Close])),
         UnpodUnavailable,
-        r"Try later: no complete response from ADDRESS \(it does not begin as HTTP does\)\.$",
+        r"Check Host \(`host`\): the server at ADDRESS does not speak http\.$",
     ),
     "compressed and cut": (
         lambda room: room.client(room.answering(answer(b"\x1f\x8b\x08\x00", headers={"Content-Encoding": "gzip"}))),
@@ -392,7 +451,7 @@ CASES: dict[str, Case] = {
     "empty": (
         lambda room: room.client(room.answering(answer(""))),
         UnpodBadAnswer,
-        r"Try later: Unpod's response is not a complete JSON document \(it is empty\)\.$",
+        r"Try later, or check Host \(`host`\): its response is empty\.$",
     ),
     "huge": (
         lambda room: room.client(
@@ -425,7 +484,7 @@ def test_a_broken_connection_says_what_to_check(room: Room, name: str) -> None:
     message = caught.value.message
     assert type(caught.value) is kind, message
     assert re.match(begins.replace("ADDRESS", r"127\.0\.0\.1:\d+"), message), message
-    assert re.match(r"Check .*(`\w+`|environment|proxy)|Try later|Retry after|Renew", message[:60])
+    assert re.match(r"Check .*(`\w+`|environment|proxy)|Try later|Retry after|Renew|Sign in", message[:60])
     assert not RAW.search(message), message
     assert TOKEN not in str(caught.value)
     assert "pr0xy-pw" not in str(caught.value)
