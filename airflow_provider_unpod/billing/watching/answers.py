@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_provider_unpod.billing.invoice import match_key
 from airflow_provider_unpod.billing.reading.order import direction_of, rank
-from airflow_provider_unpod.billing.reading.windows import Window
+from airflow_provider_unpod.billing.reading.windows import SMALLEST_LIMIT, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,3 +113,12 @@ def around(row: int, cap: int) -> Window:
     windows = [Window(row // size * size, size) for size in range(1, cap + 1)]
     # The start of the list is no edge: nothing comes before it.
     return max(windows, key=lambda one: (min(row - one.start if one.start else cap, one.end - 1 - row), one.size))
+
+
+def confirming(end: int) -> Window:
+    """Return a window with the row before ``end`` whose response is certainly not cut if the list ends there.
+
+    It has fewer than ten rows then, and no server limits pages to so few.
+    """
+    size = next(size for size in count(2) if 0 < end % size < SMALLEST_LIMIT)
+    return Window(end // size * size, size)

@@ -33,6 +33,8 @@ class KnownList:
         self.statuses = {} if statuses is None else statuses
         #: Keys of all known invoices that are not settled.
         self.open = {key for key, status in self.statuses.items() if status not in SETTLED_STATUSES}
+        #: Last statuses of invoices that were removed in this turn. They may turn up elsewhere.
+        self.removed: dict[InvoiceId, str] = {}
         self._keys = sorted(self.statuses, key=order.place)
         # Hints: the row of the first invoice of each response. Those up to the next hint follow it directly.
         self._marks: list[Place] = []
@@ -94,18 +96,15 @@ class KnownList:
         """Forget all hints of rows, because they mislead."""
         self._marks, self._rows = [], []
 
-    def absorb(self, answer: Answer, removed: dict[InvoiceId, str]) -> list[Invoice]:
-        """Replace the part that ``answer`` spans. Return the invoices that are new or have another status.
-
-        :param removed: statuses of invoices that were removed and may turn up elsewhere. It is updated.
-        """
+    def absorb(self, answer: Answer) -> list[Invoice]:
+        """Replace the part that ``answer`` spans. Return the invoices that are new or have another status."""
         invoices = answer.page.invoices
         keys = [invoice.key for invoice in invoices]
         self._move_marks(answer, keys)
         span = answer.among(self._keys, key=self.order.place)
         if self._keys[span] != keys:
             for key in set(self._keys[span]).difference(keys):
-                removed[key] = self.statuses.pop(key)
+                self.removed[key] = self.statuses.pop(key)
                 self.open.discard(key)
             self._keys[span] = keys
         changed = []
@@ -113,7 +112,7 @@ class KnownList:
             key, status = invoice.key, sys.intern(invoice.status_key)
             before = self.statuses.get(key)
             if before != status:
-                if before is not None or removed.pop(key, None) != status:
+                if before is not None or self.removed.pop(key, None) != status:
                     changed.append(invoice)
                 self.statuses[key] = status
                 (self.open.discard if status in SETTLED_STATUSES else self.open.add)(key)

@@ -10,7 +10,7 @@ from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId, is_intege
 from airflow_provider_unpod.billing.reading.order import rank
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from airflow_provider_unpod.billing.client import Page
     from airflow_provider_unpod.billing.reading.fetcher import PageSource
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 
 class Look:
-    """What one poll must read, and what it has read."""
+    """What one poll must read, and what it has read.
 
-    def __init__(self, wanted: Wanted, untold: set[InvoiceId], began: int) -> None:
+    :param untold: changed invoices that no poll has reported yet.
+    :param numbers: ids of wanted invoice numbers, as far as known. It is updated.
+    :param began: number of requests of the watch before this poll.
+    """
+
+    def __init__(self, wanted: Wanted, untold: set[InvoiceId], numbers: dict[InvoiceId, InvoiceId], began: int) -> None:
         self.everything = wanted.everything
         self.certain = wanted.certain
         self.keys = {*wanted.keys, *untold}
@@ -29,21 +34,31 @@ class Look:
         self.names = {key for key in self.keys if type(key) is str and not is_integer(key)}
         self.missing = set(self.keys)
         self.rows: dict[InvoiceId, Invoice] = {}
+        #: Keys of invoices that are new or have another status.
+        self.changed: set[InvoiceId] = set()
+        self.numbers = numbers
         self.answers: list[Answer] = []
         #: Whether this poll reads everything for the first time.
         self.baseline = False
         #: Whether rows have a number beside their id, and whether numbers are in another order than ids.
         self.numbered = self.unsearchable = False
-        #: Number of requests of the watch before this poll, and of those in turn.
-        self.began, self.in_turn = began, 0
+        self.began = began
+        #: Number of requests of this poll that read the list in turn.
+        self.in_turn = 0
 
-    def add(self, answer: Answer, numbers: dict[InvoiceId, InvoiceId]) -> None:
+    def add(self, answer: Answer) -> None:
         self.answers.append(answer)
         for invoice in answer.page.invoices:
-            self.see(invoice, numbers)
+            self.see(invoice)
 
-    def see(self, invoice: Invoice, numbers: dict[InvoiceId, InvoiceId]) -> None:
-        """Keep the invoice if it is wanted. Note the ids of wanted numbers in ``numbers``."""
+    def report(self, changed: Iterable[Invoice]) -> None:
+        """Keep invoices that are new or have another status."""
+        rows = {invoice.key: invoice for invoice in changed}
+        self.rows.update(rows)
+        self.changed.update(rows)
+
+    def see(self, invoice: Invoice) -> None:
+        """Keep the invoice if it is wanted. Note the ids of wanted numbers."""
         key = invoice.key
         if key in self.keys:
             self.rows[key] = invoice
@@ -56,7 +71,7 @@ class Look:
             if name in self.names and (known is None or (known.key != name and rank(known.key) <= rank(key))):
                 self.rows[name] = invoice
                 self.missing.discard(name)
-                numbers[name] = key
+                self.numbers[name] = key
 
     def spanning(self, place: Place) -> Answer | None:
         """Return the latest response that spans ``place``."""

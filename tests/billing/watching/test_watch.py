@@ -16,8 +16,9 @@ from airflow_provider_unpod.billing.client import Page
 from airflow_provider_unpod.billing.errors import UnpodListUnstable, UnpodUnavailable
 from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId, match_key
 from airflow_provider_unpod.billing.watching.allowance import Allowance
+from airflow_provider_unpod.billing.watching.answers import confirming
 from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Snapshot, Subscriptions, Wanted
-from airflow_provider_unpod.billing.watching.watch import ListWatch, _confirming
+from airflow_provider_unpod.billing.watching.watch import ListWatch
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
 from tests.billing.watching.ledger import EVERYTHING, Clock, Ledger, Polls, gaps
 
@@ -771,6 +772,6 @@ def test_an_invoice_that_always_exists_is_never_reported_missing(
 def test_the_end_of_a_list_of_any_length_is_confirmed_by_a_window_that_no_page_limit_cuts() -> None:
     lengths = [*range(1, 3_000), 413_280, 4_934_160, 7_096_320]
     for end in lengths:
-        window = _confirming(end)
+        window = confirming(end)
         assert window.start < end < window.end
         assert end - window.start < 10

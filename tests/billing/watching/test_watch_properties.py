@@ -178,7 +178,7 @@ class Watching(RuleBasedStateMachine):
         end = ledger.moment
         if isinstance(seen, Postponed):
             assert not last
-            assert not self.everything or self.watch._list is None
+            assert not self.everything or self.watch._follower is None
             return
         for key, invoice in seen.rows.items():
             assert invoice.status in ledger.during(invoice.key, begin, end), f"{key} is not of this poll"
