@@ -105,9 +105,10 @@ class Differences:
 
 @contextmanager
 def _claimed(folder: Folder, owner: Owner) -> Iterator[None]:
-    """Hold the claim of ``owner`` on a folder. Afterwards, no claim remains.
+    """Hold the claim of ``owner`` on a folder.
 
-    The name of a claim depends on the owner, so a retried task deletes the claim of its killed predecessor.
+    The name of a claim depends on the owner, so a retried task deletes the claim of its killed predecessor. A claim
+    that is never deleted only stops tasks of its own run.
 
     :raises ExportRefused: if another owner has written the files there, or claims the folder.
     """
@@ -125,7 +126,7 @@ def _claimed(folder: Folder, owner: Owner) -> Iterator[None]:
         with suppress(ExportError):
             folder.delete([mine])
         raise
-    folder.delete([mine, *claims])  # the others are of other runs, and most of their tasks were killed
+    folder.delete([mine])  # not those of other runs: their tasks may still be running
 
 
 def _refuse_other(owner: Owner, folder: Folder, name: str, what: str) -> None:

@@ -10,7 +10,7 @@ before the export's first file until after its last step:
 2. Write the data files.
 3. Write the manifest. From now on, this export is the certified one.
 4. Check that the claim still exists. If not, another task assumed that this task was dead, and may have deleted its
-   files: publish again with a new id.
+   files: publish again with a new id, after another look at the owners as in step 1.
 5. Check that the manifest is still that of this export. If not, a later export has replaced it. But if that export's
    files are incomplete, its task died before step 4: publish again.
 6. Clean up: delete exports that the manifest does not list, if they have no claim or one from before step 1 (of a task
@@ -193,6 +193,7 @@ class Publication:
         self.export_id = new_export_id()
         self._own.append(self.export_id)
         self._claim()
+        self._refuse_other_owners()  # without a claim, this task was invisible to them
 
     def _current_id(self) -> str | None:
         """Return the id in the current manifest, even if the manifest is damaged or has a later version."""

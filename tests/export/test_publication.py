@@ -55,7 +55,13 @@ class MemoryFolder:
 
 
 ACME, OTHER = {"organization": "acme"}, {"organization": "other"}
-MAPPED = [{**ACME, "run": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": index}} for index in range(2)]
+
+
+def mapped(map_index: int, run_id: str = "r") -> dict[str, Any]:
+    return {**ACME, "run": {"dag_id": "d", "run_id": run_id, "task_id": "t", "map_index": map_index}}
+
+
+MAPPED = [mapped(0), mapped(1)]
 
 
 def publish(folder: Any, about: dict[str, Any] = ACME) -> Manifest:
@@ -206,6 +212,19 @@ def test_only_one_of_two_concurrent_owners_is_certified(owners: Sequence[dict[st
 
             assert_one_owner_at_most(scheduler, files)
             assert not any(name.startswith("_exporting-") for name in files)
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_task_whose_claim_another_run_deleted_does_not_replace_an_export_of_its_own_run(moment: int) -> None:
+    """The first task writes its files. Meanwhile a task of another run ends, and then the other task of its run."""
+    files: dict[str, bytes] = {}
+    scheduler = Scheduler(files, 3, [mapped(0), mapped(0, "other"), mapped(1)])
+    for task in [0] * moment + [1] * 100 + [2] * 100:
+        scheduler.step(task)
+    scheduler.finish()
+
+    first, _, other = scheduler.outcomes
+    assert not (isinstance(first, Manifest) and isinstance(other, Manifest))
 
 
 @settings(max_examples=100, deadline=None)
