@@ -6,13 +6,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,20 @@ import pytest
 
 from airflow_provider_unpod import __version__
 from airflow_provider_unpod.sandbox import Sandbox
+from tools.airflow_users import with_users
 from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
+from tools.local_airflow import free_port
 
 TOOLS = Path(sys.executable).parent
 DAG = Path(__file__).parent / "dags" / "unpod_smoke.py"
 #: Different ones for different releases, as far as they are there: each claimed Python is tried once.
 PREFERRED = {"2.11": (3, 12), "3.1": (3, 10), "3.2": (3, 11), "3.3": (3, 13)}
+
+#: Airflow 2's web server need not run to be asked for a page.
+ASK_AIRFLOW_2 = """
+from airflow.www.app import create_app
+print(create_app(testing=True).test_client().get("/unpod/page").status_code)
+"""
 
 
 def run(command: list[str] | str, **options: Any) -> str:
@@ -34,6 +45,24 @@ def run(command: list[str] | str, **options: Any) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
     return done.stdout
+
+
+def sent(url: str, body: Any = None, **headers: str) -> tuple[int, str]:
+    """Return status and text of the response to a request."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return sent(f"{url}/api/v2/monitor/health")[0] == 200
+    except OSError:
+        return False
 
 
 def python_for(release: Release) -> str:
@@ -92,6 +121,30 @@ class Installation:
     def airflow(self, *arguments: str, **environment: str) -> str:
         command = [str(self.bin / "airflow"), *arguments]
         return run(command, cwd=self.folder, env={**self.environment, **environment}, timeout=600)
+
+    @contextmanager
+    def api_server(self) -> Iterator[str]:
+        """Run the API server with a user of each role, and yield its address."""
+        url = f"http://127.0.0.1:{free_port()}"
+        environment = {
+            **self.environment,
+            **with_users(self.folder / "home"),
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__API_AUTH__JWT_SECRET": "of the smoke test, and long enough for every algorithm of them",
+        }
+        command = [str(self.bin / "airflow"), "api-server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+        with (self.folder / "api-server.log").open("wb") as log:
+            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 180
+            while not is_healthy(url):
+                assert server.poll() is None, log.name
+                assert time.monotonic() < deadline, log.name
+                time.sleep(0.5)
+            yield url
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
     def results(self) -> dict[str, tuple[str, Any]]:
         """Return the state and return value of each task."""
@@ -172,3 +225,19 @@ def test_every_component_works(installation: Installation, sandbox: Sandbox) -> 
     assert int(results["hook"][1]) == int(results["read_back"][1]) == count
     for mode, invoice in waits.items():
         assert str(invoice) in str(results[mode][1])
+
+
+def test_the_page_shows_the_export_to_an_administrator_and_nothing_to_strangers(installation: Installation) -> None:
+    """Needs the run of the test before."""
+    if installation.release.minor == "2.11":
+        printed = run([str(installation.bin / "python"), "-c", ASK_AIRFLOW_2], env=installation.environment)
+        assert printed.split()[-1] == "404"
+        return
+    with installation.api_server() as url:
+        token = json.loads(sent(f"{url}/auth/token", {"username": "admin", "password": "admin"})[1])["access_token"]
+        status, page = sent(f"{url}/unpod/page", Authorization=f"Bearer {token}")
+        assert sent(f"{url}/unpod/page")[0] == 401
+
+    assert status == 200
+    assert "Unpod Billing" in page
+    assert f"{installation.folder}/export" in page
