@@ -1,4 +1,4 @@
-"""The command ``check``: tests a connection and examines the behavior and costs of its API, in about six requests.
+"""The command ``check``: tests a connection and examines the behavior and costs of its API, in about seven requests.
 
 This package follows Unpod's published pages. They do not specify the page-size limit, the order of the list and the
 response past the end. This command determines them for the API that a deployment uses.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_unpod.billing.errors import UnpodBadRequest
+from airflow_provider_unpod.billing.http.rate_limit import LONGEST_WINDOW
 from airflow_provider_unpod.cli.output import note, write_facts
 
 if TYPE_CHECKING:
@@ -86,6 +89,8 @@ class _Examination:
         self._not_linked = ""
         #: Why polls cannot read single pages, so that they read the whole list.
         self._not_followed = ""
+        #: Why no list of this API is certified.
+        self._refused = ""
         self._ignores_page_size = False
         self._requests_per_day: int | None = None
 
@@ -98,8 +103,13 @@ class _Examination:
             self._not_linked = self._not_followed = "responses have no `count`"
         facts["order"] = self._order(first.invoices)
         rows = self._page_size(first)
-        facts["page past the end"] = self._past_the_end(first, rows)
+        size = len(first.invoices) if self._ignores_page_size else min(_SIZE, max(rows, 1))
+        self._check_count(first, size)
+        facts["page past the end"] = self._past_the_end(first, size)
         facts["rate limit"] = self._rate_limit(first)
+        if self._refused:
+            facts["an export"] = f"fails, because {self._refused}"
+            return
         facts["an export"] = self._export(first.count, rows)
         facts["a day of waiting"] = self._waiting(first.count, rows)
 
@@ -132,14 +142,19 @@ class _Examination:
         """
         facts = self._findings.facts
         rows = len(first.invoices)
+        if rows == first.count and rows <= _SIZE:
+            facts["page size"] = f"no limit visible: {'no' if not rows else 'all'} invoices are on one page"
+            return self._client.page_size
         if rows > _SIZE or (rows > 1 and len(self._ask(1, rows - 1).invoices) != rows - 1):
             facts["page size"] = f"`page_size` is ignored: pages have {rows} rows"
             self._not_linked, self._ignores_page_size = "`page_size` is ignored", True
             return rows
-        if rows == first.count:
-            facts["page size"] = f"no limit visible: {'no' if not rows else 'all'} invoices are on one page"
-            return self._client.page_size
-        large = len(self._ask(1, _LARGE_SIZE).invoices)
+        large = self._rows_of_a_large_page()
+        if large < rows:
+            facts["page size"] = f"at least {rows} rows, but fewer or none if {_LARGE_SIZE} are requested"
+            if self._client.page_size > rows:
+                self._findings.settings["page_size"] = rows
+            return min(rows, self._client.page_size)
         limited = first.count is not None and large < min(first.count, _LARGE_SIZE)
         facts["page size"] = f"at most {large} rows" if limited else f"at least {large} rows"
         best = large if limited else _LARGE_SIZE
@@ -147,18 +162,49 @@ class _Examination:
             self._findings.settings["page_size"] = best
         return min(large, self._client.page_size)
 
-    def _past_the_end(self, first: _Answered, rows: int) -> str:
-        size = min(_SIZE, max(rows, 1))
+    def _rows_of_a_large_page(self) -> int:
+        try:
+            return len(self._ask(1, _LARGE_SIZE).invoices)
+        except UnpodBadRequest:
+            return 0
+
+    def _check_count(self, first: _Answered, size: int) -> None:
+        """Compare `count` with the rows of the page that should be the last one. A list with a wrong one is refused."""
+        if first.count is None:
+            return
+        number = first.count // size + 1
+        last = first if number == 1 else self._ask(number, size)
+        count = first.count if last.count is None else last.count  # a 404 has none
+        right = max(0, min(size, count - (number - 1) * size))
+        if len(last.invoices) != right:
+            self._refused = "`count` is wrong"
+            self._findings.facts["count"] = (
+                f"{count:,}, which is wrong: page {number} of {size} rows has {len(last.invoices)} instead of {right}"
+            )
+
+    def _past_the_end(self, first: _Answered, size: int) -> str:
         page = 100_000 if first.count is None else first.count // size + 2
-        past = self._ask(page, size)
+        try:
+            past = self._ask(page, size)
+        except UnpodBadRequest as error:
+            return f"is refused with HTTP {error.status}: a list that changes while it is read may not be certified"
         if past.status == 404:
             return "HTTP 404"
-        return f"has {len(past.invoices)} rows: lists of this API cannot be certified" if past.invoices else "is empty"
+        if not past.invoices:
+            return "is empty"
+        if self._not_linked:
+            self._refused = self._refused or f"the page past the end has rows, and {self._not_linked}"
+        elif (first.count or 0) > size and first.begins_with(self._ask(2, size)):
+            self._refused = "every page is the first one"
+        return f"has {len(past.invoices)} rows: a list that changes while it is read may not be certified"
 
     def _rate_limit(self, first: _Answered) -> str:
-        limit = first.response.headers.get("X-RateLimit-Limit") or ""
+        headers = first.response.headers
+        limit, reset = (headers.get(f"X-RateLimit-{name}") or "" for name in ("Limit", "Reset"))
         if not limit.isdecimal():
-            return "not in the response's headers"
+            return "no number in the header `X-RateLimit-Limit`"
+        if reset.isdecimal() and (seconds := _seconds_until(int(reset))) > LONGEST_WINDOW:
+            return f"{int(limit):,} requests, not by the minute: the limit resets in {seconds / 60:,.0f} minutes"
         plan = _PLANS.get(int(limit))
         if plan is None:
             return f"{int(limit):,} requests a minute, if it is by the minute as Unpod's pages say; no plan has that"
@@ -223,6 +269,11 @@ class _Examination:
         return "; `daily_requests` is more than half of the plan"
 
 
+def _seconds_until(reset: int) -> float:
+    """Return the seconds until a reset. Unpod's pages say Unix seconds; some servers send the seconds left."""
+    return reset if reset < 1_000_000_000 else reset - time.time()
+
+
 def _requests(number: int) -> str:
     return "1 request" if number == 1 else f"{number:,} requests"
 
@@ -249,6 +300,11 @@ class _Answered:
         if self.status == 200:
             rows, self.count = responses.rows_of(self.response)
             self.invoices = [Invoice(row) for row in rows]
+
+    def begins_with(self, other: _Answered) -> bool:
+        """Return whether the first invoices are those of another response."""
+        keys = [invoice.key for invoice in other.invoices]
+        return [invoice.key for invoice in self.invoices[: len(keys)]] == keys
 
     @property
     def dialect(self) -> str:

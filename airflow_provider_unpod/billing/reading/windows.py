@@ -118,11 +118,10 @@ def chain_length(rows: int, cap: int) -> int | None:
 
 def planned_requests(rows: int, cap: int) -> int:
     """Estimate the number of requests for ``rows`` rows in windows of at most ``cap`` rows."""
-    whole, rest = divmod(rows, _EXACT_ROWS)
-    exact = chain_length(_EXACT_ROWS if whole else rest, cap)
+    exact = chain_length(min(rows, _EXACT_ROWS), cap)
     if exact is None:
         return rows // cap + 1
-    return exact * (whole + 1) if whole else exact
+    return max(exact, -(-exact * rows // _EXACT_ROWS))
 
 
 def ends_list(empty: WindowPage, fetch: Callable[[Window], WindowPage]) -> bool:
