@@ -38,7 +38,11 @@ def organizations(given: argparse.Namespace) -> int:
 
 def invoices(given: argparse.Namespace) -> int:
     """List invoices. Nothing is printed until the list has been read completely."""
-    with _hook(given).iter_invoices(**_selection(given)) as reading, progress("invoices") as counted:
+    from airflow_provider_unpod.billing.reading.bad_rows import all_named
+
+    hook = _hook(given)
+    reads = hook.iter_invoices(**_selection(given))
+    with all_named(hook.get_conn()), reads as reading, progress("invoices") as counted:
         records = [invoice.as_record() for invoice in counted(reading)]
     names = [name for name in _COLUMNS if any(name in record for record in records)]
     write_rows(records, names or _COLUMNS, given.output)
@@ -58,6 +62,7 @@ def invoice(given: argparse.Namespace) -> int:
 
 def export(given: argparse.Namespace) -> int:
     """Write an export, as ``UnpodBillingOperator`` does."""
+    from airflow_provider_unpod.billing.reading.bad_rows import all_named
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export import write_export
     from airflow_provider_unpod.export.options import ExportOptions
@@ -74,7 +79,7 @@ def export(given: argparse.Namespace) -> int:
     )
     about = {"organization": client.org_handle, "source": client.base_url, "selection": selection.as_dict()}
     # Reads the whole list. The export itself selects.
-    with hook.iter_invoices() as reading, progress("invoices") as counted:
+    with all_named(client), hook.iter_invoices() as reading, progress("invoices") as counted:
         written = write_export(
             _Counted(reading, counted),
             given.path,

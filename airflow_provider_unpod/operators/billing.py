@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_unpod.billing.arguments import GAVE_NOTHING, choice_of, optional, text_of, whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodBadRows, UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.billing.http.settings import argument_of_reading
 from airflow_provider_unpod.billing.reading.evidence import consistency_of
 from airflow_provider_unpod.export.address import path_of
@@ -29,14 +28,13 @@ from airflow_provider_unpod.task_boundary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_unpod.billing.arguments import Check
-    from airflow_provider_unpod.billing.client import UnpodClient
     from airflow_provider_unpod.billing.reading.reading import Reading
     from airflow_provider_unpod.billing.reading.selection import Selection
     from airflow_provider_unpod.export.writer import Written
@@ -163,6 +161,7 @@ class UnpodBillingOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any]:
         """Export the invoices, as described in the class."""
+        from airflow_provider_unpod.billing.reading.bad_rows import all_named
         from airflow_provider_unpod.hooks.unpod import UnpodHook
         from airflow_provider_unpod.task_boundary import fail_fast
 
@@ -172,7 +171,7 @@ class UnpodBillingOperator(BaseOperator):
             self._check_last_folder()
             hook = UnpodHook(self.unpod_conn_id, org_handle=self.org_handle)
             selection = selection_of(self, rendered=True)
-            with hook.get_conn() as client, _all_bad_rows_named(client):
+            with hook.get_conn() as client, all_named(client):
                 if self.output_path is None:
                     records = self._records(hook, selection, started)
                     self._report_lineage(hook, None)
@@ -312,14 +311,3 @@ class UnpodBillingOperator(BaseOperator):
 def _depth_of(path: object) -> int:
     """Count the slashes in a path. A template counts as one name."""
     return _EXPRESSION.sub("x", str(path)).strip().rstrip("/").count("/")
-
-
-@contextmanager
-def _all_bad_rows_named(client: UnpodClient) -> Iterator[None]:
-    """Report all invalid rows in one error, so that users do not find them one failed run at a time."""
-    from airflow_provider_unpod.billing.reading.bad_rows import name_bad_rows
-
-    try:
-        yield
-    except UnpodBadRows as error:
-        raise name_bad_rows(client, error) from None

@@ -205,14 +205,18 @@ class FaultyServer:
         return True
 
 
-def list_of(rows: list[dict[str, Any]]) -> FaultyServer:
-    """Return a server for this list, which is not started yet."""
+def list_of(rows: list[dict[str, Any]], *, counted: bool = True) -> FaultyServer:
+    """Return a server for this list, which is not started yet.
+
+    :param counted: whether responses have a ``count``.
+    """
 
     def paged(request: Request) -> list[Step]:
         number, size = int(request.query["page"]), int(request.query["page_size"])
         part = rows[(number - 1) * size : number * size]
         if number > 1 and not part:
             return answer({"status_code": 404, "message": "Invalid page."}, 404)
-        return answer({"status_code": 200, "message": "ok", "count": len(rows), "results": part})
+        count = {"count": len(rows)} if counted else {}
+        return answer({"status_code": 200, "message": "ok", **count, "results": part})
 
     return FaultyServer(otherwise=paged)

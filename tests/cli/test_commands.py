@@ -19,7 +19,7 @@ from airflow_provider_unpod.cli.definition import COMMANDS
 from airflow_provider_unpod.cli.main import main
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
-from tests.billing.faulty_server import FaultyServer, Hang, Request, Step
+from tests.billing.faulty_server import FaultyServer, Hang, Request, Step, list_of
 from tests.export.support import row
 from tests.loading.support import full
 
@@ -154,6 +154,22 @@ def test_a_permanent_error_is_one_line_and_exit_status_2(capsys: pytest.CaptureF
     assert out == ""
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["invoices", "export"])
+def test_one_failed_run_names_all_rows_that_cannot_be_read(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: dict[int, dict[str, Any]] = {3: {"amount": "twelve"}, 40: {"currency": ""}, 350: {"status": None}}
+    with list_of([{**row(number), **broken.get(number, {})} for number in range(1, 401)]) as server:
+        connection = {"conn_type": "unpod", "host": server.url, "login": "acme", "password": "token"}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+        assert main([command, *([str(tmp_path)] if command == "export" else [])]) == 3
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines[-3:]] == ["Invoice 3", "Invoice 40", "Invoice 350"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.unpod_sandbox(invoices=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_provider_unpod.billing.errors import UnpodBadAnswer, UnpodBadRows, UnpodError
@@ -37,11 +38,22 @@ def valid(invoices: Iterable[Invoice], check: Callable[[Invoice], object]) -> It
         raise UnpodBadRows.of(faults)
 
 
-def name_bad_rows(source: PageSource, first: UnpodBadRows) -> UnpodBadRows:
-    """Add the invalid rows of other pages to ``first``, the error that ended a read.
+@contextmanager
+def all_named(source: PageSource) -> Iterator[None]:
+    """Add the invalid rows of other pages to the error of a read in this block.
 
-    Makes one request per page, up to 100, until twenty rows are known. A page that cannot be read ends the search.
+    It makes one request per page, up to 100, until twenty rows are known. A page that cannot be read ends the search.
+
+    :param source: the source of the read, still open.
+    :raises UnpodBadRows: in place of that of the read.
     """
+    try:
+        yield
+    except UnpodBadRows as error:
+        raise _all_bad_rows(source, error) from None
+
+
+def _all_bad_rows(source: PageSource, first: UnpodBadRows) -> UnpodBadRows:
     log.info("The list has invalid rows. Reading up to %d pages to name all of them.", _MAX_PAGES)
     rows = dict.fromkeys(first.rows)
     for page in range(1, _MAX_PAGES + 1):
