@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.installed.test_installed_wheel import PREFERRED
 from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
 
 tomllib: Any = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -38,8 +39,10 @@ def span(pythons: tuple[tuple[int, int], ...]) -> str:
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
 def test_each_release_is_pinned_in_its_constraints_and_listed_in_the_table(release: Release) -> None:
     assert pinned(CONSTRAINTS / f"airflow-{release.version}.txt")["apache-airflow"] == {release.version}
-    row = f"| {release.minor} | {release.version} | {release.day} | {span(release.pythons)} |"
-    assert row in text_of("docs/compatibility.md")
+    row = row_of(release)
+    assert row["tested with"] == release.version
+    assert row["packages as of"] == release.day
+    assert row["Python"] == span(release.pythons)
 
 
 def test_constraints_hold_versions_only_and_no_release_is_left_over() -> None:
@@ -82,20 +85,75 @@ def test_readme_docs_and_changelog_claim_the_same_airflows() -> None:
         assert "3.x" not in text_of(path), path
 
 
-def test_ci_runs_the_unit_tests_on_every_release_and_with_the_lowest_versions() -> None:
-    makefile, ci = text_of("Makefile"), text_of(".ci/run")
-    for release in RELEASES:
-        assert re.search(rf"^AIRFLOW[0-9.]+ := {re.escape(release.version)}$", makefile, re.M), release
-    for target in (
-        "coverage",
-        "test-airflow2",
-        "test-airflow3.1",
-        "test-airflow3.2",
-        "test-lowest",
-        "test-smoke",
-        "docs",
-    ):
-        assert re.search(rf"make {re.escape(target)}$", ci, re.M), target
+def makefile_versions() -> dict[str, str]:
+    """Return the Airflow version of each target that runs all unit tests, by its name."""
+    makefile = text_of("Makefile")
+    versions = dict(re.findall(r"^AIRFLOW([0-9.]+) := (\S+)$", makefile, re.M))
+    targets = dict(
+        re.findall(
+            r"^(test\S*|coverage): \$\(VENV([0-9.]+)\)/\.ready\n\t\S+ \$\(UNIT\)(?! \$\(QUICK\))", makefile, re.M
+        )
+    )
+    return {target: versions[suffix] for target, suffix in targets.items()}
+
+
+def commands_of(script: str) -> list[str]:
+    """Return the make targets that a script of CI runs, each with what the tests are limited to."""
+    return re.findall(r"^step .*\bmake (.+)$", text_of(script), re.M)
+
+
+def row_of(release: Release) -> dict[str, str]:
+    """Return a release's row of the table, by column."""
+    lines = [line for line in text_of("docs/compatibility.md").splitlines() if line.startswith("|")]
+    header, row = (
+        [cell.strip() for cell in next(line for line in lines if line.startswith(f"| {first} |")).split("|")[1:-1]]
+        for first in ("Airflow", release.minor)
+    )
+    return dict(zip(header, row, strict=True))
+
+
+def matrix() -> dict[str, set[str]]:
+    """Return the Pythons on which the workflow runs the unit tests, by Airflow version."""
+    workflow = text_of(".github/workflows/ci.yml")
+    (targets,) = re.findall(r"^ +airflow: \[(.+)\]$", workflow, re.M)
+    (pythons,) = re.findall(r"^ +python: \[(.+)\]$", workflow, re.M)
+    excluded = set(re.findall(r"- airflow: (\S+)\n +python: \"(\S+)\"", workflow))
+    return {
+        makefile_versions()[target]: {
+            python for python in re.findall(r"[\d.]+", pythons) if (target, python) not in excluded
+        }
+        for target in targets.split(", ")
+    }
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
+def test_the_table_says_what_ci_runs(release: Release) -> None:
+    """The main environments have the workflow's `python3`, the last one that it installs."""
+    workflow = text_of(".github/workflows/ci.yml")
+    (installed,) = re.findall(r"python-version: \|\n((?: +3\.\d+\n)+)", workflow)
+    usual = f"Python {installed.split()[-1]}"
+    nightly = "Python {}".format(*re.findall(r'python-version: "(.+)"', text_of(".github/workflows/nightly.yml")))
+    ours = {"3.3": "", "2.11": "-airflow2"}.get(release.minor)
+    wheel = ".".join(map(str, PREFERRED[release.minor]))
+    assert matrix()[release.version] == {f"{major}.{minor}" for major, minor in release.pythons}
+    assert wheel in installed.split()
+
+    row = row_of(release)
+    assert row["unit tests"] == "every Python"
+    assert "test-smoke" in commands_of(".ci/run")
+    assert row["the wheel"] == f"Python {wheel}"
+    integrated = ours is not None and f"test-integration{ours}" in commands_of(".ci/run")
+    assert row["integration tests"] == (usual if integrated else "-")
+    # Only the main environment has a browser and the distributed Airflow.
+    assert {"test-browser", "test-distributed"} <= set(commands_of(".ci/nightly"))
+    assert row["browser, distributed"] == (nightly if ours == "" else "-")
+
+
+def test_ci_runs_all_unit_tests_on_every_release_and_with_the_lowest_versions() -> None:
+    run = commands_of(".ci/run")
+    assert {makefile_versions().get(command) for command in run} >= {release.version for release in RELEASES}
+    assert {"test-lowest", "test-smoke", "docs"} <= set(run)
+    assert re.search(r"^\t\$\(PYLOWEST\) \$\(UNIT\) \$\(ARGS\)$", text_of("Makefile"), re.M)
 
 
 def test_ci_runs_every_suite_against_the_wheel() -> None:
