@@ -28,22 +28,25 @@ PY3.1 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-3.1" $(VENV3.1)/bin/python
 PY2 := AIRFLOW_HOME="$(CURDIR)/.airflow/test-2" $(VENV2)/bin/python
 PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
 UNIT := -m pytest --ignore=tests/integration --ignore=tests/browser -n 2
+# For the desk. CI and the other environments run all unit tests, and the properties with all examples.
+QUICK := -m "not slow" --hypothesis-profile=quick
 # Each of these two takes as long as all others together.
 INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
 DISTRIBUTED := -m pytest tests/integration/distributed
 SMOKE := -m pytest tests/integration/installed
 
-.PHONY: help demo test coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
+.PHONY: help demo test test-all coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed test-browser sandbox airflow distributed \
   release lint docs reference bench bench-workers bench-loading faults soak constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
-	@echo "make test                       unit tests on Airflow $(AIRFLOW3)"
-	@echo "make coverage                   unit tests, and the lines that they do not reach"
-	@echo "make test-airflow2              unit tests on Airflow $(AIRFLOW2) (needs Python 3.10 to 3.12)"
-	@echo "make test-airflow3.1            unit tests on Airflow $(AIRFLOW3.1) (-airflow3.2: on $(AIRFLOW3.2))"
-	@echo "make test-lowest                unit tests with the lowest versions that pyproject.toml allows"
+	@echo "make test                       unit tests on Airflow $(AIRFLOW3), without the slow ones"
+	@echo "make test-all                   all unit tests"
+	@echo "make coverage                   all unit tests, and the lines that they do not reach"
+	@echo "make test-airflow2              all unit tests on Airflow $(AIRFLOW2) (needs Python 3.10 to 3.12)"
+	@echo "make test-airflow3.1            all unit tests on Airflow $(AIRFLOW3.1) (-airflow3.2: on $(AIRFLOW3.2))"
+	@echo "make test-lowest                all unit tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-integration           real Airflow, real object stores (-airflow2: on Airflow $(AIRFLOW2))"
 	@echo "make test-smoke                 the built wheel beside each Airflow of constraints/, in new environments"
 	@echo "make test-browser               a browser drives Airflow's UI; screenshots are in build/screenshots"
@@ -74,6 +77,9 @@ sandbox: $(VENV3)/.ready
 	$(PY3) -m airflow_provider_unpod.sandbox $(ARGS)
 
 test: $(VENV3)/.ready
+	$(PY3) $(UNIT) $(QUICK) $(ARGS)
+
+test-all: $(VENV3)/.ready
 	$(PY3) $(UNIT) $(ARGS)
 
 coverage: $(VENV3)/.ready

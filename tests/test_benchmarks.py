@@ -89,6 +89,7 @@ def test_a_result_that_is_wrong_only_when_a_time_is_measured_again_is_wrong() ->
     assert verdict(settled(lambda: next(rounds))) == 1
 
 
+@pytest.mark.slow
 def test_a_day_of_waiting_and_a_first_search_reach_their_targets() -> None:
     tables = [*days([1_000]), searches(1_000, 5)]
     assert [target for table in tables for target in table.targets if not target.reached] == []

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import airflow
 import pytest
+from _pytest.mark import ParameterSet
 
 from airflow_provider_unpod.cli import main as cli
 from airflow_provider_unpod.export import write_export
@@ -44,6 +45,7 @@ python() {
   "$PYTHON" "$@"
 }
 """
+PROCESSES = r"python -m|\ndef test_"
 MOST_NOT_RUN = 6
 
 
@@ -100,9 +102,16 @@ RUNNERS: dict[str, Callable[[str, Path, Sandbox], None]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "block", [one for one in BLOCKS if one.mark in ("", "airflow-3") and one.language != "text"], ids=str
-)
+def runnable() -> list[ParameterSet]:
+    """Return the blocks to run. Those that start our command line or pytest need seconds."""
+    blocks = [one for one in BLOCKS if one.mark in ("", "airflow-3") and one.language != "text"]
+    return [
+        pytest.param(one, id=str(one), marks=[pytest.mark.slow] if re.search(PROCESSES, one.source) else [])
+        for one in blocks
+    ]
+
+
+@pytest.mark.parametrize("block", runnable())
 @pytest.mark.unpod_sandbox(today=date(2026, 7, 1))
 def test_a_code_block_of_the_documentation_runs_as_it_stands(
     block: Block, folder: Path, unpod_sandbox: Sandbox

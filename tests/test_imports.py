@@ -78,6 +78,7 @@ for module, before in {DAG_MODULES!r}.items():
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["airflow_provider_unpod'))
 
 
+@pytest.mark.slow
 def test_importing_a_module_for_dags_takes_at_most_25_ms_of_cpu_and_imports_nothing_heavy() -> None:
     best = dict.fromkeys(DAG_MODULES, float("inf"))
     # The best of several, because compiling and other processes only add time.

@@ -250,6 +250,7 @@ def command(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_ends_early_is_no_error(unpod_sandbox: Sandbox) -> None:
     """Closes the pipe before the command writes to it, like `head` but without a race."""
     read, write = os.pipe()
@@ -260,6 +261,7 @@ def test_a_reader_that_ends_early_is_no_error(unpod_sandbox: Sandbox) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("organizations",), ("organizations", "--output", "csv")])
 def test_a_full_disk_is_one_line(unpod_sandbox: Sandbox, arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full_disk, command(*arguments, stdout=full_disk) as process:
@@ -277,6 +279,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
         assert capsys.readouterr().err == "error: Cannot write /nowhere/file: No such file or directory.\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_command_with_one_line_and_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal arrives while the command waits for a response."""
     waiting = threading.Event()

@@ -153,6 +153,7 @@ def test_an_export_needs_about_the_requests_that_check_estimates(
     assert int(foretold.replace(",", "")) == pytest.approx(made, rel=0.25, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "server", [server for server, _ in SERVERS if not server.keys() & {"fixed_page_size", "rate_limit"}], ids=str
 )

@@ -15,6 +15,7 @@ from airflow_provider_unpod.billing.errors import UnpodConfigError
 from airflow_provider_unpod.export import ExportError, export_files, path_segment, read_export, write_export
 from airflow_provider_unpod.export.address import normalized, store_address, without_connection
 from tests.export.support import FakeReading, records, rows
+from tests.properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def test_credentials_in_a_path_are_refused_and_not_shown(use: Callable[..., Any]
     assert "AKIAKEY" not in str(caught.value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.text(min_size=1)
     | st.sampled_from(["..", ".", "None", "a-None", "null", "nan", "a/../b", "?", "x:y@z", "[]", "a NaT", "NaN"])

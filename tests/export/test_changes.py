@@ -15,6 +15,7 @@ from airflow_provider_unpod.billing.reading.selection import Selection
 from airflow_provider_unpod.export import ExportError, read_export, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, row, rows
+from tests.properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +140,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(STEPS, min_size=2, max_size=7))
 def test_a_copy_that_loads_only_exports_that_follow_equals_the_list_even_if_runs_are_cleared(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]

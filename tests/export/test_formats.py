@@ -19,6 +19,7 @@ from airflow_provider_unpod.export.errors import ExportRefused
 from airflow_provider_unpod.export.formats import decode_lines
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, records, row, rows
+from tests.properties import examples
 
 FORMATS = [("jsonl", None), ("jsonl", "gzip"), ("csv", None), ("csv", "zstd"), ("parquet", None), ("parquet", "zstd")]
 
@@ -61,7 +62,7 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=some_rows, data=st.data())
 def test_every_value_of_the_api_is_read_back_unchanged(
     tmp_path: Path, file_format: str, compression: str | None, found: list[dict[str, Any]], data: st.DataObject
@@ -104,6 +105,7 @@ def test_amounts_are_read_back_to_the_last_digit(tmp_path: Path, file_format: st
     assert [record["amount"] for record in read_export(str(tmp_path))] == [each["amount"] for each in MONEY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
 def test_a_field_of_any_size_comes_back(tmp_path: Path, file_format: str, compression: str | None) -> None:
     text = 'a "quoted" line, and another\r\n' * 100_000
@@ -214,6 +216,7 @@ def control_totals(folder: Path) -> dict[tuple[str, str], tuple[int, Decimal]]:
 COLUMNS = ["currency", "status", "amount"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
 def test_parquet_of_two_currencies_with_other_digits_grows_by_five_percent_at_most(
     tmp_path: Path, compression: str | None

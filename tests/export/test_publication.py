@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from airflow_provider_unpod.export.errors import ExportError, ExportRefused
 from airflow_provider_unpod.export.manifest import FORMAT, MANIFEST_NAME, VERSION, ListedFile, Manifest
 from airflow_provider_unpod.export.publication import Publication
+from tests.properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -153,7 +154,7 @@ class Scheduler:
             thread.join()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=150), st.integers(2, 3))
 def test_concurrent_tasks_leave_one_complete_export_and_no_other_files(turns: list[int], tasks: int) -> None:
     files: dict[str, bytes] = {}
@@ -169,7 +170,7 @@ def test_concurrent_tasks_leave_one_complete_export_and_no_other_files(turns: li
     assert current.export_id in certified or (not certified and current.export_id == old.export_id)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.integers(0, 1), max_size=60), st.lists(st.integers(0, 1), max_size=60))
 @example([1] * 100 + [0] * 100, [])  # both have ended before the kill
 def test_a_task_that_dies_while_another_exports_does_no_harm(first: list[int], second: list[int]) -> None:
@@ -227,7 +228,7 @@ def test_a_task_whose_claim_another_run_deleted_does_not_replace_an_export_of_it
     assert not (isinstance(first, Manifest) and isinstance(other, Manifest))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(0, 2), st.sampled_from([(ACME, OTHER), MAPPED]))
 def test_only_one_of_two_owners_is_certified_even_if_one_of_three_tasks_dies(
     turns: list[int], killed: int, owners: Sequence[dict[str, Any]]

@@ -23,6 +23,7 @@ from airflow_provider_unpod.export.formats import compressed
 from airflow_provider_unpod.export.manifest import MANIFEST_NAME, Manifest
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, new_export, row, rows
+from tests.properties import examples
 
 RUN = {"run": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 1}}
 #: So deep that a JSON parser reads it, and a Python function that calls itself may not.
@@ -38,7 +39,7 @@ def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_modified_byte_in_any_file_or_in_the_manifest_is_refused(
     pristine: Path, tmp_path: Path, data: st.DataObject
@@ -226,7 +227,7 @@ def assert_read_or_refused(folder: Path) -> None:
         write_export(FakeReading(rows(31)), str(folder), options=ExportOptions(export_mode="changes"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_forged_file_is_refused_by_an_export_error_and_nothing_else(
     forgeable: Path, tmp_path: Path, data: st.DataObject
@@ -259,6 +260,7 @@ def test_content_that_is_not_invoices_is_refused_even_if_it_is_certified(
                 write_export(FakeReading(rows(1)), str(folder), options=ExportOptions(export_mode="changes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["jsonl", "csv"])
 def test_a_file_that_decompresses_to_gigabytes_is_refused_before_it_fills_the_memory(
     tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch
@@ -288,6 +290,7 @@ PACKED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed_as", PACKED, ids=["dictionary", "page"])
 def test_a_parquet_file_that_expands_to_a_thousand_times_its_size_is_refused_before_it_fills_the_memory(
     tmp_path: Path, packed_as: dict[str, Any]
@@ -416,6 +419,7 @@ def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path: Path, monkey
     assert names_in(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
 def test_a_csv_export_that_is_read_in_part_leaves_no_file_open(tmp_path: Path, compression: str | None) -> None:
     write_export(FakeReading(rows(30)), str(tmp_path), options=ExportOptions("csv", compression))

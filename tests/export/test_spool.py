@@ -16,6 +16,7 @@ from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.reconciliation import Entry, reconcile
 from airflow_provider_unpod.export.spool import Spool, encode_record
 from tests.export.support import FakeReading, rows
+from tests.properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.dictionaries(st.text(), values, max_size=5))
 def test_the_fast_encoder_gives_the_same_result_as_the_standard_one(record: dict[str, object]) -> None:
     assert encode_record(record) == json.dumps(record, separators=(",", ":"))

@@ -21,6 +21,7 @@ from airflow_provider_unpod.loading.rows import COLUMNS
 from airflow_provider_unpod.task_boundary import cleaned
 from tests.export.support import row, rows
 from tests.loading.support import Database, changes, full, sqlite_in
+from tests.properties import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +116,7 @@ def test_a_string_is_the_same_in_the_table_to_the_last_character(database: Datab
     assert extra.get("invoice_number") == ("" if text == "" else None)
 
 
+@pytest.mark.slow
 def test_a_text_of_ten_megabytes_is_loaded(database: Database, tmp_path: Path) -> None:
     full([row(number, note="'\"" * 5_000_000) for number in (1, 2)], tmp_path / "export")
 
@@ -366,7 +368,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_after_any_sequence_the_table_equals_the_api_or_the_load_failed_with_a_reason(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]

@@ -51,6 +51,7 @@ def serving(*arguments):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_printed_connection_works_and_a_signal_stops_the_server_at_once(number):
     with serving("--org", "acme", "--invoices", "30") as (process, greeting):
@@ -83,6 +84,7 @@ def test_the_same_date_gives_the_same_invoices_on_any_day():
     assert last["invoice_date"].startswith("2026-06-")
 
 
+@pytest.mark.slow
 def test_a_port_in_use_gives_one_line_that_says_what_to_do():
     with Sandbox() as sandbox:
         run = subprocess.run([*MODULE, "--port", str(sandbox.port)], capture_output=True, text=True, timeout=30)

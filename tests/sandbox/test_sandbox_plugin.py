@@ -61,6 +61,7 @@ def test_a_sandbox_starts_within_a_tenth_of_a_second():
     assert min(spent) < 0.1
 
 
+@pytest.mark.slow
 def test_the_connection_is_removed_after_the_test_and_the_marker_is_registered(tmp_path):
     run = run_pytest(
         tmp_path,
@@ -74,6 +75,7 @@ def test_the_connection_is_removed_after_the_test_and_the_marker_is_registered(t
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_the_plugin_imports_nothing_heavy_until_the_fixture_is_used(tmp_path):
     run = run_pytest(
         tmp_path,
@@ -88,6 +90,7 @@ def test_the_plugin_imports_nothing_heavy_until_the_fixture_is_used(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_setting_is_refused_with_the_names_of_all_settings(tmp_path):
     run = run_pytest(
         tmp_path, "import pytest\n@pytest.mark.unpod_sandbox(invoice=5)\ndef test_dag(unpod_sandbox): pass\n"
@@ -96,6 +99,7 @@ def test_an_unknown_setting_is_refused_with_the_names_of_all_settings(tmp_path):
     assert "no setting invoice. Settings are port, invoices, orgs," in run.stdout
 
 
+@pytest.mark.slow
 def test_without_aiohttp_the_fixture_says_what_to_install(tmp_path):
     run = run_pytest(
         tmp_path, "def test_dag(unpod_sandbox): pass\n", prelude="import sys\nsys.modules['aiohttp'] = None\n"

@@ -23,6 +23,7 @@ from airflow_provider_unpod.transitions import transitions_of
 from airflow_provider_unpod.triggers import events
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 from tests.billing.reading.moving_list import MovingList, row
+from tests.properties import examples
 
 STATUSES = ["pending", "paid", "failed", "refunded"]
 
@@ -383,7 +384,7 @@ LIFE = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(LIFE)
 def test_whenever_the_triggerer_dies_no_change_is_lost_or_reported_under_two_keys(life: Any) -> None:
     world = World(5, invoice_ids=range(7))
@@ -427,7 +428,7 @@ MOVES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.lists(st.lists(MOVES, max_size=6), min_size=1, max_size=4), min_size=1, max_size=5))
 def test_however_far_a_list_of_many_pages_moves_between_polls_the_current_statuses_are_reported(lives: Any) -> None:
     world = World(150)
@@ -456,7 +457,7 @@ def test_however_far_a_list_of_many_pages_moves_between_polls_the_current_status
         assert reported.get(number, "pending" if number < 150 else None) == world.statuses[number]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.dictionaries(
         st.one_of(st.integers(0, 10**12), st.text("AB-019", min_size=1)),

@@ -130,6 +130,7 @@ def test_an_interval_as_timedelta_shares_the_poll_of_the_same_interval_in_second
 
 if SHARED_STREAMS:
 
+    @pytest.mark.slow
     @pytest.mark.unpod_sandbox(invoices=500)
     def test_a_hundred_waits_cost_the_requests_of_one(unpod_sandbox: Sandbox) -> None:
         from airflow.triggers.shared_stream import SharedStreamManager

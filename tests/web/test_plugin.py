@@ -60,6 +60,7 @@ def test_the_link_is_relative_to_the_server(monkeypatch: pytest.MonkeyPatch, bas
     assert UnpodPageLink().get_link(SimpleNamespace(), ti_key=None) == address  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_loading_the_plugin_imports_no_web_framework() -> None:
     code = """
 import sys, json

@@ -250,6 +250,7 @@ def test_an_empty_export_has_a_report_too(tmp_path: Path) -> None:
     assert "The export has no invoices." in report_of(tmp_path, [])
 
 
+@pytest.mark.slow
 def test_the_size_of_a_report_is_limited_and_its_sums_include_every_invoice(tmp_path: Path) -> None:
     found = [
         row(n, currency=f"C{n % 40:02d}", status=f"s{n % 101}" + "x" * 2000, invoice_date=f"{1000 + n % 2003}-01-01")

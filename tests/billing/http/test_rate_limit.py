@@ -58,6 +58,7 @@ class Limiter:
             return page(headers=headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [0.0, 3600.0, -86400.0 * 400, 1.2])
 @pytest.mark.parametrize("seconds", [6.0, 6.7, 60.0])
 def test_a_list_of_200_pages_keeps_within_a_limit_of_50_without_being_refused(

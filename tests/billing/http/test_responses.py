@@ -19,6 +19,7 @@ from airflow_provider_unpod.billing.http.rate_limit import Pacing
 from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.conftest import FastClock
 from tests.billing.faulty_server import TOKEN, FaultyServer, answer, row
+from tests.properties import examples
 
 FIELDS = ["count", "status_code", "message", "results", "data", "error", "errors", "detail", "id", "invoice_number"]
 FIELDS += ["amount", "tax_amount", "currency", "status", "invoice_date", "due_date", "payment_at"]
@@ -85,7 +86,7 @@ def ask(running: tuple[FaultyServer, UnpodClient], body: bytes, status: int = 20
     return outcome
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=bodies, status=statuses, page=st.integers(1, 2))
 @example(body=b'{"results": [], "count": 1e999999999}', status=200, page=1)
 @example(body=b'{"results": [{"id": 1, "amount": 1E+999999, "currency": "X", "status": "x"}]}', status=200, page=1)
@@ -133,6 +134,7 @@ TRAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 404, 500])
 @pytest.mark.parametrize("trap", TRAPS)
 def test_traps_are_refused_in_bounded_time_and_memory(

@@ -19,6 +19,7 @@ from airflow_provider_unpod.billing.http.rate_limit import Pacing
 from airflow_provider_unpod.billing.http.retry import RetryPolicy
 from tests.billing.conftest import FastClock
 from tests.billing.faulty_server import TOKEN, Close, Drip, FaultyServer, Hang, Reset, Script, answer, page, row
+from tests.properties import examples
 
 Connect = Callable[..., UnpodClient]
 
@@ -244,7 +245,7 @@ def test_a_permanent_error_is_not_retried_even_after_transient_ones(
     assert client.requests_made == 3
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     faults=st.lists(st.sampled_from(sorted(TRANSIENT)), max_size=7), then=st.sampled_from(["good", *sorted(PERMANENT)])
 )

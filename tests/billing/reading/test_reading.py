@@ -26,6 +26,7 @@ from airflow_provider_unpod.billing.reading.reading import read_list
 from airflow_provider_unpod.billing.reading.windows import Window, chain_length, planned_requests
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, ScramblingPool, row
+from tests.properties import examples
 
 ORDERS = (NEWEST, OLDEST, SHUFFLED)
 #: For `fetcher_module.SWIFT`: which answers count as being there at once.
@@ -323,6 +324,7 @@ drift: dict[str, Callable[[MovingList], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("how", drift)
 def test_20000_invoices_that_move_while_they_are_read_take_260_requests_at_most(order: str, how: str) -> None:
@@ -501,7 +503,7 @@ def assert_complete_or_refused(moving: MovingList, consistency: str = "linked", 
 
 
 limits = st.sampled_from([10, 13, 20, 50, 99, 100, 1_000])
-thorough = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @thorough
@@ -608,7 +610,7 @@ def test_the_same_if_whole_pages_are_dropped_after_slicing(moving: MovingList) -
     assert_complete_or_refused(moving, honest=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     moving=moving_lists(
         st.just([]),
@@ -627,7 +629,7 @@ def test_an_unchanging_list_is_complete_for_any_server(moving: MovingList, consi
     assert_complete_or_refused(moving, consistency, honest=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     quiet=st.one_of(
         moving_lists(st.just([]), between=False, cap=limits, ignore_page_size=st.booleans()),
@@ -642,7 +644,7 @@ def test_an_unchanging_list_of_a_server_that_omits_no_rows_is_never_refused(
     assert sorted(ids) == sorted(quiet.ids)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     moving_lists(st.lists(st.sampled_from("....idflpqQs"), max_size=2), between=False, ignore_page_size=True, cap=20)
 )

@@ -148,6 +148,7 @@ def test_a_selection_from_the_fields_of_another_is_equal() -> None:
     assert Selection.from_arguments(first.statuses, first.invoice_date_from, first.invoice_date_to) == first
 
 
+@pytest.mark.slow
 @given(
     moment=st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
     cuts=st.lists(

@@ -64,6 +64,7 @@ def state_of(status: str, on_missing: str) -> str:
     return {"paid": "done", "pending": "waiting"}.get(status, "failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_hook_poke_reschedule_and_deferred_waits_agree_on_every_state(
     seed: int, monkeypatch: pytest.MonkeyPatch

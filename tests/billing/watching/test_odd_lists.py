@@ -15,6 +15,7 @@ from tests.billing.watching.ledger import Ledger, Polls
 POLLS_OF_A_DAY = 1_440
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [NEWEST, OLDEST])
 @pytest.mark.parametrize("limit", [20, 50])
 def test_after_a_lower_page_limit_one_poll_fails_at_most_and_every_refund_is_seen_within_a_turn(

@@ -21,6 +21,7 @@ from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Sna
 from airflow_provider_unpod.billing.watching.watch import ListWatch
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
 from tests.billing.watching.ledger import EVERYTHING, Clock, Ledger, Polls, gaps
+from tests.properties import examples
 
 MANY = 200_000
 A_DAY = 1_440  # polls, one a minute
@@ -116,6 +117,7 @@ def wild() -> dict[str, list[int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [NEWEST, OLDEST])
 @pytest.mark.parametrize("which", ["gaps of any size", "two blocks", "ever larger gaps"])
 def test_the_first_poll_of_a_still_list_takes_at_most_17_requests_whatever_the_ids(
@@ -171,6 +173,7 @@ def test_a_day_of_a_wait_for_a_known_invoice_costs_one_request_each_minute(order
         assert ledger.cost() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [NEWEST, OLDEST])
 def test_a_poll_for_a_thousand_invoices_on_twenty_pages_costs_at_most_23_requests(order: str) -> None:
     ledger = Ledger(20_000, order)
@@ -184,6 +187,7 @@ def test_a_poll_for_a_thousand_invoices_on_twenty_pages_costs_at_most_23_request
         assert ledger.cost() <= 23
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "order"), [(1_000, NEWEST), (5_000, OLDEST), (20_000, NEWEST)])
 def test_a_day_of_polls_for_all_changes_and_a_missing_invoice_stays_within_the_allowance(
     count: int, order: str
@@ -280,6 +284,7 @@ def test_a_change_of_an_open_invoice_is_seen_by_the_next_poll(order: str) -> Non
         assert not now.first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [NEWEST, OLDEST])
 @pytest.mark.parametrize("count", [1_000, 20_000])
 def test_a_refund_of_a_settled_invoice_is_seen_within_one_turn_of_four_hours_at_most(order: str, count: int) -> None:
@@ -498,6 +503,7 @@ def by_status(ledger: Ledger) -> None:
     ledger.ids.sort(key=lambda number: (ledger.status_of(number), number))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -533,6 +539,7 @@ def test_a_list_that_cannot_be_followed_is_read_completely_as_often_as_the_allow
     assert 77_777 in poll(wanted, last=True).rows
 
 
+@pytest.mark.slow
 def test_a_list_in_order_of_changes_is_read_within_the_allowance_and_no_change_is_missed() -> None:
     ledger = Ledger(2_000, settled=settled)
     poll = Polls(ledger)
@@ -608,6 +615,7 @@ def test_a_watch_continues_from_the_memory_of_another_in_the_requests_of_a_later
         assert len(json.dumps(memory)) < 400
 
 
+@pytest.mark.slow
 def test_a_watch_with_memory_is_not_misled_by_a_list_that_has_changed_completely() -> None:
     ledger = Ledger(5_000)
     watch = ListWatch(ledger)
@@ -660,6 +668,7 @@ def test_5_000_different_statuses_are_told_apart() -> None:
     assert now.statuses() == ledger.statuses()
 
 
+@pytest.mark.slow
 def test_200_000_followed_invoices_take_at_most_60_mib() -> None:
     count = 20_000
 
@@ -706,6 +715,7 @@ def test_polls_that_need_more_than_the_allowance_are_made_with_one_warning_that_
     assert "`daily_requests` is 3,333" in warning.getMessage()
 
 
+@pytest.mark.slow
 def test_the_list_is_read_again_sooner_if_the_plan_allows_more_requests() -> None:
     def polls_until_seen(daily: int) -> int:
         ledger = Ledger(5_000, settled=settled)
@@ -727,7 +737,7 @@ def test_without_an_allowance_only_what_a_poll_needs_is_read() -> None:
     assert ledger.cost() == 20  # the newest invoices
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     rows=st.one_of(st.integers(0, 400), st.sampled_from([101, 102, 103])),
     order=st.sampled_from([NEWEST, OLDEST, SHUFFLED]),

@@ -15,6 +15,7 @@ from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Sna
 from airflow_provider_unpod.billing.watching.watch import ListWatch
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList
 from tests.billing.watching.ledger import Clock, Ledger
+from tests.properties import examples
 
 BY_STATUS, BY_CHANGE = "by (status, id)", "by change"
 STATUSES = ["pending", "paid", "failed", "refunded"]
@@ -248,5 +249,5 @@ class Watching(RuleBasedStateMachine):
 
 TestWhateverHappensToTheListThePollsSayOnlyWhatIsTrue = Watching.TestCase
 TestWhateverHappensToTheListThePollsSayOnlyWhatIsTrue.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None
+    max_examples=examples(100), stateful_step_count=30, deadline=None
 )
