@@ -148,7 +148,7 @@ class Pass:
         before = len(self._ids)
         self._ids.update(dict.fromkeys([invoice.key for invoice in page.invoices]))
         if len(self._ids) < before + rows:
-            return _name_two_of_one_number(page.invoices) or f"a row of page {number} was listed twice"
+            return self._two_of_one_number(page, before) or f"a row of page {number} was listed twice"
         if self._rows < self._full:
             return f"page {number - 1} had only {self._rows} of {self._full} rows but was not the last"
         if rows > self._full:
@@ -158,6 +158,20 @@ class Pass:
         self._order.observe(page.invoices)
         self._rows = rows
         return None
+
+    def _two_of_one_number(self, page: WindowPage, before: int) -> str | None:
+        """Return the flaw if a row of ``page`` has the number of a different row. ``None`` if it does not.
+
+        If the other row was on an earlier page, that page is read again: it still has it, unless the row has moved.
+
+        :param before: number of rows on earlier pages.
+        """
+        earlier = list(self._ids)[:before]
+        repeated = {invoice.key for invoice in page.invoices}.intersection(earlier)
+        if not repeated:
+            return _name_two_of_one_number(page.invoices)
+        start = min(map(earlier.index, repeated)) // self._full * self._page_size
+        return _name_two_of_one_number([*self._fetch(Window(start, self._page_size)).invoices, *page.invoices])
 
     def _flaw_of_end(self, page: WindowPage) -> str | None:
         """Return the flaw if the empty ``page`` is not the end of the list."""
@@ -194,14 +208,11 @@ class Pass:
 
 
 def _name_two_of_one_number(invoices: list[Invoice]) -> str | None:
-    """Return the flaw of a page that has the same invoice number in two different rows. ``None`` if it has none.
-
-    All rows of a page belong to the same snapshot, so the invoice has neither moved nor changed.
-    """
+    """Return the flaw if two different rows have the same invoice number and no ``id``. ``None`` if there are none."""
     by_key: dict[InvoiceId, Invoice] = {}
     for invoice in invoices:
         other = by_key.setdefault(invoice.key, invoice)
-        if other != invoice:
+        if other != invoice and invoice.raw.get("id") is None:
             return (
                 f"two different rows had the number {short_repr(invoice.invoice_id)} and no `id` (an invoice and its "
                 "credit note, for example)"

@@ -210,13 +210,14 @@ def test_a_404_from_a_gateway_in_the_middle_of_the_list_is_not_its_end(
 
 
 @LEVELS
-def test_without_ids_a_credit_note_with_the_number_of_its_invoice_is_named(consistency: str) -> None:
+@pytest.mark.parametrize("credited", [8, 150, 249], ids=["same page", "next page", "last page"])
+def test_without_ids_a_credit_note_with_the_number_of_its_invoice_is_named(credited: int, consistency: str) -> None:
     def numbered(number: int) -> dict[str, Any]:
-        """Row 8 is the credit note of row 7."""
+        """Row ``credited`` is the credit note of row 7."""
         fields = row(number)
         del fields["id"]
-        credit = {"amount": "-7.00"} if number == 8 else {}
-        return {"invoice_number": f"INV-{7 if number == 8 else number}", **fields, **credit}
+        credit = {"amount": "-7.00"} if number == credited else {}
+        return {"invoice_number": f"INV-{7 if number == credited else number}", **fields, **credit}
 
     listed = MovingList(250, make_row=numbered)
     with pytest.raises(
@@ -224,6 +225,21 @@ def test_without_ids_a_credit_note_with_the_number_of_its_invoice_is_named(consi
     ) as caught:
         read(listed, consistency=consistency)
     assert "when fewer invoices change" not in str(caught.value)
+
+
+def test_an_invoice_that_moves_to_the_next_page_and_is_paid_is_not_called_a_credit_note() -> None:
+    def numbered(number: int) -> dict[str, Any]:
+        fields = row(number, "pending" if moving.next_id == 250 else "paid")
+        del fields["id"]
+        return {"invoice_number": f"INV-{number}", **fields}
+
+    def one_comes(moving: MovingList) -> None:
+        if len(moving.requests) == 2:
+            moving.insert()
+
+    moving = MovingList(250, make_row=numbered, world=one_comes, counts="null", max_concurrency=1)
+    with pytest.raises(UnpodListUnstable, match="a row of page 2 was listed twice"):
+        read(moving, consistency="single-pass")
 
 
 @LEVELS
