@@ -304,3 +304,22 @@ def test_an_invoice_that_does_not_exist_and_a_folder_without_an_export_end_with_
     assert main(["invoice", "999999"]) == 1
     for arguments in (["verify"], ["report"], ["diff", str(tmp_path)]):
         assert main([*arguments, str(tmp_path)]) == 1
+
+
+def test_airflows_help_imports_nothing_but_the_definition_of_the_commands() -> None:
+    code = """
+import sys, json
+from airflow.cli.cli_config import ActionCommand
+known = set(sys.modules)
+from airflow_provider_unpod.cli.airflow import get_cli_commands
+get_cli_commands()
+print(json.dumps(sorted(set(sys.modules) - known)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert set(json.loads(done.stdout.splitlines()[-1])) <= {
+        "airflow_provider_unpod",  # an entry point may have imported it before
+        "airflow_provider_unpod.cli",
+        "airflow_provider_unpod.cli.airflow",
+        "airflow_provider_unpod.cli.definition",
+    }
