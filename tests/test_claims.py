@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from itertools import chain
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.integration.installed.test_installed_wheel import PREFERRED
 from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
 
 tomllib: Any = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -134,7 +134,10 @@ def test_the_table_says_what_ci_runs(release: Release) -> None:
     usual = f"Python {installed.split()[-1]}"
     nightly = "Python {}".format(*re.findall(r'python-version: "(.+)"', text_of(".github/workflows/nightly.yml")))
     ours = {"3.3": "", "2.11": "-airflow2"}.get(release.minor)
-    wheel = ".".join(map(str, PREFERRED[release.minor]))
+    # Read as text, because a package of the stores installs a module of its own named tests.integration.
+    source = text_of("tests/integration/installed/test_installed_wheel.py")
+    preferred = ast.literal_eval(re.findall(r"^PREFERRED = (.*)$", source, re.MULTILINE)[0])
+    wheel = ".".join(map(str, preferred[release.minor]))
     assert matrix()[release.version] == {f"{major}.{minor}" for major, minor in release.pythons}
     assert wheel in installed.split()
 
