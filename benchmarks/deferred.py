@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -24,6 +23,7 @@ from typing import Any
 
 from airflow_provider_unpod.sandbox import Sandbox
 from tools.local_airflow import COMPONENTS, FINISHED, LocalAirflow
+from tools.servers import end_group
 
 INVOICES = 2_000
 INTERVAL = 5.0  # seconds; of the sensors in the DAG
@@ -126,9 +126,7 @@ def reported(airflow: LocalAirflow, query: str = EVENTS) -> list[dict[str, Any]]
 
 def kill(airflow: LocalAirflow) -> None:
     """Kill the triggerer without a cleanup, like a power failure."""
-    triggerer = airflow._components["triggerer"]
-    os.killpg(triggerer.pid, signal.SIGKILL)
-    triggerer.wait()
+    end_group(airflow._components["triggerer"])
 
 
 def watch(airflow: LocalAirflow, sandbox: Sandbox, invoices: list[int], kills: int) -> None:

@@ -14,23 +14,21 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, descendants, free_port
+from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, descendants
 from tools.local_postgres import LocalPostgres
+from tools.servers import Server, end_group, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from typing_extensions import Self
 
 WORKERS = ("worker-1", "worker-2")
 #: Where ``.ci/install-stores`` puts the server that stands in for S3.
@@ -125,59 +123,12 @@ class DistributedAirflow(LocalAirflow):
                 for name, process in list(self._components.items()):
                     if process.poll() is not None:
                         # Remaining processes would run in parallel with the next ones.
-                        with contextlib.suppress(ProcessLookupError):
-                            os.killpg(process.pid, signal.SIGKILL)
+                        end_group(process)
                         self._components[name] = self._start(name, self.components[name])
 
     def _component_ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
         if not self._supervisor.is_alive():
             super()._component_ended(name, process)
-
-
-class Server:
-    """A program that listens on a port of 127.0.0.1; a context manager.
-
-    :raises RuntimeError: if it ends, or does not listen within 30 seconds.
-    """
-
-    def __init__(self, command: list[str], port: int) -> None:
-        self._command = command
-        self._port = port
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Start it, again too, and wait until it listens."""
-        silent = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
-        )
-        until = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
-                return
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{self._command[0]} does not listen on port {self._port}.")
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL. It may be called more than once."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
 
 class Redis(Server):

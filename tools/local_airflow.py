@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
+
+from tools.servers import end_group, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,9 +122,7 @@ class LocalAirflow:
         for process in self._components.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
         self._components.clear()
         for pid in self.left_behind():
             with contextlib.suppress(ProcessLookupError):
@@ -170,12 +169,7 @@ class LocalAirflow:
 
         :raises RuntimeError: when there is none within ``timeout`` seconds.
         """
-        deadline = time.monotonic() + timeout
-        while not (value := condition()):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"Timed out after {timeout:.0f} s waiting for {what}; logs are in {self.home}.")
-            time.sleep(interval)
-        return value
+        return wait_until(condition, f"{what}; logs are in {self.home}", timeout, interval)
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON that Airflow's public API returns, e.g. for ``api("GET", "/dags")``."""
@@ -306,12 +300,6 @@ def books_database(file: Path, sandbox: Sandbox) -> str:
 
 #: Bypasses the proxies of the environment: Airflow is on this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def free_port() -> int:
-    """Return a free port of 127.0.0.1."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def descendants(pid: int) -> list[int]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
+
+from tools.servers import STARTUP_TIMEOUT, end_group, free_port, wait_until
 
 #: Where Debian keeps the server's programs, which are not on PATH.
 _DEBIAN = Path("/usr/lib/postgresql")
-_STARTS_WITHIN = 60.0  # seconds
 #: Reached by this machine alone; what it holds need not survive a power cut.
 _OPTIONS = ("-h", "127.0.0.1", "-k", "/tmp", "-c", "fsync=off")
 
@@ -29,7 +28,7 @@ class LocalPostgres:
     def __init__(self) -> None:
         self._programs = _programs()
         self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        self.port = _free_port()
+        self.port = free_port()
         self.user = "postgres"
         self._folder = Path(tempfile.mkdtemp(prefix="unpod-postgres-"))
         self._server: subprocess.Popen[bytes] | None = None
@@ -61,23 +60,24 @@ class LocalPostgres:
             start_new_session=True,
         )
         log.close()
-        until = time.monotonic() + _STARTS_WITHIN
-        while self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), check=False) != 0:
-            if self._server.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.1)
+        wait_until(self._responds, "PostgreSQL to start", STARTUP_TIMEOUT)
 
     def stop(self) -> None:
         """Stop the server and close all connections. It may be called more than once."""
         if self._server is not None:
             # The whole group: `runuser` does not pass signals on.
-            os.killpg(self._server.pid, signal.SIGINT)
-            self._server.wait(30)
+            end_group(self._server, signal.SIGINT)
             self._server = None
 
     def create_database(self, name: str) -> None:
         """Create an empty database."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, name)
+
+    def _responds(self) -> bool:
+        assert self._server is not None
+        if self._server.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'server.log').read_text()[-2000:]}")
+        return self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), check=False) == 0
 
     @property
     def _data(self) -> Path:
@@ -109,9 +109,3 @@ def _programs() -> Path:
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     raise RuntimeError("PostgreSQL is not installed. On Debian: apt-get install --no-install-recommends postgresql")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from airflow_provider_unpod.sandbox.server import RateLimit
 from benchmarks.faults.deployment import TASKS, USES, World
 from tools.distributed import WORKERS
+from tools.servers import wait_until
 
 HOUR = 3600.0
 
@@ -105,10 +106,13 @@ def kill_store(world: World) -> None:
     """Wait until the first file of the export exists, but not all."""
     bucket = world.deployment.store.bucket
     before = {file for file in bucket.rglob("*") if file.is_file()}
-    deadline = time.monotonic() + 120
-    while not any(file.is_file() and file not in before for file in bucket.rglob("*")):
-        if time.monotonic() > deadline:
-            raise RuntimeError("The operator wrote nothing to the store.")
+    # Without a pause: all files may exist soon after the first.
+    wait_until(
+        lambda: any(file.is_file() and file not in before for file in bucket.rglob("*")),
+        "the operator to write to the store",
+        120,
+        interval=0,
+    )
     world.deployment.store.kill()
 
 

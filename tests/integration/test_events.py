@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 
 from airflow_provider_unpod.sandbox.ledger import LedgerInvoice
 from tests.integration.conftest import LiveAirflow
 from tools.local_airflow import COMPONENTS
+from tools.servers import end_group
 
 
 def reported(airflow: LiveAirflow, dag_id: str = "unpod_on_paid") -> list[dict[str, object]]:
@@ -33,8 +32,7 @@ def about(invoices: list[int], airflow: LiveAirflow) -> dict[object, list[str]]:
 def restart_the_triggerer(airflow: LiveAirflow, meanwhile: Callable[[], object]) -> None:
     """Kill the triggerer without a chance to clean up, as a power failure does."""
     triggerer = airflow._components["triggerer"]
-    os.killpg(triggerer.pid, signal.SIGKILL)
-    triggerer.wait()
+    end_group(triggerer)
     meanwhile()
     airflow._components["triggerer"] = airflow._start("triggerer", COMPONENTS["triggerer"])
 

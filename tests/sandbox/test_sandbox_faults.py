@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import requests
 
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sandbox.faults import Drift, Fault, FaultPlan
 from airflow_provider_unpod.sandbox.ledger import Ledger
+from tools.servers import wait_until
 
 BILLING = "/api/v2/platform/organisation/billing/"
 HEADERS = {"Authorization": "Token sandbox-token", "Org-Handle": "unpod.tv"}
@@ -98,9 +97,7 @@ def test_a_client_that_gives_up_on_a_drip_causes_no_error_in_the_sandbox(unpod_s
     unpod_sandbox.faults("drip:seconds=0.5")
     with session.get(unpod_sandbox.url + BILLING, timeout=10, stream=True) as response:
         response.raw.read(1)
-    deadline = time.monotonic() + 10
-    while unpod_sandbox.stats["in_flight"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: not unpod_sandbox.stats["in_flight"], "the sandbox to notice", 10, interval=0)
     assert get().status_code == 200  # so the other request has been handled completely
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 

