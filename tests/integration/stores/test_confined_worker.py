@@ -18,14 +18,14 @@ from airflow_provider_unpod.sandbox import Sandbox
 from tests.integration.stores.servers import STORES, Store
 
 SCRIPT = Path(__file__).with_name("confined.py")
-#: Everything is read-only but a new, small file system; then the command, without any right of the superuser.
+#: Everything is read-only but a new, small file system; then the command, as another user without capabilities.
 CONFINE = """
 set -e
 mount -t tmpfs -o size=2m,mode=1777 tmpfs "$TMPDIR"
 cut -d' ' -f5 /proc/self/mountinfo | while read -r place; do
   case "$place" in /proc*|/sys*|/dev*|"$TMPDIR") ;; *) mount -o remount,bind,ro "$place" ;; esac
 done
-exec setpriv $USER_OPTIONS --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+exec $AS_USER setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 """
 
 
@@ -35,18 +35,23 @@ def nobody_can_run(python: str) -> bool:
 
 
 def ways() -> Iterator[tuple[list[str], str]]:
-    """Commands that make a mount namespace, each with the options that leave the superuser's name behind."""
+    """Commands that make a mount namespace, each with the command that runs another as an unprivileged user."""
     user, group = os.getuid(), os.getgid()
     if user == 0:
-        # A root without capabilities, where the interpreter is in root's own folder.
-        yield ["unshare", "--mount"], user_options(65534, 65534) if nobody_can_run(sys.executable) else ""
+        way = as_user if nobody_can_run(sys.executable) else named_user
+        yield ["unshare", "--mount"], way(65534, 65534)
     else:
-        yield ["sudo", "-n", "-E", "unshare", "--mount"], user_options(user, group)
-        yield ["unshare", "--map-root-user", "--mount"], ""
+        yield ["sudo", "-n", "-E", "unshare", "--mount"], as_user(user, group)
+        yield ["unshare", "--map-root-user", "--mount"], named_user(user, group)
 
 
-def user_options(user: int, group: int) -> str:
-    return f"--reuid={user} --regid={group} --clear-groups"
+def as_user(user: int, group: int) -> str:
+    return f"setpriv --reuid={user} --regid={group} --clear-groups"
+
+
+def named_user(user: int, group: int) -> str:
+    """The files of the caller, such as an interpreter in root's own folder, are those of the user."""
+    return f"unshare --user --map-user={user} --map-group={group}"
 
 
 class Confinement:
@@ -61,8 +66,8 @@ class Confinement:
         self.temporary.mkdir()
         folder.chmod(0o755)
         self.errors: list[str] = []
-        for namespace, options in ways():
-            self._namespace, self._options = namespace, options
+        for namespace, as_user in ways():
+            self._namespace, self._as_user = namespace, as_user
             done = self.run("touch", str(self.temporary / "probe"))
             if done.returncode == 0:
                 return
@@ -71,7 +76,7 @@ class Confinement:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        environment |= {"TMPDIR": str(self.temporary), "USER_OPTIONS": self._options}
+        environment |= {"TMPDIR": str(self.temporary), "AS_USER": self._as_user}
         return subprocess.run(
             [*self._namespace, "sh", "-c", CONFINE, "sh", *command],
             env={**inherited, **environment},
@@ -114,6 +119,7 @@ def test_a_confined_worker_exports_to_xcom_and_to_a_store_and_names_the_folder_t
         assert done.returncode == 0, done.stderr[-3000:]
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
 
+    assert found["user"] != 0
     assert found["capabilities"].strip("0") == ""
     assert found["to XCom"] == found["to a store"] == ""
     assert found["read back"] == 250
