@@ -1,7 +1,7 @@
 """Targets of the benchmarks, and the exit status of a program that misses one.
 
-A machine that does other work makes times, CPU and memory worse, never better. Such a target is measured again when it
-is missed, at most twice, and its best figure counts. A wrong result is never measured again.
+A machine that does other work makes times, CPU and memory worse, never better. A measurement that misses such a target
+is made again, at most twice, and the best one counts as a whole. A wrong result is never measured again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Target:
 def settled(measure: Callable[[], list[Target]]) -> list[Target]:
     """Measure, and again while only noisy targets are missed.
 
-    :return: the targets of the first measurement: noisy ones with their best figure, others with their worst.
+    :return: the targets of the best measurement, or of one with a wrong result.
     """
     best = measure()
     for _ in range(ATTEMPTS - 1):
@@ -44,14 +44,15 @@ def settled(measure: Callable[[], list[Target]]) -> list[Target]:
         print(
             f"\nMeasured again, because of: {'; '.join(target.what for target in missed)}", file=sys.stderr, flush=True
         )
-        again = {target.what: target for target in measure()}
-        best = [_better(target, again.get(target.what, target)) for target in best]
+        best = min(best, measure(), key=_distance)
     return best
 
 
-def _better(one: Target, other: Target) -> Target:
-    choose = min if one.noisy else max
-    return choose(one, other, key=lambda target: target.measured)
+def _distance(measurement: list[Target]) -> tuple[bool, int, float]:
+    """Order measurements: first one with a wrong result, then by the number of missed targets and the worst of them."""
+    missed = [target for target in measurement if not target.reached]
+    wrong = any(not target.noisy for target in missed)
+    return not wrong, len(missed), max((target.measured / target.limit for target in missed if target.noisy), default=0)
 
 
 def verdict(targets: Iterable[Target]) -> int:

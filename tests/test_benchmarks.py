@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import compared
 from benchmarks.documents import RELIABILITY, replace_section
 from benchmarks.faults.causes import CAUSES
 from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
 from benchmarks.soak import Footprint, Soaked
+from benchmarks.tables import TABLES, Table
 from benchmarks.targets import ATTEMPTS, Target, settled, verdict
 from benchmarks.waiting import WAITS, StillList, days, for_all, searches
 
@@ -68,10 +70,26 @@ def test_a_program_fails_with_a_line_for_each_missed_target(capsys: pytest.Captu
     assert capsys.readouterr().err == "Missed: ratio must be at most 1.3, got 1.31.\n"
 
 
-def test_a_missed_time_is_measured_again_and_its_best_figure_counts() -> None:
+def test_a_missed_time_is_measured_again_and_the_best_measurement_counts() -> None:
     rounds = measures(1.5, 1.2, 9.9)
     assert settled(lambda: next(rounds)) == [Target("ratio", 1.3, 1.2, noisy=True)]
     assert len(list(rounds)) == 1  # a third was not needed
+
+
+def test_a_measurement_counts_as_a_whole() -> None:
+    """Figures of two measurements would be those of none, and no table would show them."""
+    figures = [(1.0, 3.0), (2.0, 1.0), (1.1, 1.4)]
+    rounds = iter([[Target("time", 1.3, one, True), Target("memory", 1.3, other, True)] for one, other in figures])
+    assert [target.measured for target in settled(lambda: next(rounds))] == [1.1, 1.4]
+
+
+def test_the_tables_that_are_saved_are_those_that_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [
+        Table(f"of {figure}", ("",), targets=[Target("time", 1.3, figure, noisy=True)]) for figure in (1.6, 1.4, 1.5)
+    ]
+    rounds = iter(tables)
+    monkeypatch.setitem(TABLES, "time", lambda scale: next(rounds))
+    assert compared("time", quick=False) == ([tables[1]], tables[1].targets)
 
 
 def test_a_time_that_is_missed_again_and_again_is_missed() -> None:
