@@ -163,9 +163,10 @@ class Comparison:
 
     def _digest(self, invoice: Invoice, record: Record) -> str:
         """Return a digest that is the same for equal values: ``"299.0"`` and ``"299.00"``, a missing field and
-        ``null``, the same time in two time zones.
+        ``null`` (at any depth), the same time in two time zones.
         """
-        compared = {name: value for name, value in record.items() if value is not None and name not in self._ignored}
+        wanted = ((name, value) for name, value in record.items() if value is not None and name not in self._ignored)
+        compared = {name: _without_nulls(value) for name, value in wanted}
         for name in _DECIMALS & compared.keys():
             amount = Decimal(compared[name])
             compared[name] = str(amount.normalize(EXACT)) if amount else "0"
@@ -221,6 +222,13 @@ def _known(state: Iterable[Any], again: bool) -> Iterator[tuple[str, str]]:
 
 def _version(invoice: Invoice, digest: str) -> str:
     return encode_record([[invoice.status_key, digest]])
+
+
+def _without_nulls(value: Any) -> Any:
+    """Remove the fields of nested objects that are ``null``. Elements of lists keep their places."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(field) for name, field in value.items() if field is not None}
+    return [_without_nulls(element) for element in value] if isinstance(value, list) else value
 
 
 def _moment(value: Any) -> Any:

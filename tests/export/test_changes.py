@@ -184,23 +184,31 @@ def test_an_export_of_changes_does_not_follow_one_before_the_last(tmp_path: Path
         {"amount": "01.010"},
         {"tax_amount": "-0.00"},
         {"note": None},
+        {"customer": {"name": "A", "tags": [None, {}], "vat": None}},
+        {"customer": {"name": "A", "tags": [None, {"vat": None}]}},
+        {"status": "Pending "},
+        {"currency": " inr"},
         {"invoice_date": "2026-02-01T05:30:00+05:30"},
         {"id": "1"},
     ],
     ids=repr,
 )
 def test_values_that_are_equal_are_not_a_change(tmp_path: Path, same: dict[str, Any]) -> None:
-    before = row(1, tax_amount="0") | ({"amount": "1"} if same.get("amount") == "1.0" else {})
+    before = row(1, tax_amount="0", customer={"name": "A", "tags": [None, {}]}) | (
+        {"amount": "1"} if same.get("amount") == "1.0" else {}
+    )
     export([before], tmp_path)
 
     assert export([before | same], tmp_path) is None
 
 
 @pytest.mark.parametrize(
-    "other", [{"amount": "-1.01"}, {"amount": "1.011"}, {"tax_amount": None}, {"note": ""}], ids=repr
+    "other",
+    [{"amount": "-1.01"}, {"amount": "1.011"}, {"tax_amount": None}, {"note": ""}, {"tags": []}, {"tags": [None, 1]}],
+    ids=repr,
 )
 def test_values_that_differ_are_a_change(tmp_path: Path, other: dict[str, Any]) -> None:
-    before = row(1, tax_amount="0", note=None)
+    before = row(1, tax_amount="0", note=None, tags=[None])
     export([before], tmp_path)
 
     assert export([before | other], tmp_path).manifest.count == 1
