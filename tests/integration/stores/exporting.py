@@ -12,34 +12,65 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_unpod.export import write_export
+from airflow_provider_unpod.export import ExportError, write_export
 from airflow_provider_unpod.export.options import ExportOptions
 from airflow_provider_unpod.export.publication import Publication
 from tests.export.support import FakeReading, row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROWS = 2000
 OPTIONS = ExportOptions(compression="gzip", partition_by=("currency", "month"))
+FEWER_FILES: dict[str, Any] = {"partition_by": ("currency",)}
 
 
 class Terminated(BaseException):
     """Raised as Airflow does in the main thread of a task on SIGTERM."""
 
 
-def generation(number: int) -> Iterator[dict[str, Any]]:
+def generation(number: int, size: int) -> Iterator[dict[str, Any]]:
     """The invoices of one export, unlike those of any other."""
-    return (row(n, generation=number) for n in range(1, ROWS + 1))
+    return (row(n, generation=number) for n in range(1, size + 1))
 
 
-def export(
-    address: str, conn_id: str | None, number: int, mode: str = "full", killed_after_commit: bool = False
-) -> Any:
-    if killed_after_commit:
-        Publication._tidy = die  # type: ignore[assignment, method-assign]  # the step after the commit
-    options = replace(OPTIONS, export_mode=mode)
-    return write_export(FakeReading(generation(number)), address, conn_id=conn_id, options=options)
+def export(address: str, conn_id: str | None, number: int, mode: str = "full", size: int = ROWS) -> Any:
+    options = replace(OPTIONS, export_mode=mode, **({} if size == ROWS else FEWER_FILES))
+    return write_export(FakeReading(generation(number, size)), address, conn_id=conn_id, options=options)
+
+
+def end_after_commit() -> None:
+    Publication._tidy = die  # type: ignore[assignment, method-assign]  # the step after the commit
+
+
+def end_at_request(address: str, number: int, end: Callable[[], NoReturn]) -> None:
+    """Call ``end`` in place of the ``number``-th request to the store, or operation on a local folder."""
+    import aiohttp
+
+    left = number
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            end()
+
+    request = aiohttp.ClientSession._request
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        count()
+        return await request(*args, **kwargs)
+
+    aiohttp.ClientSession._request = counted  # type: ignore[method-assign]  # all client libraries use it
+
+    local = address.removeprefix("file://")
+    operations = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.scandir"}
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if event in operations and str(args[0]).startswith(local):
+            count()
+
+    sys.addaudithook(audit)
 
 
 def die(*_: object) -> NoReturn:
@@ -47,8 +78,21 @@ def die(*_: object) -> NoReturn:
     raise AssertionError("SIGKILL ends the process")
 
 
+def fail(*_: object) -> NoReturn:
+    raise ValueError("The store does not take this.")  # an error that no client library retries
+
+
 def terminate(signum: int, frame: object) -> NoReturn:
     raise Terminated
+
+
+def run(*arguments: Any, ends: str | None = None, at: int = 0) -> None:
+    """Export, and end before that: after the commit, or at a request, by SIGKILL or by an error of the store."""
+    if ends == "after commit":
+        end_after_commit()
+    elif ends is not None:
+        end_at_request(arguments[0], at, {"killed": die, "refused": fail}[ends])
+    export(*arguments)
 
 
 def main() -> None:
@@ -57,15 +101,17 @@ def main() -> None:
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: F401 - likewise
 
     for line in sys.stdin:
-        arguments = json.loads(line)
+        arguments, how = json.loads(line)
         pid = os.fork()
         if pid == 0:
             os.dup2(2, 1)  # log lines must not appear between the responses
             signal.signal(signal.SIGTERM, terminate)
             try:
-                export(*arguments)
+                run(*arguments, **how)
             except Terminated:
                 os._exit(143)
+            except ExportError:
+                os._exit(1)
             os._exit(0)
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
