@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_unpod.task_boundary import storable
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -44,7 +46,7 @@ class PollState:
         """Store both for the next poll, if they have changed."""
         if self._store is None:
             return
-        state = {"try": self._try, "failures": poller.failures, "memory": poller.memory()}
+        state = storable({"try": self._try, "failures": poller.failures, "memory": poller.memory()})
         if state != self._stored:
             self._store.set(_KEY, state, retention=_RETENTION)
             self._stored = state

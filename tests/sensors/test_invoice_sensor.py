@@ -34,7 +34,7 @@ from airflow_provider_unpod.billing.watching.condition import Condition
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
-from tests.billing.faulty_server import TOKEN, FaultyServer, answer, page, row
+from tests.billing.faulty_server import TOKEN, FaultyServer, answer, list_of, page, row
 from tests.sensors.modes import BASE, MODES, TaskInstance, TooManyPolls, Waiter, context, impatient_client
 
 
@@ -713,6 +713,28 @@ def test_a_poll_that_reaches_the_api_restarts_the_count_of_max_failures(
         story = [host.become(state) for state in (between, "unknown", "unknown", "unknown")]
         with pytest.raises(UnpodUnreachable, match="3 polls in a row"):
             wait(*story, nothing, nothing, invoice_id=7, max_failures=3)
+
+
+def test_text_that_a_database_cannot_store_is_not_in_the_state_store_of_the_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def listed(status: str) -> FaultyServer:
+        numbers = [{"id": None, "invoice_number": f"A\0-{number:05}", "status": status} for number in range(150, 0, -1)]
+        return list_of([row(1, **fields) for fields in numbers])
+
+    store = KeptBesideTheTask()
+    with listed("pending") as server, listed("paid") as paid:
+        connection = {"conn_type": "unpod", "host": server.url, "login": "acme.tv", "password": TOKEN}
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps(connection))
+
+        def pay() -> None:
+            assert "A" in json.dumps(store)  # the state has numbers of invoices
+            assert "\\u0000" not in json.dumps(store)
+            server.otherwise = paid.otherwise
+
+        wait = Waiter("reschedule", monkeypatch)
+        wait.context = context(ti=wait.ti, task_state_store=store)
+        assert wait(nothing, pay, invoice_id="A\0-00003")["status"] == "paid"
 
 
 def test_reschedule_mode_counts_unreachable_polls_in_the_state_store_of_the_task(
