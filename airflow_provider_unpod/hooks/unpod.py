@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_unpod.billing.arguments import invoice_ids_of, org_handle_of, text_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodInvoiceNotFound, short_repr
+from airflow_provider_unpod.billing.errors import (
+    UnpodConfigError,
+    UnpodError,
+    UnpodInvoiceNotFound,
+    UnpodUnreachable,
+    short_repr,
+)
 from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, CONNECTION_TYPE, FIELD_BEHAVIOUR, HOOK_NAME
 
 if TYPE_CHECKING:
@@ -218,13 +224,14 @@ def client_from(connection: Connection, org_handle: str | None = None, retry: Re
     :param org_handle: organization handle. ``None`` uses the ``login`` of the connection.
     :param retry: how often and how long transient errors are retried. ``None`` uses the client's default.
     :raises UnpodConfigError: if an argument or a field of the connection is invalid. The message says what to enter.
+    :raises UnpodUnreachable: if the CA file of the connection does not exist on this machine.
     """
     org_handle_of(org_handle)  # checked here, because an error in an argument must not name the connection
     try:
         client = _client_of(connection, org_handle, retry)
         note = _about_unknown_fields(extra_of(connection))
-    except UnpodConfigError as error:
-        raise UnpodConfigError(f"{error.message} Connection: {connection.conn_id!r}.") from None
+    except (UnpodConfigError, UnpodUnreachable) as error:
+        raise type(error)(f"{error.message} Connection: {connection.conn_id!r}.") from None
     if note:
         log.warning("Connection %r: %s", connection.conn_id, note)
     return client

@@ -576,8 +576,13 @@ def test_a_server_with_an_untrusted_certificate_never_sees_the_token_and_is_neve
 
 
 @pytest.mark.parametrize(
-    ("scheme_and_host", "reason"),
-    [("https://127.0.0.1", "speaks plain http"), ("https://no-such-host.invalid", "no-such-host.invalid")],
+    ("scheme_and_host", "extra", "reason"),
+    [
+        ("https://127.0.0.1", {}, "speaks plain http"),
+        ("https://no-such-host.invalid", {}, "no-such-host.invalid"),
+        ("https://127.0.0.1", {"verify": "/no/such/ca.pem"}, "/no/such/ca.pem"),
+    ],
+    ids=["plain http", "unknown host", "missing CA file"],
 )
 def test_a_connection_that_cannot_work_ends_the_wait_with_the_reason_and_never_as_a_skip(
     wait: Waiter,
@@ -585,14 +590,15 @@ def test_a_connection_that_cannot_work_ends_the_wait_with_the_reason_and_never_a
     invoice: int,
     monkeypatch: pytest.MonkeyPatch,
     scheme_and_host: str,
+    extra: dict[str, Any],
     reason: str,
 ) -> None:
-    connection = unpod_sandbox.connection_json().replace("http://127.0.0.1", scheme_and_host)
-    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", connection)
+    connection = json.loads(unpod_sandbox.connection_json().replace("http://127.0.0.1", scheme_and_host))
+    monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", json.dumps({**connection, "extra": extra}))
 
     with pytest.raises(UnpodUnreachable) as failure:
         wait(*[nothing] * 6, invoice_id=invoice, max_failures=3, soft_fail=True)
-    assert reason in str(failure.value)[:160]
+    assert reason in str(failure.value)[:200]
     assert ("One poll" if wait.mode == "reschedule" else "3 polls in a row") in str(failure.value)
 
 

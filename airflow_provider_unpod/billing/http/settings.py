@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_unpod.billing.arguments import whole_number_of
-from airflow_provider_unpod.billing.errors import UnpodConfigError, short_repr
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodUnreachable, short_repr
 
 #: Schemes from Unpod's documentation and backend, spelled as they are sent.
 AUTH_SCHEMES = ("Token", "jwt", "Bearer")
@@ -126,7 +126,10 @@ def argument_of_reading(value: Any, name: str) -> int:
 
 
 def verify(value: Any) -> bool | str:
-    """Check the TLS setting: true, false, or the path of a CA file or directory."""
+    """Check the TLS setting: true, false, or the path of a CA file or directory.
+
+    :raises UnpodUnreachable: if a path does not exist on this machine. It may exist on others that run the task.
+    """
     flag = _flag(value)
     if flag is not None:
         return flag
@@ -134,7 +137,8 @@ def verify(value: Any) -> bool | str:
         path = Path(os.fspath(value).strip()).expanduser()
         if path.exists():
             return str(path)
-    raise UnpodConfigError(
+    kind = UnpodUnreachable if isinstance(value, (str, os.PathLike)) and path.is_absolute() else UnpodConfigError
+    raise kind(
         f"Verify TLS (`verify`) must be true, false or an existing CA file, got {short_repr(value)}. The file must be "
         "on every worker and triggerer."
     )

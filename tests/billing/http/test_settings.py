@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.client import UnpodClient
-from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodUnreachable
 from airflow_provider_unpod.billing.http.base_url import base_url_of
 from airflow_provider_unpod.billing.http.settings import OPTIONS, options_in, proxy_passwords
 
@@ -163,7 +163,7 @@ BAD: dict[str, list[Any]] = {
     "timeout": [0, -1, "soon", "nan", float("inf"), True, [30], 1e9],
     "page_size": [0, -5, "many", 1.5, True, 10**9, "1.5"],
     "max_concurrency": [0, 65, "65", -1, 2.5, False],
-    "verify": ["/no/such/file.pem", "maybe", 2, [], 0.5],
+    "verify": ["maybe", 2, [], 0.5],
     "allow_insecure_http": ["maybe", 2, []],
     "proxies": [
         *("http://proxy:3128", "[]", [], 7, "[" * 100_000, {"https": 7}, {"https": ""}, {1: "http://p"}),
@@ -188,6 +188,12 @@ def test_an_option_means_the_same_as_a_string_and_as_a_value(name: str, value: A
 def test_an_invalid_option_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(UnpodConfigError, match=f"`{name}`"):
         UnpodClient("https://unpod.dev", "token", "acme", **{name: value})
+
+
+def test_a_missing_ca_file_is_not_a_permanent_error_because_another_worker_may_have_it() -> None:
+    with pytest.raises(UnpodUnreachable, match=r"`verify`.*/no/such/file\.pem.*on every worker") as caught:
+        UnpodClient("https://unpod.dev", "token", "acme", verify="/no/such/file.pem")
+    assert not caught.value.permanent
 
 
 def test_no_secret_of_a_wrong_field_is_shown() -> None:
