@@ -108,7 +108,7 @@ class TestConfigurationErrors:
         self, define: Callable[..., UnpodHook], fields: dict[str, Any], field: str
     ) -> None:
         hook = define(**fields)
-        with pytest.raises(errors.UnpodConfigError, match=rf"`{field}`.* Connection: 'unpod_default'\.$") as caught:
+        with pytest.raises(errors.UnpodError, match=rf"`{field}`.* Connection: 'unpod_default'\.$") as caught:
             hook.get_conn()
         assert TOKEN not in str(caught.value)
         # The form tests under a random id, which would only confuse.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias
 
+from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
+from airflow_provider_unpod.operators.reconcile import UnpodReconcileOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +37,7 @@ EXTRA = (
 )
 
 
-def run(operator: UnpodBillingOperator) -> tuple[Any, Any]:
+def run(operator: UnpodBillingOperator | UnpodReconcileOperator) -> tuple[Any, Any]:
     events = OutletEventAccessors()
     return operator.execute({"outlet_events": events}), events
 
@@ -50,6 +53,26 @@ def test_events_have_the_address_and_totals_of_the_export_but_no_invoices(
     extra = {name: summary[name] for name in EXTRA}
     assert events[BILLING].extra == extra
     assert not getattr(events[BILLING], "partition_keys", None)
+
+
+@pytest.mark.unpod_sandbox(invoices=0)
+def test_text_that_a_database_cannot_store_is_in_no_result_and_no_event_and_unchanged_in_files(
+    unpod_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    unpod_sandbox.create("1.00", "U\0D", extra={"note": "a\0b"})
+    path = str(tmp_path)
+
+    records, _ = run(UnpodBillingOperator(task_id="export"))
+    summary, events = run(UnpodBillingOperator(task_id="export", output_path=path, outlets=[BILLING]))
+    reconciled, of_reconciliation = run(
+        UnpodReconcileOperator(task_id="compare", export_path=path, against_path=path, outlets=[BILLING])
+    )
+
+    for stored in (records, summary, events[BILLING].extra, reconciled, of_reconciliation[BILLING].extra):
+        assert "U\\ufffdD" in json.dumps(stored)
+        assert "\\u0000" not in json.dumps(stored)
+    (exported,) = read_export(path)
+    assert (exported["currency"], exported["note"]) == ("U\0D", "a\0b")
 
 
 @dataclass

@@ -721,6 +721,14 @@ def test_a_poll_that_reaches_the_api_restarts_the_count_of_max_failures(
             wait(*story, nothing, nothing, invoice_id=7, max_failures=3)
 
 
+def test_text_that_a_database_cannot_store_is_not_in_the_result_of_a_wait(wait: Waiter, unpod_sandbox: Sandbox) -> None:
+    invoice = unpod_sandbox.create(status="paid", extra={"note": "a\0b"}).id
+    assert wait(invoice_id=invoice)["note"] == "a\N{REPLACEMENT CHARACTER}b"
+
+    invoice = unpod_sandbox.create(extra={"note": "a\0b"}).id
+    assert wait(lambda: unpod_sandbox.pay(invoice), invoice_id=invoice)["note"] == "a\N{REPLACEMENT CHARACTER}b"
+
+
 def test_text_that_a_database_cannot_store_is_not_in_the_state_store_of_the_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
