@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.__main__ import compared
 from benchmarks.documents import RELIABILITY, replace_section
+from benchmarks.faults import __main__ as faults
 from benchmarks.faults.causes import CAUSES
 from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
@@ -42,6 +43,25 @@ def test_the_page_shows_every_fault_for_every_use_and_nothing_that_went_wrong() 
         cells = dict(zip(USES, (cell.strip() for cell in row[1:]), strict=True))
         assert {use for use, cell in cells.items() if cell != "-"} == set(cause.meets), cause.name
         assert "wrong" not in "".join(row)
+
+
+@pytest.mark.parametrize("escaped", [0, 2, ATTEMPTS])
+def test_a_fault_is_tried_again_if_the_export_ended_before_it(monkeypatch: pytest.MonkeyPatch, escaped: int) -> None:
+    missed = iter([True] * escaped + [False])
+
+    class OneTrial:
+        def __init__(self, world: object, cause: object) -> None:
+            self.missed = next(missed)
+            self.wrong: dict[str, str] = {}
+
+        def run(self) -> None: ...
+
+    monkeypatch.setattr(faults, "Trial", OneTrial)
+    if escaped < ATTEMPTS:
+        assert not faults.met(None, CAUSES[0]).missed  # type: ignore[arg-type]  # no world is needed
+    else:
+        with pytest.raises(RuntimeError, match="3 exports ended before the fault"):
+            faults.met(None, CAUSES[0])  # type: ignore[arg-type]
 
 
 def test_a_program_replaces_its_own_part_of_a_page_and_nothing_else(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Trial:
 
     :ivar cells: by use what became of it, as the table says it.
     :ivar wrong: by use what is wrong with its result.
+    :ivar missed: the operator ended before the fault that only it can meet.
     """
 
     def __init__(self, world: World, cause: Cause) -> None:
@@ -34,6 +35,7 @@ class Trial:
         self._failed: dict[str, int] = {}  # and on which try
         self.cells: dict[str, str] = {}
         self.wrong: dict[str, str] = {}
+        self.missed = False
 
     def run(self) -> None:
         """
@@ -57,6 +59,7 @@ class Trial:
             time.sleep(cause.seconds)
         else:
             world.until(lambda: all(self._has_met(use, before[use]) for use in cause.meets), "all to meet the fault")
+        self.missed = cause.meets == ("operator",) and world.state("operator") == "success"
         self._nothing_half_written()
         cause.end(world)
         self._come_to_an_end()
