@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.errors import UnpodError, UnpodListUnstable
 from airflow_provider_unpod.billing.invoice import Invoice, InvoiceId, match_key
 from airflow_provider_unpod.billing.reading.order import BY_ID
 from airflow_provider_unpod.billing.reading.reading import read_list
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _MOST_IN_TURN = 10
 #: Number of polls in a row that found the list unstable, until it is read completely.
 _UNSTABLE_POLLS = 3
+#: Number of complete reads in a row that may fail. Only the allowance permits more.
+_FAILED_READS = 3
 
 
 class ListWatch:
@@ -64,6 +66,8 @@ class ListWatch:
         self._succeeded = False
         self._unstable = 0  # polls in a row
         self._absent: dict[InvoiceId, int] = {}  # from key to the poll that proved its absence
+        self._read_at = 0  # number of the latest poll that read everything, or all that it wanted
+        self._failed = (0, 0)  # complete reads in a row that failed, and the requests of the latest
         self._untold: set[InvoiceId] = set()  # changed, and in no snapshot yet
         self._numbers: dict[InvoiceId, InvoiceId] = {}  # from wanted invoice number to id
         self._cost = 1  # requests of the latest complete read
@@ -87,8 +91,8 @@ class ListWatch:
         :raises UnpodError: if the list cannot be read.
         """
         key = match_key(invoice_id)
-        seen = self.poll(Wanted({key}, {key: self._polls}))
-        assert isinstance(seen, Snapshot)  # because a proof is never postponed
+        seen = self.poll(Wanted({key}, {key: self._polls}), last=True)
+        assert isinstance(seen, Snapshot)  # because the last poll is never postponed
         return seen.rows.get(key)
 
     def memory(self) -> dict[str, Any] | None:
@@ -131,6 +135,7 @@ class ListWatch:
         """Read what this poll needs. Return whether it was read, and not postponed."""
         look.baseline = look.everything and not self._complete
         due = self._in_order and _is_due(self._unstable)
+        needed = last or due or look.baseline or not self._succeeded
         if self._in_order and not look.baseline and not due:
             try:
                 enough = self._follow(look)
@@ -142,14 +147,14 @@ class ListWatch:
                 blind = (last and look.missing) or (look.unsearchable and not self._succeeded)
                 if enough and not blind and not self._unproved(look):
                     self._read_in_turn(look)
-                else:
-                    self._read_all(look)
-                return True
-        needed = last or due or look.baseline or not self._succeeded or self._unproved(look)
-        if needed or self._full_cost == 1:
+                    return True
+                needed = True
+        needed = needed or self._unproved(look) or self._full_cost == 1
+        failures, cost = self._failed
+        if last or (needed and failures < _FAILED_READS):
             self._read_all(look)
             return True
-        if not self._allowance.grants(self._full_cost):
+        if not self._allowance.grants(cost if needed else max(self._full_cost, cost)):
             self._explain_postponing()
             return False
         with self._from_allowance(look):
@@ -160,9 +165,9 @@ class ListWatch:
         if not self._explained:
             self._explained = True
             log.info(
-                "The list is in no order of its ids, or has no `count`, so it must be read completely: about %s "
-                "requests, as often as the %s `daily_requests` of the connection allow.",
-                f"{self._full_cost:,}",
+                "The list is in no order of its ids, has no `count`, or changes faster than it can be read, so it must "
+                "be read completely: about %s requests, as often as the %s `daily_requests` of the connection allow.",
+                f"{max(self._full_cost, self._failed[1]):,}",
                 f"{self._allowance.daily:,}",
             )
 
@@ -183,6 +188,8 @@ class ListWatch:
 
     def _unproved(self, look: Look) -> bool:
         """Return whether an invoice is missing whose absence must be proved and is not."""
+        if not self._in_order:  # then nothing was read in this poll, and one complete read is proof of either
+            return any(self._read_at <= since for since in look.certain.values())
         return any(self._absent.get(key, 0) <= since for key, since in look.certain.items() if key in look.missing)
 
     # --- complete reads
@@ -194,18 +201,23 @@ class ListWatch:
         ends: list[InvoiceId] = []
         compare, whole = look.everything and self._complete, look.everything or self._in_order or self._was_in_order
         before = self._source.requests
-        with read_list(self._source) as reading:
-            for invoice in reading:
-                key = invoice.key
-                status = statuses[key] = sys.intern(invoice.status_key)
-                ends[1:] = [key]
-                look.see(invoice)
-                if compare and self._statuses.get(key, self._removed.get(key)) != status:
-                    changed.append(invoice)
-                if not whole and not look.missing:
-                    self._cost = self._source.requests - before
-                    return
-            evidence = reading.evidence
+        try:
+            with read_list(self._source) as reading:
+                for invoice in reading:
+                    key = invoice.key
+                    status = statuses[key] = sys.intern(invoice.status_key)
+                    ends[1:] = [key]
+                    look.see(invoice)
+                    if compare and self._statuses.get(key, self._removed.get(key)) != status:
+                        changed.append(invoice)
+                    if not whole and not look.missing:
+                        self._cost, self._read_at, self._failed = self._source.requests - before, self._polls, (0, 0)
+                        return
+                evidence = reading.evidence
+        except UnpodError:
+            self._failed = self._failed[0] + 1, self._source.requests - before
+            raise
+        self._read_at, self._failed = self._polls, (0, 0)
         look.report(changed)
         self._absent.update(dict.fromkeys(look.missing & look.certain.keys(), self._polls))
         self._continue_from(statuses, ends, evidence)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
-from airflow_provider_unpod.billing.watching.subscriptions import Snapshot, Wanted
+from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Snapshot, Wanted
 from airflow_provider_unpod.billing.watching.watch import ListWatch
-from tests.billing.reading.moving_list import NEWEST, OLDEST, MovingList, row
-from tests.billing.watching.ledger import Ledger, Polls
+from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
+from tests.billing.watching.ledger import EVERYTHING, Ledger, Polls
 
 POLLS_OF_A_DAY = 1_440
 
@@ -133,3 +134,33 @@ def test_an_invoice_on_the_last_page_is_found_although_the_end_is_in_doubt() -> 
     found = watch.locate(3)
     assert found is not None
     assert found.key == 3
+
+
+def test_a_proof_of_absence_from_a_list_in_no_order_costs_one_complete_read_and_then_only_the_allowance() -> None:
+    listed = Ledger(20_000, SHUFFLED, max_concurrency=1)
+    polls = Polls(listed, daily=100)
+    wanted = Wanted({10_000}, {10_000: 0})
+    assert polls(wanted).rows.keys() == {10_000}
+    listed.cost()
+    for _ in range(60):
+        assert isinstance(polls.maybe(wanted), Postponed)
+    assert listed.cost() == 0
+    listed.ids.remove(10_000)
+    assert polls(wanted, last=True).rows.keys() == set()
+
+
+@pytest.mark.parametrize("wanted", [EVERYTHING, Wanted({5}), Wanted({5}, {5: 0})])
+def test_a_list_whose_complete_reads_fail_is_read_three_times_and_then_only_within_the_allowance(
+    wanted: Wanted,
+) -> None:
+    listed = Ledger(2_000, SHUFFLED, max_concurrency=1, world=lambda moving: moving.move())
+    listed.ids.remove(5)
+    polls, costs = Polls(listed, daily=10), []
+    for _ in range(60):
+        with suppress(UnpodListUnstable):
+            polls.maybe(wanted)
+        costs.append(listed.cost())
+    assert all(costs[:3])
+    assert not any(costs[3:])
+    with pytest.raises(UnpodListUnstable):
+        polls.maybe(wanted, last=True)
