@@ -63,6 +63,7 @@ class Follower:
         follower = cls(source, KnownList.recalled(order, memory["count"], dict(memory["rows"])))
         if memory["rows"]:  # otherwise page 1 is a better start
             follower._cap = memory["page_size"]
+        follower._landed = None if memory["landed"] is None else order.place(memory["landed"])
         if memory["in_turn"] is not None:
             follower._cursor = after(order.place(memory["in_turn"]))
         return follower
@@ -77,6 +78,7 @@ class Follower:
             "page_size": self._cap,
             "count": known.total,
             "rows": [[key, row] for key, row in rows.items() if row is not None],
+            "landed": None if self._landed is None else key_at(self._landed),
             "in_turn": None if self._cursor is None else key_at(self._cursor),
         }
 
@@ -117,17 +119,17 @@ class Follower:
         self._take(WindowPage(Window(0, self._cap), page.page), look)
 
     def _read_new(self, look: Look) -> None:
-        """Read from the newest invoice to the newest one of the previous poll, or the other way around."""
+        """Read from the newest invoice to the newest one of the last time, or the other way around."""
         known, landed = self.known, self._landed
-        assert landed is not None  # set by the complete read that comes first
         if known.order.newest_first:
             window = Window(0, self._size)
             answer = next((one for one in look.answers if one.page.window.start == 0), None) or self._ask(window, look)
             newest = answer.page.invoices
-            while answer.last is not None and answer.last < landed:
+            while landed is not None and answer.last is not None and answer.last < landed:
                 answer = self._read_on(answer.last, answer.page.end, look)
         else:
-            answer = self._seek(landed, look)
+            last_row = max(0, known.total - 1)
+            answer = self._seek(landed, look) if landed else self._ask(around(last_row, self._size), look)
             while answer.last is not None:
                 answer = self._read_on(answer.last, answer.page.end, look)
             newest = answer.page.invoices[-1:]
@@ -152,11 +154,15 @@ class Follower:
         return True
 
     def _read_numbers(self, look: Look) -> None:
-        """Search for the invoices whose numbers are wanted. Their order is only a hint."""
-        if look.names & look.missing and not look.answers:
-            self._ask(Window(0, self._size), look)
+        """Search for the invoices whose numbers are wanted, once for each: their order is only a hint.
+
+        After that, they are found among the new invoices, or in turn.
+        """
+        missing = look.names & look.missing
+        if missing and not look.everything and (look.numbered or not look.answers):
+            self._read_new(look)
         order = self.known.order
-        for name in look.names & look.missing if look.numbered else ():
+        for name in missing & look.missing - look.numbers.keys() if look.numbered else ():
             place = order.place(name)
             search = Search(place, (0, None, self.known.total, None), self._density, self._size)
             answers = iter(list(look.answers))
@@ -284,7 +290,8 @@ class Follower:
 
     def _places_of(self, look: Look) -> list[Place]:
         """Return the sorted places of all invoices that this poll must read."""
-        ids = {look.numbers.get(key, key) for key in look.keys if key not in look.names or key in look.numbers}
+        ids = look.keys - look.names
+        ids |= {key for name in look.names if (key := look.numbers.get(name)) is not None}
         if self.known.has_texts:
             ids |= look.names
         else:

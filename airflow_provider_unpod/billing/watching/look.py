@@ -22,11 +22,13 @@ class Look:
     """What one poll must read, and what it has read.
 
     :param untold: changed invoices that no poll has reported yet.
-    :param numbers: ids of wanted invoice numbers, as far as known. It is updated.
+    :param numbers: ids of wanted invoice numbers that were searched, ``None`` if not found. It is updated.
     :param began: number of requests of the watch before this poll.
     """
 
-    def __init__(self, wanted: Wanted, untold: set[InvoiceId], numbers: dict[InvoiceId, InvoiceId], began: int) -> None:
+    def __init__(
+        self, wanted: Wanted, untold: set[InvoiceId], numbers: dict[InvoiceId, InvoiceId | None], began: int
+    ) -> None:
         self.everything = wanted.everything
         self.certain = wanted.certain
         self.keys = {*wanted.keys, *untold}

@@ -69,7 +69,8 @@ class ListWatch:
         self._read_at = 0  # number of the latest poll that read everything, or all that it wanted
         self._failed = (0, 0)  # complete reads in a row that failed, and the requests of the latest
         self._untold: set[InvoiceId] = set()  # changed, and in no snapshot yet
-        self._numbers: dict[InvoiceId, InvoiceId] = {}  # from wanted invoice number to id
+        # From each wanted invoice number that was searched to the id. None: it was not found.
+        self._numbers: dict[InvoiceId, InvoiceId | None] = {}
         self._cost = 1  # requests of the latest complete read
         self._explained = False
         if memory:
@@ -126,7 +127,7 @@ class ListWatch:
             return Postponed(self._polls, datetime.now(timezone.utc))
         self._succeeded, self._unstable = True, 0
         self._absent = {key: poll for key, poll in self._absent.items() if key in look.certain and key in look.missing}
-        self._numbers = {name: key for name, key in self._numbers.items() if name in look.rows}
+        self._numbers = {name: self._numbers.get(name) if name in look.rows else None for name in look.names}
         changed, self._untold = tuple(self._untold & look.rows.keys()), set()
         first = first or look.baseline
         return Snapshot(self._polls, datetime.now(timezone.utc), look.rows, changed, self.statuses, first)
@@ -144,7 +145,7 @@ class ListWatch:
                 if not look.everything and not look.missing:
                     return True  # the next poll reads everything
             else:
-                blind = (last and look.missing) or (look.unsearchable and not self._succeeded)
+                blind = (last and look.missing) or look.unsearchable
                 if enough and not blind and not self._unproved(look):
                     self._read_in_turn(look)
                     return True

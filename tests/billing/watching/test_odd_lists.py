@@ -110,13 +110,13 @@ def test_an_id_of_any_length_is_not_found_and_ends_no_other_wait(order: str, dig
 @pytest.mark.parametrize("order", [NEWEST, OLDEST])
 def test_of_two_invoices_with_one_number_every_poll_returns_the_one_with_the_greatest_id(order: str) -> None:
     def numbered(number: int) -> dict[str, Any]:
-        return row(number) | {"invoice_number": "X-5" if number in (100, 1_900) else f"INV-{number:06}"}
+        return row(number) | {"invoice_number": "X-5" if number in (100, 1_990) else f"INV-{number:06}"}
 
     ledger = Ledger(2_000, order, make_row=numbered)
     poll = Polls(ledger)
-    assert {poll(Wanted({"X-5"})).rows["X-5"].key for _ in range(5)} == {1_900}
+    assert {poll(Wanted({"X-5"})).rows["X-5"].key for _ in range(5)} == {1_990}
     beside_others = poll(Wanted({"X-5", "INV-000500"}, everything=True))
-    assert beside_others.rows["X-5"].key == 1_900
+    assert beside_others.rows["X-5"].key == 1_990
 
 
 def test_an_invoice_on_the_last_page_is_found_although_the_end_is_in_doubt() -> None:
@@ -164,3 +164,33 @@ def test_a_list_whose_complete_reads_fail_is_read_three_times_and_then_only_with
     assert not any(costs[3:])
     with pytest.raises(UnpodListUnstable):
         polls.maybe(wanted, last=True)
+
+
+def in_batches(number: int) -> str:
+    """Return numbers as of batches of 300 invoices for one of seven customers after the other."""
+    return f"C{number // 300 % 7}-{number // 2_100 * 300 + number % 300:05}"
+
+
+@pytest.mark.parametrize("order", [NEWEST, OLDEST])
+def test_a_missing_number_is_searched_once_and_seen_by_the_poll_after_its_creation_in_whatever_order_numbers_are(
+    order: str,
+) -> None:
+    for size in range(20_000, 21_400, 200):
+        ledger = Ledger(size, order, max_concurrency=1, make_row=lambda n: row(n) | {"invoice_number": in_batches(n)})
+        poll, wanted = Polls(ledger, daily=1), Wanted({in_batches(size + 5)})
+        poll(wanted)
+        ledger.cost()
+        for _ in range(20):
+            assert poll(wanted).rows == {}
+        assert ledger.cost() <= 20 + 1
+        for _ in range(10):
+            ledger.insert()
+        assert len(poll(wanted).rows) == 1
+
+
+def test_a_wait_for_a_number_that_joins_a_poll_finds_it_at_once_although_numbers_are_in_another_order() -> None:
+    ledger = Ledger(2_000, max_concurrency=1, make_row=lambda n: row(n) | {"invoice_number": f"R{n * 787 % 2_000:04}"})
+    poll = Polls(ledger, daily=1)
+    for _ in range(3):
+        poll(Wanted({1_900}))
+    assert poll(Wanted({1_900, f"R{300 * 787 % 2_000:04}"})).rows.keys() == {1_900, f"R{300 * 787 % 2_000:04}"}
