@@ -17,7 +17,7 @@ from airflow_provider_unpod.billing.watching.known_list import KnownList
 from airflow_provider_unpod.billing.watching.search import Search
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from airflow_provider_unpod.billing.invoice import InvoiceId
     from airflow_provider_unpod.billing.watching.look import CountedSource, Look
@@ -68,10 +68,11 @@ class Follower:
             follower._cursor = after(order.place(memory["in_turn"]))
         return follower
 
-    def memory(self) -> dict[str, Any]:
-        """Return JSON data about where the wanted invoices are."""
+    def memory(self, found: Iterable[InvoiceId]) -> dict[str, Any]:
+        """Return JSON data about where these invoices are."""
         known = self.known
-        keys = [key for key in self._ids if key in known.statuses][:REMEMBERED]
+        keys = sorted((key for key in found if key in known.statuses), key=known.order.place)
+        keys = keys[:: -(-len(keys) // REMEMBERED) or 1]  # of all pages
         rows = {key: known.row_of(known.order.place(key)) for key in keys}
         return {
             "newest_first": known.order.newest_first,
@@ -310,7 +311,7 @@ class Follower:
             row = self.known.row_of(place)
             if row is not None:
                 page = Window(row // self._size * self._size, self._size)
-                beyond = self.known.later(place, page.end - row)
+                beyond = self.known.later(place, page.end)
                 stop = max(stop, len(places) if beyond is None else bisect_left(places, beyond))
                 yield page if stop - index > 1 else around(row, self._size)
             index = stop

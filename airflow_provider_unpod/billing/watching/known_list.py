@@ -87,9 +87,11 @@ class KnownList:
         low, _, high, _ = self.neighbors(place)
         return low if low == high else None
 
-    def later(self, place: Place, rows: int) -> Place | None:
-        """Return the place of the known invoice that many rows after ``place``. ``None`` if there is none."""
-        index = bisect_left(self._keys, place, key=self.order.place) + rows
+    def later(self, place: Place, row: int) -> Place | None:
+        """Return the first place after ``place`` that is expected at ``row`` or behind it. ``None`` if there is none."""
+        index = bisect_left(self._keys, place, key=self.order.place)
+        indices = range(len(self._keys))
+        index = bisect_left(indices, row, index, key=lambda one: self._row(self.order.place(self._keys[one]), one))
         return self.order.place(self._keys[index]) if index < len(self._keys) else None
 
     def forget_rows(self) -> None:

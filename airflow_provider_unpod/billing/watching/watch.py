@@ -28,7 +28,7 @@ from airflow_provider_unpod.billing.watching.look import CountedSource, Look
 from airflow_provider_unpod.billing.watching.subscriptions import TRANSIENT, Postponed, Snapshot, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from airflow_provider_unpod.billing.reading.evidence import Evidence
     from airflow_provider_unpod.billing.reading.fetcher import PageSource
@@ -71,6 +71,7 @@ class ListWatch:
         self._untold: set[InvoiceId] = set()  # changed, and in no snapshot yet
         # From each wanted invoice number that was searched to the id. None: it was not found.
         self._numbers: dict[InvoiceId, InvoiceId | None] = {}
+        self._found: Collection[InvoiceId] = ()  # keys of the invoices in the latest snapshot
         self._cost = 1  # requests of the latest complete read
         self._explained = False
         if memory:
@@ -100,7 +101,8 @@ class ListWatch:
         """Return JSON data about where the wanted invoices are. ``None`` if the list is in no order."""
         if self._follower is None:
             return None
-        return {**self._follower.memory(), "numbers": [[name, key] for name, key in self._numbers.items()][:REMEMBERED]}
+        numbers = [[name, key] for name, key in self._numbers.items()][:REMEMBERED]
+        return {**self._follower.memory(self._found), "numbers": numbers}
 
     def poll(self, wanted: Wanted, *, number: int | None = None, last: bool = False) -> Snapshot | Postponed:
         """Poll the list once.
@@ -128,6 +130,7 @@ class ListWatch:
         self._succeeded, self._unstable = True, 0
         self._absent = {key: poll for key, poll in self._absent.items() if key in look.certain and key in look.missing}
         self._numbers = {name: self._numbers.get(name) if name in look.rows else None for name in look.names}
+        self._found = {invoice.key for invoice in look.rows.values()}
         changed, self._untold = tuple(self._untold & look.rows.keys()), set()
         first = first or look.baseline
         return Snapshot(self._polls, datetime.now(timezone.utc), look.rows, changed, self.statuses, first)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from contextlib import suppress
 from typing import Any
 
@@ -194,3 +196,16 @@ def test_a_wait_for_a_number_that_joins_a_poll_finds_it_at_once_although_numbers
     for _ in range(3):
         poll(Wanted({1_900}))
     assert poll(Wanted({1_900, f"R{300 * 787 % 2_000:04}"})).rows.keys() == {1_900, f"R{300 * 787 % 2_000:04}"}
+
+
+@pytest.mark.parametrize("number", [1_000, 3_000])
+def test_a_watch_with_memory_reads_each_page_once_however_many_invoices_are_on_it(number: int) -> None:
+    ledger = Ledger(10_000, max_concurrency=1)
+    wanted = Wanted(set(random.Random(1).sample(range(10_000), number)))
+    memory = None
+    for _ in range(3):
+        watch = ListWatch(ledger, memory=memory)
+        ledger.cost()
+        assert len(watch.poll(wanted).rows) == number
+        memory = json.loads(json.dumps(watch.memory()))
+    assert ledger.cost() <= 100 + 5
