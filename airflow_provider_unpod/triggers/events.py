@@ -167,15 +167,17 @@ class Watcher:
         """Yield the transitions to emit, one list for each snapshot that has any."""
         keys, everything = self._invoice_ids or (), self._invoice_ids is None
         running = self._subscriptions.polls
-        self._subscriptions.add(keys, everything=everything)
+        # Absence is proved, because an invoice out of order must not be reported as new when it is found.
+        self._subscriptions.add(keys, certain=True, everything=everything)
         try:
             async for event in stream:
                 snapshot = event.seen
                 if not isinstance(snapshot, Snapshot) or snapshot.number <= running:
                     continue  # a poll that was already running may not include this watcher's invoices
+                transitions = await self._take(snapshot) if self._started else []
                 if not self._started or snapshot.first:
                     await self._catch_up(snapshot)
-                elif transitions := await self._take(snapshot):
+                if transitions:
                     event.commits.append(functools.partial(self._journal.confirm, transitions))
                     yield transitions
         finally:

@@ -88,7 +88,7 @@ class KnownList:
         return low if low == high else None
 
     def later(self, place: Place, row: int) -> Place | None:
-        """Return the first place after ``place`` that is expected at ``row`` or behind it. ``None`` if there is none."""
+        """Return the first place after ``place`` that is expected at ``row`` or behind. ``None`` if there is none."""
         index = bisect_left(self._keys, place, key=self.order.place)
         indices = range(len(self._keys))
         index = bisect_left(indices, row, index, key=lambda one: self._row(self.order.place(self._keys[one]), one))

@@ -100,6 +100,17 @@ class InvoicePoller:
             client, self._client = self._client, None
             client.close()
 
+    def _recalled(self, client: UnpodClient) -> ListWatch | None:
+        """Return a watch that continues from the memory. ``None`` if there is none, or another version stored it."""
+        if self._memory is None:
+            return None
+        try:
+            self._allowance.continue_from(self._memory["allowance"])
+            return ListWatch(client, self._allowance, self._memory)
+        except (KeyError, TypeError, ValueError) as error:
+            log.info("The stored places of the invoices are of no use, so they are searched again: %r", error)
+            return None
+
     def _survive(self, error: UnpodError) -> None:
         """Record a failed poll. Raise :class:`UnpodError` if it ends the wait."""
         if isinstance(error, UnpodUnreachable):
@@ -122,9 +133,7 @@ class InvoicePoller:
         if self._watch is None:
             client = self._client = self._client or self._connect()
             self._allowance = Allowance(client.daily_requests)
-            if self._memory is not None:
-                self._allowance.continue_from(self._memory["allowance"])
-            self._watch = ListWatch(client, self._allowance, self._memory)
+            self._watch = self._recalled(client) or ListWatch(client, self._allowance)
         seen = self._watch.poll(Wanted(keys, dict.fromkeys(keys, 0) if certain else {}), last=last)
         self._postponed = isinstance(seen, Postponed)
         if isinstance(seen, Postponed):

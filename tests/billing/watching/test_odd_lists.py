@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_unpod.billing.errors import UnpodListUnstable
+from airflow_provider_unpod.billing.watching.condition import Condition
+from airflow_provider_unpod.billing.watching.poller import InvoicePoller
 from airflow_provider_unpod.billing.watching.subscriptions import Postponed, Snapshot, Wanted
 from airflow_provider_unpod.billing.watching.watch import ListWatch
+from airflow_provider_unpod.hooks.unpod import UnpodHook
+from airflow_provider_unpod.sandbox import Sandbox
 from tests.billing.reading.moving_list import NEWEST, OLDEST, SHUFFLED, MovingList, row
 from tests.billing.watching.ledger import EVERYTHING, Ledger, Polls
 
@@ -206,6 +210,19 @@ def test_a_watch_with_memory_reads_each_page_once_however_many_invoices_are_on_i
     for _ in range(3):
         watch = ListWatch(ledger, memory=memory)
         ledger.cost()
-        assert len(watch.poll(wanted).rows) == number
+        seen = watch.poll(wanted)
+        assert isinstance(seen, Snapshot)
+        assert len(seen.rows) == number
         memory = json.loads(json.dumps(watch.memory()))
     assert ledger.cost() <= 100 + 5
+
+
+@pytest.mark.parametrize("memory", [{}, {"rows": [[1, 2]]}, [1], "a text", {"allowance": None}])
+def test_a_memory_of_another_version_is_ignored(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(invoices=10) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        condition = Condition.from_arguments(sandbox.ledger.ids(), wait_for="any")
+        poller = InvoicePoller(condition, UnpodHook().get_conn, 5)
+        poller.continue_from(0, memory)
+        assert poller.poll() is not None
+        poller.close()
