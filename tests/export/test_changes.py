@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_unpod.billing.errors import UnpodConfigError
+from airflow_provider_unpod.billing.invoice import Invoice
 from airflow_provider_unpod.billing.reading.selection import Selection
 from airflow_provider_unpod.export import ExportError, read_export, write_export
+from airflow_provider_unpod.export.changes import Comparison
 from airflow_provider_unpod.export.options import ExportOptions
 from tests.export.support import FakeReading, names_in, row, rows
 from tests.properties import examples
@@ -289,6 +292,21 @@ def test_fields_of_the_api_are_not_overwritten(tmp_path: Path, name: str) -> Non
         export([row(1, **{name: "theirs"})], tmp_path)
 
     assert names_in(tmp_path) == []
+
+
+def test_the_memory_of_a_comparison_does_not_grow_with_the_number_of_invoices() -> None:
+    size = 30_000
+    known = ((f'"{number}"', f'[["paid","{number:024x}"]]') for number in range(size))
+    tracemalloc.start()
+    try:
+        with Comparison() as comparison:
+            comparison.load(known)
+            changed = sum(1 for _ in comparison.changes(map(Invoice, rows(size // 10))))
+            lines = sum(len(block) for block in comparison.to_blocks())
+        assert tracemalloc.get_traced_memory()[1] < 3 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert (changed, lines > size) == (size // 10, True)
 
 
 def test_a_comparison_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

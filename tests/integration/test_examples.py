@@ -19,6 +19,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_unpod.export import ExportError, read_export
+from airflow_provider_unpod.export.address import normalized
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.integration.conftest import AIRFLOW_3, REPOSITORY, AirflowCommand, LiveAirflow
@@ -132,6 +133,19 @@ def test_every_organization_of_a_token_is_exported(sandbox: Sandbox, airflow_com
         export = read_export(str(airflow_command.exports / "organizations" / handle))
         assert [record["id"] for record in export] == ledger.ids()
         assert export.manifest["organization"] == handle
+
+
+def test_no_handle_of_the_api_leads_out_of_the_folder_of_the_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = ("acme", "..", "../../etc", "a/../../b", "x\\..\\y", "None", "#?{<")
+    organizations = example_dags().dags["unpod_all_organizations"].get_task("organizations").python_callable
+    with Sandbox(invoices=1, orgs=handles) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_UNPOD_DEFAULT", sandbox.connection_json())
+        mapped = organizations()
+
+    assert [each["org_handle"] for each in mapped] == list(handles)
+    folders = [normalized(each["output_path"]).rpartition("/organizations/")[2] for each in mapped]
+    assert len(set(folders)) == len(handles)
+    assert not [folder for folder in folders if "/" in folder]
 
 
 def test_a_payment_ends_the_wait_and_the_next_dag_gets_the_invoice(
