@@ -15,12 +15,13 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import and_, func, select
 
 from airflow_provider_unpod.export.totals import EXACT
@@ -42,6 +43,8 @@ MOST_DAGS = 500
 #: long as that took, so that the first export is listed at once, and large tables are read seldom.
 _REUSED = 20.0
 _MOST_VERSIONS = 500
+#: Most pairs of currency and status in a summary of the operator. A forged one must not occupy the server.
+_MOST_TOTALS = 100
 
 _Text = Annotated[str, Field(max_length=2000)]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -66,7 +69,16 @@ class Summary(BaseModel):
     report: _Text | None = None
     storage_conn_id: _Text | None = None
 
-    @property
+    @field_validator("totals", mode="before")
+    @classmethod
+    def _few(cls, totals: Any) -> Any:
+        if isinstance(totals, dict):
+            pairs = sum(len(cells) for cells in totals.values() if isinstance(cells, dict))
+            if max(pairs, len(totals)) > _MOST_TOTALS:
+                raise ValueError("too many totals")
+        return totals
+
+    @cached_property
     def amounts(self) -> dict[str, Decimal] | None:
         """The total of each currency. ``None`` if there are too many for a summary."""
         if self.totals is None:

@@ -194,3 +194,20 @@ def test_a_task_of_this_package_is_recognized_by_module_and_class(encoded: Any) 
 
     assert list(own_tasks_of({"dag": {"tasks": [encoded(task) for task in tasks]}})) == ["ours", "mapped"]
     assert list(own_tasks_of(None)) == []
+
+
+@pytest.mark.parametrize(("currencies", "statuses", "is_listed"), [(100, 1, True), (101, 1, False), (2, 51, False)])
+def test_a_forged_summary_with_more_totals_than_the_operator_returns_is_not_listed(
+    currencies: int, statuses: int, is_listed: bool
+) -> None:
+    cells = {f"status{number}": {"count": 1, "amount": "1.00"} for number in range(statuses)}
+    summary = {
+        "manifest": "file:///exports/_manifest.json",
+        "export_id": "one",
+        "manifest_sha256": "0" * 64,
+        "count": 1,
+        "totals": {f"C{number}": cells for number in range(currencies)},
+        "consistency": "linked",
+    }
+
+    assert (listed._summary_of(summary) is not None) == is_listed

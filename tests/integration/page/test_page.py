@@ -356,6 +356,7 @@ def test_an_edited_xcom_opens_no_other_file(server: PageServer, forge: Callable[
         {"count": -1},
         {"totals": {"USD": {"paid": {"count": 1, "amount": "<b>"}}}},
         {"totals": [1]},
+        {"totals": {f"C{number}": {"paid": {"count": 1, "amount": "1"}} for number in range(101)}},
         {"consistency": EVIL},
         {"manifest_sha256": ""},
     ],
