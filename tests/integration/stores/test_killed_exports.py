@@ -113,7 +113,14 @@ def test_readers_see_a_complete_export_and_the_next_try_deletes_leftover_files(
 
 
 #: Azure's client library repeats a request that was refused.
-ENDINGS = [("file", "killed"), ("file", "refused"), ("s3", "killed"), ("s3", "refused"), ("azure", "killed")]
+ENDINGS = [
+    ("file", "killed"),
+    ("file", "refused"),
+    ("s3", "killed"),
+    ("s3", "refused"),
+    ("azure", "killed"),
+    ("gcs", "killed"),
+]
 
 
 @pytest.mark.parametrize(("any_store", "ends"), ENDINGS, indirect=["any_store"])
