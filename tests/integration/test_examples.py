@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import psycopg2
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
+from airflow_provider_unpod.billing.http.settings import DAILY_REQUESTS
 from airflow_provider_unpod.export import ExportError, read_export
 from airflow_provider_unpod.export.address import normalized
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
@@ -71,6 +73,13 @@ def money_by_currency(records: list[Any]) -> dict[str, Decimal]:
 
 
 # --- on both Airflows
+
+
+def test_the_watchers_of_the_example_stay_within_a_third_of_the_free_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNPOD_POLL_INTERVAL", raising=False)
+    example = runpy.run_path(str(REPOSITORY / "example_dags" / "unpod_invoice_events.py"))
+
+    assert 86_400 / example["POLL_INTERVAL"] <= DAILY_REQUESTS
 
 
 def test_every_example_parses() -> None:
