@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +27,7 @@ FULL = Path(os.environ["UNPOD_FULL"])
 
 
 def _no_space_left() -> None:
+    sys.dont_write_bytecode = True  # Python may cut compiled modules to that size and keep them
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
