@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
@@ -33,7 +31,8 @@ DAG_MODULES = {
         "from airflow.triggers.base import BaseTrigger, TriggerEvent"
     ),
 }
-CPU_BUDGET_MS = 25.0
+#: Modules cost about half a millisecond of CPU each. Time itself depends on the machine and its load.
+MOST_MODULES = 25
 #: Heavy, or not needed before a task runs.
 NOT_YET = (
     "aiohttp",
@@ -54,10 +53,10 @@ NOT_YET = (
 )
 
 
-def imported_in_new_processes() -> dict[str, dict[str, Any]]:
-    """Return for each module the CPU time of its import after Airflow's, and the modules that it imports."""
+def imported_in_new_processes() -> dict[str, list[str]]:
+    """Return for each module the modules that it imports after Airflow's."""
     code = f"""
-import json, os, sys, time
+import json, os, sys
 import airflow.providers.common.compat.sdk
 from airflow.providers.common.compat.sdk import BaseOperator  # most of Airflow, once for all
 for module, before in {DAG_MODULES!r}.items():
@@ -66,30 +65,20 @@ for module, before in {DAG_MODULES!r}.items():
         continue
     exec(before)
     known = set(sys.modules)
-    begin = time.process_time()
     __import__(module)
-    cpu_ms = (time.process_time() - begin) * 1000
-    print(json.dumps([module, {{"cpu_ms": cpu_ms, "imported": sorted(set(sys.modules) - known)}}]), flush=True)
+    print(json.dumps([module, sorted(set(sys.modules) - known)]), flush=True)
     os._exit(0)
 """
-    # Otherwise each process would compile our modules again, which happens in no deployment.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["airflow_provider_unpod'))
 
 
 @pytest.mark.slow
-def test_importing_a_module_for_dags_takes_at_most_25_ms_of_cpu_and_imports_nothing_heavy() -> None:
-    best = dict.fromkeys(DAG_MODULES, float("inf"))
-    # The best of several, because compiling and other processes only add time.
-    for _ in range(5):
-        for module, measured in imported_in_new_processes().items():
-            forbidden = tuple(f"{each}." for each in NOT_YET)
-            assert [name for name in measured["imported"] if f"{name}.".startswith(forbidden)] == [], module
-            best[module] = min(best[module], measured["cpu_ms"])
-        if max(best.values()) <= CPU_BUDGET_MS:
-            return
-    pytest.fail(f"CPU milliseconds: {best}")
+def test_importing_a_module_for_dags_imports_few_modules_and_nothing_heavy() -> None:
+    forbidden = tuple(f"{each}." for each in NOT_YET)
+    for module, imported in imported_in_new_processes().items():
+        assert [name for name in imported if f"{name}.".startswith(forbidden)] == [], module
+        assert len(imported) <= MOST_MODULES, (module, imported)
 
 
 def test_the_billing_package_does_not_import_airflow() -> None:
