@@ -154,7 +154,7 @@ class Folder:
         def request() -> list[str]:
             self._fs.invalidate_cache()
             try:
-                found = self._fs.find(self._root)
+                found = _local_files(self._root) if self._local else self._fs.find(self._root)
             except FileNotFoundError:
                 return []
             prefix = self._root + "/"
@@ -221,6 +221,18 @@ class Folder:
             raise ExportError(
                 f"{where} could not be {verb}, {_connection(self.conn_id)}: {type(error).__name__}: {_discreet(error)}"
             ) from error
+
+
+def _local_files(root: str) -> Iterator[str]:
+    """Yield the paths of all files. fsspec would list a folder that cannot be read as empty."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # another task has just deleted the folder
+            raise error
+
+    for folder, _, names in os.walk(root, onerror=refuse):
+        for name in names:
+            yield f"{folder}/{name}"
 
 
 def _abandon(file: Any) -> None:
