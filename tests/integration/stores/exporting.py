@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ROWS = 2000
 OPTIONS = ExportOptions(compression="gzip", partition_by=("currency", "month"))
+SURVIVED = 2  # the exit code of an export that was made despite its end
 FEWER_FILES: dict[str, Any] = {"partition_by": ("currency",)}
 
 
@@ -43,8 +45,11 @@ def end_after_commit() -> None:
     Publication._tidy = die  # type: ignore[assignment, method-assign]  # the step after the commit
 
 
-def end_at_request(address: str, number: int, end: Callable[[], NoReturn]) -> None:
-    """Call ``end`` in place of the ``number``-th request to the store, or operation on a local folder."""
+def end_at_request(address: str, number: int, end: Callable[[], NoReturn]) -> Callable[[], bool]:
+    """Call ``end`` in place of the ``number``-th request to the store, or operation on a local folder.
+
+    Return a function that says whether it was called.
+    """
     import aiohttp
 
     left = number
@@ -71,6 +76,7 @@ def end_at_request(address: str, number: int, end: Callable[[], NoReturn]) -> No
             count()
 
     sys.addaudithook(audit)
+    return lambda: left <= 0
 
 
 def die(*_: object) -> NoReturn:
@@ -79,42 +85,53 @@ def die(*_: object) -> NoReturn:
 
 
 def fail(*_: object) -> NoReturn:
-    raise ValueError("The store does not take this.")  # an error that no client library retries
+    import aiohttp
+
+    # An error of connections and of files; S3's client library does not retry it, as the connection of the tests says.
+    raise aiohttp.ClientOSError("The connection to the store broke.")
 
 
 def terminate(signum: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def run(*arguments: Any, ends: str | None = None, at: int = 0) -> None:
-    """Export, and end before that: after the commit, or at a request, by SIGKILL or by an error of the store."""
+def run(*arguments: Any, ends: str | None = None, at: int = 0) -> int:
+    """Export, and end before that: after the commit, or at a request, by SIGKILL or by an error of the store.
+
+    Return the exit code.
+    """
     if ends == "after commit":
         end_after_commit()
     elif ends is not None:
-        end_at_request(arguments[0], at, {"killed": die, "refused": fail}[ends])
+        ended = end_at_request(arguments[0], at, {"killed": die, "refused": fail}[ends])
+        export(*arguments)
+        return SURVIVED if ended() else 0
     export(*arguments)
+    return 0
 
 
 def main() -> None:
     import adlfs  # noqa: F401 - what takes time to import is imported once
     import s3fs  # noqa: F401 - likewise
-    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: F401 - likewise
 
+    responses = os.dup(1)
+    os.dup2(2, 1)  # log lines must not appear between the responses
+    with tempfile.TemporaryDirectory() as folder:  # what Airflow looks up for its first export is looked up once
+        export(folder, None, 0, size=1)
+    answers = os.fdopen(responses, "w")
     for line in sys.stdin:
         arguments, how = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os.dup2(2, 1)  # log lines must not appear between the responses
             signal.signal(signal.SIGTERM, terminate)
             try:
-                run(*arguments, **how)
+                os._exit(run(*arguments, **how))
             except Terminated:
                 os._exit(143)
             except ExportError:
                 os._exit(1)
-            os._exit(0)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(pid, file=answers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
