@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.integration.stores.servers import Store
 
-MOMENTS = 25  # for each signal
+MOMENTS = 8  # for each signal
 PATIENCE = 20  # seconds that a process has to clean up after SIGTERM
 
 
