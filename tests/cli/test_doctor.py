@@ -116,7 +116,12 @@ def said_in(out: str) -> dict[str, str]:
     return said | {"settings": json.dumps(json.loads(settings)) if settings else ""}
 
 
-@pytest.mark.parametrize(("server", "true"), SERVERS, ids=lambda value: str(value) if "order" in value else None)
+@pytest.mark.parametrize(
+    ("server", "true"),
+    # At 30 requests a minute, `check` paces itself for seconds.
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[0].get("rate_limit") == 30 else []) for case in SERVERS],
+    ids=lambda value: str(value) if "order" in value else None,
+)
 def test_the_results_of_check_are_correct(
     server: dict[str, Any],
     true: dict[str, str],
@@ -204,6 +209,7 @@ def _polls(client: UnpodClient, wanted: Wanted) -> _Polled:
     return polled
 
 
+@pytest.mark.slow
 @pytest.mark.unpod_sandbox(rate_limit=100)
 def test_more_daily_requests_than_half_of_the_plan_are_noticed(
     unpod_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

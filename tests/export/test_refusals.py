@@ -322,6 +322,7 @@ def test_a_parquet_file_that_expands_to_a_thousand_times_its_size_is_refused_bef
         pa.set_memory_pool(default)
 
 
+@pytest.mark.slow
 def test_a_parquet_export_of_large_records_needs_little_memory_and_is_read_back(tmp_path: Path) -> None:
     from pyarrow import parquet
 
