@@ -306,6 +306,7 @@ def test_an_invoice_that_does_not_exist_and_a_folder_without_an_export_end_with_
         assert main([*arguments, str(tmp_path)]) == 1
 
 
+@pytest.mark.slow
 def test_airflows_help_imports_nothing_but_the_definition_of_the_commands() -> None:
     code = """
 import sys, json
