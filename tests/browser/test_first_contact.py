@@ -16,6 +16,7 @@ from airflow_provider_unpod.get_provider_info import CONNECTION_FIELDS, FIELD_BE
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.browser.conftest import ALL_INVOICES
 from tools.local_airflow import LocalAirflow
+from tools.servers import wait_until
 
 #: The scheduled example, which has exported a month.
 EXAMPLE = "unpod_monthly_export"
@@ -106,7 +107,15 @@ def test_all_other_fields_are_folded_and_explain_themselves(as_user: AsUser, air
     for field in CONNECTION_FIELDS.values():
         expect(form.get_by_text(field["label"], exact=True)).to_be_visible()
         expect(form.get_by_text(field["description"])).to_be_visible()
-    form.get_by_role("spinbutton").first.fill("5")
+    timeout = form.get_by_role("spinbutton").first
+
+    def keeps_five() -> bool:
+        if timeout.input_value() == "5":
+            return True
+        timeout.fill("5")
+        return False
+
+    wait_until(keeps_five, "a field that keeps what is entered, which in its first moments it does not")
     shot(page, "connection-extra", height=1300)
     form.get_by_role("button", name="Save").click()
     expect(form).to_be_hidden()
