@@ -168,7 +168,7 @@ def _client_error(response: Response, page: int | None, org_handle: str, said: s
             "Check Organization handle (`login` or `org_handle`) and Product ID (`product_id`): Unpod refuses the "
             f"request: {said}"
         )
-    return UnpodBadRequest(f"{_CHECK_HOST}: it refuses the request: {said}")
+    return UnpodBadRequest(f"{_CHECK_HOST}: it refuses the request with HTTP {status}: {said}")
 
 
 def _is_from_api(response: Response) -> bool:

@@ -332,7 +332,7 @@ CASES: dict[str, Case] = {
     "another API's refusal": (
         lambda room: room.client(room.answering(answer({"detail": "Method not allowed"}, 405))),
         UnpodBadRequest,
-        r"Check Host \(`host`\): it refuses the request: Method not allowed$",
+        r"Check Host \(`host`\): it refuses the request with HTTP 405: Method not allowed$",
     ),
     "another API's list": (
         lambda room: room.client(room.answering(answer([1, 2]))),
