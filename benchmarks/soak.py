@@ -24,7 +24,6 @@ from collections import Counter, deque
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from airflow_provider_unpod.sandbox import Sandbox
 from benchmarks.documents import RELIABILITY, machine, replace_section
@@ -35,6 +34,8 @@ DAGS = Path(__file__).resolve().parent / "dags"
 #: Runs of waits that are deferred at the same time, and the waits of each.
 RUNS, WAITS = 5, 20
 EXPORT_EVERY = 5.0  # seconds
+#: The least share of the exports that there is time for; faults delay some. With fewer, the process died or hung.
+EXPORTED_SHARE = 0.5
 #: The exporting process meets them in turn; ``""``: none.
 FAULTS = ("", "500:times=3", "reset:times=2", "truncated:times=2", "429:times=1,retry_after=1", "206:times=1", "")
 #: What the polls of the triggerer meet, again and again.
@@ -61,7 +62,8 @@ def footprint(pid: int) -> Footprint:
     for descriptor in (process / "fd").iterdir():
         with contextlib.suppress(OSError):
             descriptors.append(str(descriptor.readlink()))
-    listed = (process / "net" / "tcp").read_text().splitlines()[1:]
+    tables = (process / "net").glob("tcp*")  # tcp, and tcp6 where the machine has IPv6
+    listed = [line for table in tables for line in table.read_text().splitlines()[1:]]
     connections = {f"socket:[{line.split()[9]}]" for line in listed}
     return Footprint(
         int(status["VmRSS"]) / 1024, int(status["Threads"]), len(descriptors), len(connections & {*descriptors})
@@ -75,7 +77,7 @@ class Soaked:
     name: str
     footprints: list[Footprint]
     work: str
-    unexpected: list[dict[str, Any]]
+    unexpected: list[str]
 
     def quarter(self, number: int) -> Footprint:
         """The median footprint of a quarter of the time; the first one (0) warms up."""
@@ -124,11 +126,19 @@ def exporting(connection: str, control: str, folder: str, until: float) -> None:
             time.sleep(max(0.0, began + EXPORT_EVERY - time.monotonic()))
 
 
-def exported(folder: Path) -> Soaked:
-    """The result of the process, from its lines."""
+def exported(folder: Path, exit_status: int | None, seconds: float) -> Soaked:
+    """The result of the process, from its lines and its end.
+
+    :param exit_status: ``None`` if it did not end.
+    :param seconds: the time that it had.
+    """
     rounds = [json.loads(line) for line in (folder / "rounds").read_text().splitlines()]
     errors = Counter(each["error"] for each in rounds if each["error"])
-    unexpected = [each for each in rounds if bool(each["error"]) != each["fault"].startswith("206")]
+    unexpected = [str(each) for each in rounds if bool(each["error"]) != each["fault"].startswith("206")]
+    if exit_status != 0:
+        unexpected.append(f"ended with status {exit_status}")
+    if len(rounds) < (least := EXPORTED_SHARE * seconds / EXPORT_EVERY):
+        unexpected.append(f"{len(rounds)} exports in {seconds:.0f} s, at least {least:.0f} expected")
     work = f"{len(rounds) - errors.total()} exports, {errors.total()} refused (HTTP 206)"
     return Soaked("a process that exports", [Footprint(**each["footprint"]) for each in rounds], work, unexpected)
 
@@ -195,6 +205,7 @@ def soak(minutes: float) -> list[Soaked]:
         arguments = (failing.connection_json(), failing.url, folder, until)
         process = multiprocessing.get_context("spawn").Process(target=exporting, args=arguments)
         process.start()
+        seconds = until - time.time()
         try:
             airflow.wait_for(lambda: {"wait_deferred", "on_paid"} <= airflow.dags(), "the DAGs")
             sandbox.faults(*LASTING_FAULTS)
@@ -202,9 +213,10 @@ def soak(minutes: float) -> list[Soaked]:
             while time.time() < until:
                 turnover.turn()
             process.join(120)
+            exit_status = process.exitcode
         finally:
             process.kill()
-        return [exported(Path(folder)), *turnover.soaked()]
+        return [exported(Path(folder), exit_status, seconds), *turnover.soaked()]
 
 
 def main() -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from benchmarks.faults import __main__ as faults
 from benchmarks.faults.causes import CAUSES
 from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
-from benchmarks.soak import Footprint, Soaked
+from benchmarks.soak import COUNT_MORE, MEMORY_RATIO, Footprint, Soaked, exported, footprint
 from benchmarks.tables import TABLES, Table
 from benchmarks.targets import ATTEMPTS, Target, settled, verdict
 from benchmarks.waiting import WAITS, StillList, days, for_all, searches
@@ -32,6 +35,41 @@ def test_a_steady_process_has_not_grown_whatever_it_needed_to_warm_up() -> None:
 def test_what_is_leaked_each_time_is_growth(leak: str) -> None:
     leaking = [replace(STEADY, **{leak: getattr(STEADY, leak) + number}) for number in range(40)]
     assert Soaked("leaking", leaking, "", []).grew == [leak]
+
+
+@pytest.mark.parametrize(
+    ("exports", "exit_status", "problems"),
+    [
+        (60, 0, []),
+        (60, 1, ["ended with status 1"]),
+        (60, None, ["ended with status None"]),
+        (20, 0, ["20 exports in 300 s, at least 30 expected"]),
+    ],
+)
+def test_a_process_that_stops_exporting_is_not_one_that_did_not_grow(
+    tmp_path: Path, exports: int, exit_status: int | None, problems: list[str]
+) -> None:
+    line = json.dumps({"fault": "", "error": "", "footprint": asdict(STEADY)})
+    (tmp_path / "rounds").write_text(f"{line}\n" * exports)
+    assert exported(tmp_path, exit_status, seconds=300).unexpected == problems
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_connection_is_counted_in_each_version_of_ip(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    before = footprint(os.getpid()).connections
+    try:
+        listener = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip(f"This machine has no {address}.")
+    with listener, socket.create_connection(listener.getsockname()[:2]):
+        assert footprint(os.getpid()).connections == before + 2  # the listener is one, too
+
+
+def test_the_page_says_how_much_growth_the_soak_test_allows() -> None:
+    text = " ".join(RELIABILITY.read_text().split())
+    assert f"over {COUNT_MORE} more threads, descriptors or connections" in text
+    assert f"over {MEMORY_RATIO - 1:.0%} more memory".replace("%", " %") in text
 
 
 def test_the_page_shows_every_fault_for_every_use_and_nothing_that_went_wrong() -> None:
