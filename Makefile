@@ -37,7 +37,7 @@ SMOKE := -m pytest tests/integration/installed
 
 .PHONY: help demo test test-all coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed test-browser sandbox airflow distributed \
-  release lint docs reference bench bench-workers bench-loading faults soak constraints
+  release lint docs reference bench bench-workers bench-loading bench-waiting bench-exports faults soak constraints
 
 help:
 	@echo "make demo                       export, wait, finance DAG: on a real Airflow, ends with a table"
@@ -59,6 +59,7 @@ help:
 	@echo "make reference                  writes docs/reference.md from signatures and docstrings"
 	@echo "make bench                      benchmarks against the alternatives; prints ratios, fails if a target is missed"
 	@echo "make bench-workers              many workers, one token (-loading: exports into PostgreSQL); the same"
+	@echo "make bench-waiting              requests, CPU and times of waits; the same (-exports: memory of exports)"
 	@echo "make faults                     effects of faults on each component; writes docs/reliability.md"
 	@echo "make soak                       half an hour of exports and waits; detects leaks (ARGS=--help)"
 	@echo "make release TAG=v1.2.3         builds dist/ and checks it: docs/releasing.md"
@@ -132,6 +133,13 @@ bench-workers: $(VENV3)/.ready
 
 bench-loading: $(VENV3)/.ready-stores
 	$(PY3) -m benchmarks.loading $(ARGS)
+
+bench-waiting: $(VENV3)/.ready
+	$(PY3) -m benchmarks.waiting
+	$(PY3) -m benchmarks.deferred
+
+bench-exports: $(VENV3)/.ready
+	$(PY3) -m benchmarks.export_memory --rows 800000
 
 faults: $(VENV3)/.ready-stores
 	$(PY3) -m benchmarks.faults $(ARGS)

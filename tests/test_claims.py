@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
@@ -97,7 +100,7 @@ def makefile_versions() -> dict[str, str]:
 
 def commands_of(script: str) -> list[str]:
     """Return the make targets that a script of CI runs, each with what the tests are limited to."""
-    return re.findall(r"^step .*\bmake (.+)$", text_of(script), re.M)
+    return re.findall(r"^(?:step|attempt) .*\bmake (.+)$", text_of(script), re.M)
 
 
 def row_of(release: Release) -> dict[str, str]:
@@ -154,6 +157,7 @@ def test_ci_runs_all_unit_tests_on_every_release_and_with_the_lowest_versions() 
     run = commands_of(".ci/run")
     assert {makefile_versions().get(command) for command in run} >= {release.version for release in RELEASES}
     assert {"test-lowest", "test-smoke", "docs"} <= set(run)
+    assert run[:2] == ["lint", "test"], "a change that breaks much is refused within two minutes"
     assert re.search(r"^\t\$\(PYLOWEST\) \$\(UNIT\) \$\(ARGS\)$", text_of("Makefile"), re.M)
 
 
@@ -169,10 +173,34 @@ def test_ci_runs_every_suite_against_the_wheel() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["coverage", "test-browser", "test-distributed", "faults", "soak", "bench", "bench-workers", "bench-loading"],
+    [
+        *("coverage", "test-browser", "test-distributed", "faults", "soak"),
+        *("bench", "bench-workers", "bench-waiting", "bench-exports", "bench-loading"),
+    ],
 )
 def test_each_night_what_takes_longer_runs_within_bounds(target: str) -> None:
     assert re.search(rf"timeout \d+m make {target}( ARGS=--save)?$", text_of(".ci/nightly"), re.M)
+
+
+@pytest.mark.parametrize(("broken", "named"), [("nothing", []), ("soak", ["half an hour"]), ("bench", ["benchmarks"])])
+def test_at_night_a_failure_stops_no_other_check_and_is_named_at_the_end(
+    broken: str, named: list[str], tmp_path: Path
+) -> None:
+    scripts = tmp_path / ".ci"
+    scripts.mkdir()
+    for name in ("nightly", "environment"):
+        shutil.copy(REPOSITORY / ".ci" / name, scripts)
+    for program in (scripts / "install-servers", tmp_path / "make"):
+        program.write_text(f'#!/bin/sh\necho "ran $*"\n[ "$1" != {broken} ]\n')
+        program.chmod(0o755)
+
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    night = subprocess.run([scripts / "nightly"], env={**os.environ, "PATH": path}, capture_output=True, text=True)
+
+    _, failure, failed = night.stdout.partition("=== failed")
+    assert night.stdout.count("\nran ") == text_of(".ci/nightly").count("\nattempt ")
+    assert failed.splitlines()[1:] == named
+    assert (night.returncode, bool(failure)) == ((1, True) if named else (0, False)), night.stderr
 
 
 def test_the_nightly_workflow_leaves_time_for_all_of_its_steps() -> None:
