@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from benchmarks.__main__ import compared
 from benchmarks.documents import RELIABILITY, replace_section
 from benchmarks.faults import __main__ as faults
+from benchmarks.faults import disks
 from benchmarks.faults.causes import CAUSES
 from benchmarks.faults.deployment import USES
 from benchmarks.faults.trial import title
@@ -100,6 +104,27 @@ def test_a_fault_is_tried_again_if_the_export_ended_before_it(monkeypatch: pytes
     else:
         with pytest.raises(RuntimeError, match="3 exports ended before the fault"):
             faults.met(None, CAUSES[0])  # type: ignore[arg-type]
+
+
+def test_a_full_disk_refuses_an_export_as_a_real_one_does() -> None:
+    try:
+        mounting = disks.mounting()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    script = (
+        "from benchmarks.faults.disks import DISKS, LEFT, fill, make_room\n"
+        "for disk in DISKS:\n"
+        "    fill(disk)\n"
+        "    try:\n"
+        "        (disk / 'export').write_bytes(bytes(2 * LEFT))\n"
+        "    except OSError as error:\n"
+        "        print(error.errno, end=' ')\n"
+        "    make_room(disk)\n"
+        "    (disk / 'export').write_bytes(bytes(2 * LEFT))\n"
+    )
+    done = subprocess.run([*mounting, sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(errno.ENOSPC)] * 2
+    assert not any((disk / "export").exists() for disk in disks.DISKS)  # only that process saw the disks
 
 
 def test_a_program_replaces_its_own_part_of_a_page_and_nothing_else(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ are under way: hook, operator, the sensor in its modes, the event trigger, each 
 begins, invoices are paid meanwhile, the fault ends, and what became of it is compared with the ledgers of the APIs.
 
 ``deployment.py``  the uses, and the APIs, store, database and processes that faults are done to
+``disks.py``       two disks that can be full
 ``causes.py``      the faults: how each begins and ends
 ``trial.py``       one fault from its beginning to the results
 ``judge.py``       the results against the truth

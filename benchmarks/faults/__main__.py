@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.documents import RELIABILITY, machine, replace_section
 from benchmarks.faults.causes import CAUSES, Cause
 from benchmarks.faults.deployment import USES, World, started
+from benchmarks.faults.disks import DISK, run_with_disks
 from benchmarks.faults.trial import Trial, title
 from benchmarks.tables import Table
 from benchmarks.targets import ATTEMPTS
@@ -54,6 +55,8 @@ def main() -> int:
     if found := missing():
         print("\n".join(found), file=sys.stderr)
         return 1
+    if not DISK.is_mount():
+        run_with_disks("benchmarks.faults", sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that everything is stopped
     with tempfile.TemporaryDirectory(prefix="unpod-faults-") as home:
         table, wrong = tried([cause for cause in CAUSES if not only or cause.name in only], Path(home))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airflow_provider_unpod.sandbox.server import RateLimit
+from benchmarks.faults import disks
 from benchmarks.faults.deployment import TASKS, USES, World
 from tools.distributed import WORKERS
 from tools.servers import wait_until
@@ -28,8 +29,8 @@ class Cause:
     :ivar end: ends it.
     :ivar meets: the uses that can meet it.
     :ivar why: why the others cannot.
-    :ivar midway: it begins while hook and operator read; otherwise before they do.
-    :ivar seconds: it ends so long after hook and operator have begun; 0: when every use has met it.
+    :ivar midway: it begins while each of these uses has a request under way; otherwise before hook and operator read.
+    :ivar seconds: it ends so long after hook and operator have begun; 0: when each of these uses has met it.
     """
 
     name: str
@@ -52,12 +53,12 @@ def responds(*faults: str) -> Callable[[World], None]:
     return begin
 
 
-def cut_network(world: World) -> None:
+def stop_apis(world: World) -> None:
     for api in world.apis.values():
         api.__exit__(None, None, None)
 
 
-def mend_network(world: World) -> None:
+def start_apis(world: World) -> None:
     for api in world.apis.values():
         api.__enter__()
 
@@ -91,15 +92,6 @@ def enter_token(world: World) -> None:
 
 
 # --- of disks and the store
-
-
-def fill(disk: str) -> Callable[[World], None]:
-    return lambda world: (world.full / disk).touch()
-
-
-def make_room(world: World) -> None:
-    for file in world.full.iterdir():
-        file.unlink()
 
 
 def kill_store(world: World) -> None:
@@ -146,7 +138,10 @@ def clear_tasks(world: World) -> None:
 OPERATOR, WRITES = ("operator",), "only the operator writes files"
 
 CAUSES = (
-    Cause("network cut", cut_network, mend_network, seconds=10.0),
+    # Longer than the longest interval of the waits, and a task's way to a worker.
+    Cause("connections refused", stop_apis, start_apis, seconds=25.0),
+    # Longer than the timeout of a request.
+    Cause("no response to any request", responds("delay:seconds=60"), responds()),
     Cause("every connection reset", responds("reset"), responds()),
     Cause("responses that drip, a byte now and then", responds("drip:seconds=60"), responds()),
     Cause("HTTP 500, 502 and 503 to every request", responds("500:every=3", "502:every=2", "503"), responds()),
@@ -155,8 +150,10 @@ CAUSES = (
     Cause("the API's clock an hour ahead, with a rate limit", clock_off(HOUR), no_limit),
     Cause("the API's clock an hour behind, with a rate limit", clock_off(-HOUR), no_limit),
     Cause("token rotated while waiting", rotate_token, enter_token),
-    Cause("disk full", fill("disk"), make_room, OPERATOR, WRITES),
-    Cause("`$TMPDIR` full", fill("tmpdir"), make_room, OPERATOR, WRITES),
+    Cause("disk full", lambda _: disks.fill(disks.DISK), lambda _: disks.make_room(disks.DISK), OPERATOR, WRITES),
+    Cause(
+        "`$TMPDIR` full", lambda _: disks.fill(disks.TMPDIR), lambda _: disks.make_room(disks.TMPDIR), OPERATOR, WRITES
+    ),
     Cause("store down in mid-write", kill_store, start_store, OPERATOR, WRITES, midway=True),
     Cause("database restarted", restart_database, midway=True),
     Cause(
@@ -169,8 +166,8 @@ CAUSES = (
     Cause(
         "workers killed (SIGKILL)",
         kill(*WORKERS),
-        meets=TASKS,
-        why="the event trigger does not run there",
+        meets=("hook", "operator", "poke", "reschedule"),
+        why="event triggers and deferred waits do not run there",
         midway=True,
     ),
     Cause("task cleared while running", clear_tasks, meets=TASKS, why="the event trigger is not a task", midway=True),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_unpod.sandbox import Sandbox
+from benchmarks.faults.disks import TMPDIR
 from tools.distributed import Deployment, distributed
 
 DAGS = Path(__file__).resolve().parent / "dags"
@@ -32,13 +33,11 @@ class World:
     """The parts of the deployment that a fault can affect.
 
     :ivar apis: the sandbox of each use.
-    :ivar full: the folder whose files say which disk is full.
     :ivar runs: by DAG id the run under way.
     """
 
     deployment: Deployment
     apis: dict[str, Sandbox]
-    full: Path
     runs: dict[str, str] = field(default_factory=dict)
 
     def requests(self, use: str) -> int:
@@ -70,16 +69,14 @@ class World:
 @contextmanager
 def started(home: Path) -> Iterator[World]:
     """Start all parts, and stop them afterwards."""
-    full = home / "full"
-    full.mkdir()
     with ExitStack() as stack:
         apis = {
             use: stack.enter_context(Sandbox(invoices=INVOICES, seed=number, orgs=("unpod.tv",)))
             for number, use in enumerate(USES)
         }
         connections = {f"unpod_{use}": api.connection_json() for use, api in apis.items()}
-        deployment = stack.enter_context(distributed(home, DAGS, connections, UNPOD_FULL=str(full)))
-        world = World(deployment, apis, full)
+        deployment = stack.enter_context(distributed(home, DAGS, connections, TMPDIR=str(TMPDIR)))
+        world = World(deployment, apis)
         world.until(lambda: {*USES.values()} <= deployment.airflow.dags(), "the DAGs")
         # Changes that the first poll finds are not reported.
         world.until(lambda: world.requests("event") >= 5, "the event trigger to run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from airflow_provider_unpod.export import ExportError, read_export
@@ -54,7 +55,7 @@ def wrong_export(world: World, output: str) -> str:
 def files_of(world: World, output: str) -> set[str]:
     """All files in the folder of an export, relative to it."""
     below = output.partition(f"@{BUCKET}/")[2]
-    folder = world.deployment.store.bucket / below if below else world.full.parent / output.removeprefix("file://")
+    folder = world.deployment.store.bucket / below if below else Path(output.removeprefix("file://"))
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
 
 

@@ -6,15 +6,16 @@ import re
 import time
 from typing import Any
 
-from benchmarks.faults.causes import Cause
+from benchmarks.faults.causes import Cause, nothing
 from benchmarks.faults.deployment import READERS, SENSORS, TASKS, USES, WAITERS, World
+from benchmarks.faults.disks import DISK
 from benchmarks.faults.judge import delivered, files_of, wrong, wrong_export
 
 #: Each use has sent so many requests into a fault before it ends.
 MET = 2
 FINISHED = ("success", "failed")
-#: So slow is the API of hook and operator while something is done to them in the middle.
-SLOW = "delay:seconds=8"
+#: How slow an API is until the fault begins in the middle of its requests. Below the timeout of a request.
+SLOW = "delay:seconds=20"
 
 
 class Trial:
@@ -28,9 +29,7 @@ class Trial:
     def __init__(self, world: World, cause: Cause) -> None:
         self._world, self._cause, self._airflow = world, cause, world.deployment.airflow
         name = re.sub(r"\W+", "-", cause.name).strip("-")
-        base = (
-            f"file://{world.full.parent}" if cause.name == "disk full" else self._airflow.environment["UNPOD_EXPORTS"]
-        )
+        base = f"file://{DISK}" if cause.name == "disk full" else self._airflow.environment["UNPOD_EXPORTS"]
         self._output = f"{base}/{name}"
         self._failed: dict[str, int] = {}  # and on which try
         self.cells: dict[str, str] = {}
@@ -44,20 +43,17 @@ class Trial:
         world, cause = self._world, self._cause
         self._wait_in_every_mode()
         if cause.midway:
-            self._read(slowly=True)
+            self._request_everything()
         before = {use: world.requests(use) for use in USES}
         cause.begin(world)
         if not cause.midway:
             self._read()
-        else:
-            for use in READERS:
-                world.apis[use].faults()
         for use in WAITERS:
             world.apis[use].pay(self._invoices[use])
         if cause.seconds:
             world.until(lambda: all(world.state(use) == "running" for use in READERS), "hook and operator to begin")
             time.sleep(cause.seconds)
-        else:
+        elif cause.end is not nothing:
             world.until(lambda: all(self._has_met(use, before[use]) for use in cause.meets), "all to meet the fault")
         self.missed = cause.meets == ("operator",) and world.state("operator") == "success"
         self._nothing_half_written()
@@ -77,23 +73,28 @@ class Trial:
         world.until(lambda: all(world.state(use) == state for use, state in waiting.items()), "the sensors to wait")
         world.until(lambda: world.requests("poke") and world.requests("event") >= before + MET, "both to poll")
 
-    def _read(self, slowly: bool = False) -> None:
-        world = self._world
-        before = {use: world.requests(use) for use in READERS}
-        if slowly:
-            for use in READERS:
-                world.apis[use].faults(SLOW)
-        world.runs["read"] = self._airflow.trigger("read", conf={"output": self._output})
-        if slowly:
-            world.until(lambda: all(world.requests(use) > before[use] for use in READERS), "hook and operator to read")
+    def _read(self) -> None:
+        self._world.runs["read"] = self._airflow.trigger("read", conf={"output": self._output})
+
+    def _request_everything(self) -> None:
+        """Start hook and operator, and wait until each use that can meet the fault has a request under way."""
+        world, uses = self._world, self._cause.meets
+        before = {use: world.requests(use) for use in uses}
+        for use in uses:
+            world.apis[use].faults(SLOW)
+        self._read()
+        world.until(
+            lambda: all(world.requests(use) > before[use] and world.apis[use].stats["in_flight"] for use in uses),
+            "each use to have a request under way",
+        )
+        for use in uses:
+            world.apis[use].faults()
 
     def _has_met(self, use: str, before: int) -> bool:
         """Return whether a use has met the fault: it tried at least twice, or it has failed."""
         world = self._world
         if self._cause.meets == ("operator",):
             return world.state(use) in ("up_for_retry", *FINISHED)
-        if self._cause.midway:
-            return True
         return world.requests(use) >= before + MET or (use in TASKS and world.state(use) in FINISHED)
 
     def _come_to_an_end(self) -> None:

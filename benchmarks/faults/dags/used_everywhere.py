@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from airflow.sdk import Asset, AssetWatcher, dag, task
 
-from airflow_provider_unpod.export.spool import Spool
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
@@ -22,36 +14,6 @@ from airflow_provider_unpod.transitions import transitions_of
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceEventTrigger
 
 RETRIES = {"retries": 3, "retry_delay": timedelta(seconds=5)}
-#: While it has a file of this name, no file of an export may grow beyond 1 KiB: as if the disk were full.
-FULL = Path(os.environ["UNPOD_FULL"])
-
-
-def _no_space_left() -> None:
-    sys.dont_write_bytecode = True  # Python may cut compiled modules to that size and keep them
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-@contextmanager
-def little_space() -> Iterator[None]:
-    """``tmpdir``: from the beginning, when records are kept in ``$TMPDIR``; ``disk``: when files are written."""
-    if (FULL / "tmpdir").exists():
-        _no_space_left()
-    partitions = Spool.partitions
-
-    def once_read(spool: Spool) -> Any:
-        found = partitions(spool)
-        if (FULL / "disk").exists():
-            _no_space_left()
-        return found
-
-    with mock.patch.object(Spool, "partitions", once_read):
-        yield
-
-
-class Export(UnpodBillingOperator):
-    def execute(self, context: Any) -> Any:
-        with little_space():
-            return super().execute(context)
 
 
 @dag(schedule=None, default_args=RETRIES)
@@ -61,7 +23,7 @@ def read() -> None:
         return sorted([invoice.key, invoice.status] for invoice in UnpodHook("unpod_hook").iter_invoices())
 
     hook()
-    Export(
+    UnpodBillingOperator(
         task_id="operator",
         unpod_conn_id="unpod_operator",
         output_path="{{ dag_run.conf['output'] }}",
