@@ -14,7 +14,8 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 EXPORTS = os.environ.get("UNPOD_EXPORTS", "file:///tmp/unpod-exports")
 
 # All tasks with the same token share its rate limit, also in different DAGs. Put them into one pool.
-# In production: `airflow pools set unpod 8 "Tasks that use the Unpod token"`, and UNPOD_POOL=unpod.
+# In production: `airflow pools set unpod 8 "Tasks that use the Unpod token"`, and UNPOD_POOL=unpod. `make airflow` has
+# both. Without the pool, the tasks would stay scheduled for ever.
 POOL = os.environ.get("UNPOD_POOL", "default_pool")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import tempfile
 import time
@@ -11,13 +9,12 @@ from pathlib import Path
 
 from airflow_provider_unpod.get_provider_info import FIELD_BEHAVIOUR, HOOK_NAME
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import REPOSITORY, example_airflow
+from tools.local_airflow import REPOSITORY, example_airflow, start_nightly_books, this_python
+from tools.servers import end_at_signals
 
 OUTPUT = REPOSITORY / ".demo"
 #: The default port of ``make sandbox``, so that its commands need no ``--port``.
 SANDBOX_PORT = 3001
-#: Paused in the example, until its database exists. Here it does, and unpod_month_revenue needs the table.
-NEEDS_DATABASE = "unpod_nightly_books"
 
 GREETING = """
 Airflow   {airflow}   (no login; only this machine reaches it)
@@ -40,13 +37,12 @@ Ctrl-C stops everything."""
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_at_signals()
     try:
         with Sandbox(port=SANDBOX_PORT) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-airflow-") as home:
             print("Starting Airflow and the sandbox; this takes about half a minute ...", flush=True)
             with example_airflow(Path(home), sandbox, OUTPUT, AIRFLOW__CORE__TEST_CONNECTION="Enabled") as airflow:
-                airflow.wait_for(lambda: NEEDS_DATABASE in airflow.dags(), "the example DAGs to be parsed")
-                airflow.unpause(NEEDS_DATABASE)
+                start_nightly_books(airflow)
                 print(greeting(airflow.url, sandbox), flush=True)
                 while True:
                     time.sleep(5)
@@ -63,11 +59,8 @@ def main() -> int:
 
 def greeting(airflow_url: str, sandbox: Sandbox) -> str:
     """The addresses, the values for the connection form, and what to try first."""
-    python = Path(sys.executable)
-    with contextlib.suppress(ValueError):
-        python = python.relative_to(REPOSITORY)
     return GREETING.format(
-        airflow=airflow_url, sandbox=sandbox.url, output=OUTPUT, python=python, form=connection_form(sandbox)
+        airflow=airflow_url, sandbox=sandbox.url, output=OUTPUT, python=this_python(), form=connection_form(sandbox)
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -22,7 +21,8 @@ from typing import Any
 
 from airflow_provider_unpod.export import read_export
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import REPOSITORY, LocalAirflow, example_airflow
+from tools.local_airflow import NEEDS_DATABASE, REPOSITORY, LocalAirflow, example_airflow
+from tools.servers import end_at_signals
 
 OUTPUT = REPOSITORY / ".demo"
 #: The invoice that the sensor waits for; pending in every new sandbox.
@@ -39,7 +39,7 @@ EXPECTED = (
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_at_signals()
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -60,9 +60,11 @@ def main() -> int:
                 runs = finished_runs(airflow)
                 say("All DAG runs have ended. Stopping Airflow ...")
             report(sandbox, month, runs)
-    except KeyboardInterrupt:
-        print("\nInterrupted; everything is stopped.")
+    except (KeyboardInterrupt, SystemExit) as ended:
         shutil.rmtree(home, ignore_errors=True)
+        if isinstance(ended, SystemExit):
+            raise
+        print("\nInterrupted; everything is stopped.")
         return 130
     except RuntimeError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
@@ -76,7 +78,7 @@ def play(airflow: LocalAirflow, sandbox: Sandbox, say: Callable[[str], None]) ->
     """Start the DAGs that have no schedule, and pay the invoice once the sensor waits for it."""
     airflow.wait_for(lambda: set(EXPECTED) <= airflow.dags(), "the example DAGs to be parsed")
     say("The DAGs are parsed. unpod_monthly_export was started by its schedule; the demo starts three more.")
-    airflow.unpause("unpod_nightly_books")
+    airflow.unpause(NEEDS_DATABASE)
     run_ids = {dag_id: airflow.trigger(dag_id) for dag_id in STARTED_BY_US}
 
     def waits() -> bool:

@@ -2,6 +2,7 @@
 
 CeleryExecutor with two workers, PostgreSQL, Redis, an object store that speaks S3, API server, scheduler, triggerer,
 DAG processor, and the sandbox of the API with a rate limit. Everything listens on 127.0.0.1, in a folder of its own.
+Typed commands kill and start its parts.
 """
 
 from __future__ import annotations
@@ -18,13 +19,25 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_provider_unpod.sandbox import Sandbox
-from tools.local_airflow import COMPONENTS, REPOSITORY, LocalAirflow, descendants
+from tools.local_airflow import (
+    BOOKS_CONNECTION,
+    COMPONENTS,
+    EXAMPLE_SETTINGS,
+    REPOSITORY,
+    LocalAirflow,
+    descendants,
+    ledger_of,
+    start_nightly_books,
+    this_python,
+)
 from tools.local_postgres import LocalPostgres
-from tools.servers import Server, end_group, free_port
+from tools.parts import USAGE, Part, obey, table, typed
+from tools.servers import Server, end_at_signals, end_group, free_port, uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,18 +48,32 @@ WORKERS = ("worker-1", "worker-2")
 STORES = REPOSITORY / ".venv-stores" / "bin"
 BUCKET = "unpod"
 STORE_CONNECTION = "unpod_store"
+#: The database of the connection ``unpod_books_db``.
+BOOKS = "books"
 
 GREETING = """
-Airflow   {airflow}   (no login; only this machine reaches it)
-Sandbox   {sandbox}   in place of Unpod, as connection unpod_default, {limit} requests a minute
-Exports   s3://{store}@{bucket}/exports
-Logs      {home}
+Airflow      {airflow}   (no login; only this machine reaches it)
+Sandbox      {sandbox}   in place of Unpod, as connection unpod_default, {limit} requests a minute
+Exports      s3://{store}@{bucket}/exports
+PostgreSQL   {postgres}   Airflow's database
+             {books}   connection {books_connection}: ledger, loaded invoices
+Logs         {home}
 
-Workers {workers}, scheduler, triggerer and DAG processor are started again when they end. Ctrl-C stops everything."""
+{parts}
+
+A part of Airflow that ends is started again. Type a command:
+
+{usage}
+
+To pay the invoice that unpod_wait_for_payment waits for, in another terminal:
+
+  {python} -m airflow_provider_unpod.sandbox pay 101 --port {port}
+
+Ctrl-C stops everything."""
 
 
 class DistributedAirflow(LocalAirflow):
-    """Airflow's components and two Celery workers on PostgreSQL and Redis; those that end are started again.
+    """Airflow's components and two Celery workers on PostgreSQL and Redis. Those that end are started again.
 
     :param home: an empty folder: configuration and logs.
     :param dags: the folder of DAG files.
@@ -87,6 +114,7 @@ class DistributedAirflow(LocalAirflow):
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._lock = threading.Lock()
+        self._down: set[str] = set()
 
     def __enter__(self) -> DistributedAirflow:
         super().__enter__()
@@ -95,20 +123,36 @@ class DistributedAirflow(LocalAirflow):
 
     def stop(self) -> None:
         """Stop the supervisor, then all components and every process that they started."""
-        self._stopping.set()
-        if self._supervisor.is_alive():
-            self._supervisor.join()
-        super().stop()
+        with uninterrupted():
+            self._stopping.set()
+            if self._supervisor.is_alive():
+                self._supervisor.join()
+            super().stop()
 
-    def kill(self, component: str) -> None:
-        """Kill a component and all its processes with SIGKILL, like a power failure."""
+    def kill(self, component: str, *, stays_down: bool = False) -> None:
+        """Kill a component and all its processes with SIGKILL, like a power failure.
+
+        :param stays_down: it is not started again by itself, but by `start`.
+        """
         with self._lock:
+            if stays_down:
+                self._down.add(component)
             group = self._components[component].pid
             # Tasks of a worker are in groups of their own; its descendants are found before they lose their parent.
             for pid in [*descendants(group), group]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._components[component].wait()
+
+    def start(self, component: str) -> None:
+        """Start a component that was killed and stayed down."""
+        with self._lock:
+            self._down.discard(component)
+            self._start_again(component)
+
+    def is_running(self, component: str) -> bool:
+        """Whether the process of a component exists."""
+        return self._components[component].poll() is None
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         if name in WORKERS:
@@ -120,15 +164,39 @@ class DistributedAirflow(LocalAirflow):
     def _supervise(self) -> None:
         while not self._stopping.wait(1):
             with self._lock:
-                for name, process in list(self._components.items()):
-                    if process.poll() is not None:
-                        # Remaining processes would run in parallel with the next ones.
-                        end_group(process)
-                        self._components[name] = self._start(name, self.components[name])
+                for name in self._components.keys() - self._down:
+                    self._start_again(name)
+
+    def _start_again(self, name: str) -> None:
+        if not self.is_running(name):
+            # Remaining processes would run in parallel with the next ones.
+            end_group(self._components[name])
+            with uninterrupted():
+                self._components[name] = self._start(name, self.components[name])
 
     def _component_ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
         if not self._supervisor.is_alive():
             super()._component_ended(name, process)
+
+
+class Component(NamedTuple):
+    """A component of Airflow as a part that can be killed."""
+
+    airflow: DistributedAirflow
+    name: str
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; ``None`` while it does not run."""
+        return self.airflow.pid_of(self.name) if self.airflow.is_running(self.name) else None
+
+    def kill(self) -> None:
+        """Kill it and all its processes; it stays down."""
+        self.airflow.kill(self.name, stays_down=True)
+
+    def start(self) -> None:
+        """Start it again."""
+        self.airflow.start(self.name)
 
 
 class Redis(Server):
@@ -182,31 +250,47 @@ def missing() -> list[str]:
 
 
 class Deployment(NamedTuple):
-    """A part that can be stopped and started again."""
+    """What tests and benchmarks use and break."""
 
     airflow: DistributedAirflow
     postgres: LocalPostgres
     store: ObjectStore
+    redis: Redis
+
+    def parts(self) -> dict[str, Part]:
+        """All parts that can be killed and started again, by name."""
+        components = {name: Component(self.airflow, name) for name in self.airflow.components}
+        return {**components, "postgres": self.postgres, "redis": self.redis, "store": self.store}
 
 
 @contextlib.contextmanager
 def distributed(home: Path, dags: Path, connections: Mapping[str, str], **environment: str) -> Iterator[Deployment]:
-    """A whole deployment.
+    """A whole deployment, with the pool ``unpod`` and an empty database as connection ``unpod_books_db``.
 
     :param connections: to the sandbox: connection id -> the connection as JSON.
     """
     with LocalPostgres() as postgres, Redis() as redis, ObjectStore(home / "store") as store:
+        postgres.create_database(BOOKS)
         exports = f"s3://{STORE_CONNECTION}@{BUCKET}"
         airflow = DistributedAirflow(
             home / "airflow",
             dags,
             postgres,
             redis.address,
-            connections={**connections, STORE_CONNECTION: store.connection},
-            **{"UNPOD_EXPORTS": f"{exports}/exports", "UNPOD_BOOKS": f"{exports}/books", **environment},
+            connections={
+                **connections,
+                STORE_CONNECTION: store.connection,
+                BOOKS_CONNECTION: postgres.connection(BOOKS),
+            },
+            **{
+                "UNPOD_EXPORTS": f"{exports}/exports",
+                "UNPOD_BOOKS": f"{exports}/books",
+                **EXAMPLE_SETTINGS,
+                **environment,
+            },
         )
         with airflow:
-            yield Deployment(airflow, postgres, store)
+            yield Deployment(airflow, postgres, store, redis)
 
 
 def main() -> int:
@@ -216,34 +300,55 @@ def main() -> int:
     if found := missing():
         print("\n".join(found), file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_at_signals()
+    dags = REPOSITORY / "example_dags"
     try:
         with Sandbox(rate_limit=limit) as sandbox, tempfile.TemporaryDirectory(prefix="unpod-distributed-") as home:
             print("Starting; this takes about a minute ...", flush=True)
-            with distributed(Path(home), REPOSITORY / "example_dags", {"unpod_default": sandbox.connection_json()}) as (
-                airflow,
-                _,
-                _,
-            ):
-                print(
-                    GREETING.format(
-                        airflow=airflow.url,
-                        sandbox=sandbox.url,
-                        limit=limit,
-                        store=STORE_CONNECTION,
-                        bucket=BUCKET,
-                        home=airflow.home,
-                        workers=" and ".join(WORKERS),
-                    ),
-                    flush=True,
-                )
-                signal.pause()
+            with distributed(Path(home), dags, {"unpod_default": sandbox.connection_json()}) as deployment:
+                write_ledger(deployment.postgres, sandbox)
+                start_nightly_books(deployment.airflow)
+                print(greeting(deployment, sandbox, limit), flush=True)
+                parts = deployment.parts()
+                for command in typed():
+                    print(obey(command, parts), flush=True)
+                while True:
+                    signal.pause()
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0
     except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
     return 1
+
+
+def write_ledger(postgres: LocalPostgres, sandbox: Sandbox) -> None:
+    """Create the ledger that ``unpod_nightly_books`` compares with."""
+    import psycopg2  # `missing` has said so if it is not installed
+
+    with closing(psycopg2.connect(postgres.url(BOOKS))) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE ledger (id BIGINT PRIMARY KEY, amount NUMERIC, currency TEXT)")
+        cursor.executemany("INSERT INTO ledger VALUES (%s, %s, %s)", ledger_of(sandbox))
+
+
+def greeting(deployment: Deployment, sandbox: Sandbox, limit: int) -> str:
+    """The addresses, the process id of each part, and the commands."""
+    airflow, postgres, _, _ = deployment
+    return GREETING.format(
+        airflow=airflow.url,
+        sandbox=sandbox.url,
+        limit=limit,
+        store=STORE_CONNECTION,
+        bucket=BUCKET,
+        postgres=postgres.url("airflow"),
+        books=postgres.url(BOOKS),
+        books_connection=BOOKS_CONNECTION,
+        home=airflow.home,
+        parts=table(deployment.parts()),
+        usage="\n".join(f"  {line}" for line in USAGE.splitlines()),
+        python=this_python(),
+        port=sandbox.port,
+    )
 
 
 if __name__ == "__main__":

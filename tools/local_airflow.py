@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
-from tools.servers import end_group, free_port, wait_until
+from tools.servers import end_group, free_port, uninterrupted, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,7 @@ COMPONENTS = {
 }
 FINISHED = ("success", "failed")
 STARTUP_TIMEOUT = 180.0
+POOL_SLOTS = 8
 
 
 class LocalAirflow:
@@ -51,7 +52,7 @@ class LocalAirflow:
     :param dags: the folder of DAG files.
     :param connections: connection id -> the connection as JSON. They are kept in Airflow's database, so the UI lists
         them, unlike those of the environment.
-    :param environment: further environment variables of all components.
+    :param environment: further environment variables of all components. The pool that ``UNPOD_POOL`` names is created.
     :raises RuntimeError: when a component ends, or Airflow is not healthy in time; the text names the component and
         ends with its log.
     """
@@ -78,8 +79,9 @@ class LocalAirflow:
             for name, command in self.components.items():
                 if name == "triggerer":
                     self.wait_for(self._health, "Airflow's API server", STARTUP_TIMEOUT)
-                    self._add_connections()
-                self._components[name] = self._start(name, command)
+                    self._add_connections_and_pool()
+                with uninterrupted():
+                    self._components[name] = self._start(name, command)
             self.wait_for(self.healthy, "Airflow to be healthy", STARTUP_TIMEOUT)
         except BaseException:
             self.stop()
@@ -101,9 +103,11 @@ class LocalAirflow:
                 _command(command), env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _add_connections(self) -> None:
+    def _add_connections_and_pool(self) -> None:
         for conn_id, connection in self.connections.items():
             self.api("POST", "/connections", {"connection_id": conn_id, **json.loads(connection)})
+        if pool := self.environment.get("UNPOD_POOL"):
+            self.api("POST", "/pools", {"name": pool, "slots": POOL_SLOTS})
 
     def log_file(self, component: str) -> Path:
         """The file that holds the output of a component."""
@@ -115,18 +119,19 @@ class LocalAirflow:
 
     def stop(self) -> None:
         """Stop all components and every process that they started; kill those that do not stop within 10 s."""
-        for process in self._components.values():
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + 10
-        for process in self._components.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, deadline - time.monotonic()))
-            end_group(process)
-        self._components.clear()
-        for pid in self.left_behind():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with uninterrupted():
+            for process in self._components.values():
+                if process.poll() is None:
+                    process.terminate()
+            deadline = time.monotonic() + 10
+            for process in self._components.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                end_group(process)
+            self._components.clear()
+            for pid in self.left_behind():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def left_behind(self) -> list[int]:
         """Process ids of this Airflow that still run, tasks included. Needs Linux's ``/proc``."""
@@ -261,39 +266,54 @@ class LocalAirflow:
         return run
 
 
+#: What the example DAGs need besides connections and folders: quick polls, and a pool for all tasks with the token.
+EXAMPLE_SETTINGS = {"UNPOD_POLL_INTERVAL": "5", "UNPOD_POOL": "unpod"}
+#: The connection to the database of the example ``unpod_books``.
+BOOKS_CONNECTION = "unpod_books_db"
+#: Paused in the example, until its database exists. Here it does, and unpod_month_revenue needs the table.
+NEEDS_DATABASE = "unpod_nightly_books"
+
+
 def example_airflow(home: Path, sandbox: Sandbox, output: Path, **environment: str) -> LocalAirflow:
-    """An Airflow with the example DAGs and connections to a sandbox and to a database; files go below ``output``."""
+    """An Airflow with the example DAGs, their pool and connections to a sandbox and a database.
+
+    :param output: files go below this folder.
+    """
     return LocalAirflow(
         home,
         REPOSITORY / "example_dags",
         connections={
             "unpod_default": sandbox.connection_json(),
-            "unpod_books_db": books_database(output / "books.db", sandbox),
+            BOOKS_CONNECTION: books_database(output / "books.db", sandbox),
         },
         UNPOD_EXPORTS=f"file://{output}/exports",
         UNPOD_BOOKS=f"file://{output}/books",
-        UNPOD_POLL_INTERVAL="5",
-        **environment,
+        **{**EXAMPLE_SETTINGS, **environment},
     )
 
 
-def books_database(file: Path, sandbox: Sandbox) -> str:
-    """Create the database of the example ``unpod_books``, and return its connection as JSON.
+def start_nightly_books(airflow: LocalAirflow) -> None:
+    """Wait until the example DAGs are parsed, and unpause the one that needs a database."""
+    airflow.wait_for(lambda: NEEDS_DATABASE in airflow.dags(), "the example DAGs to be parsed")
+    airflow.unpause(NEEDS_DATABASE)
 
-    Its ledger agrees with the sandbox, except for the newest invoice, which it has with one cent more.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
+
+def ledger_of(sandbox: Sandbox) -> list[tuple[int, str, str]]:
+    """Id, amount and currency of all invoices, as a ledger has them that differs by one cent in the newest one."""
     booked = [(one.id, Decimal(one.amount), one.currency) for one in sandbox.ledger.invoices()]
     newest = max(invoice_id for invoice_id, _, _ in booked)
+    return [
+        (invoice_id, str(amount + (Decimal("0.01") if invoice_id == newest else 0)), currency)
+        for invoice_id, amount, currency in booked
+    ]
+
+
+def books_database(file: Path, sandbox: Sandbox) -> str:
+    """Create the database of the example ``unpod_books`` with its ledger, and return its connection as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file)) as database:
         database.execute("CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY, amount TEXT, currency TEXT)")
-        database.executemany(
-            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)",
-            [
-                (invoice_id, str(amount + (Decimal("0.01") if invoice_id == newest else 0)), currency)
-                for invoice_id, amount, currency in booked
-            ],
-        )
+        database.executemany("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", ledger_of(sandbox))
         database.commit()
     return json.dumps({"conn_type": "sqlite", "host": str(file)})
 
@@ -310,6 +330,12 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, file.read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def this_python() -> Path:
+    """The path of the Python that runs this, as short as it can be typed in the clone."""
+    python = Path(sys.executable)
+    return python.relative_to(REPOSITORY) if python.is_relative_to(REPOSITORY) else python
 
 
 def _command(arguments: Any) -> list[str]:

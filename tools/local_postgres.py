@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tools.servers import STARTUP_TIMEOUT, end_group, free_port, wait_until
+from tools.servers import STARTUP_TIMEOUT, end_group, free_port, uninterrupted, wait_until
 
 #: Where Debian keeps the server's programs, which are not on PATH.
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -37,6 +38,19 @@ class LocalPostgres:
         """Return the URL of a database. It needs no password and is only reachable from this machine."""
         return f"{driver}://{self.user}@127.0.0.1:{self.port}/{database}"
 
+    def connection(self, database: str) -> str:
+        """Return the Airflow connection to a database as JSON."""
+        return json.dumps(
+            {"conn_type": "postgres", "host": "127.0.0.1", "port": self.port, "login": self.user, "schema": database}
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server; ``None`` while it does not run."""
+        if self._server is None or self._server.poll() is not None:
+            return None
+        return int((self._data / "postmaster.pid").read_text().split()[0])  # the process is of `runuser`, for root
+
     def __enter__(self) -> LocalPostgres:
         try:
             self._make_cluster()
@@ -47,27 +61,30 @@ class LocalPostgres:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with uninterrupted():
+            self.stop()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start or restart the server, and wait until it responds."""
-        log = (self._folder / "server.log").open("ab")
-        self._server = subprocess.Popen(
-            [*self._as_user, str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *_OPTIONS],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port), *_OPTIONS]
+        with (self._folder / "server.log").open("ab") as log, uninterrupted():
+            self._server = subprocess.Popen([*self._as_user, *command], stdout=log, stderr=log, start_new_session=True)
         wait_until(self._responds, "PostgreSQL to start", STARTUP_TIMEOUT)
 
     def stop(self) -> None:
         """Stop the server and close all connections. It may be called more than once."""
-        if self._server is not None:
-            # The whole group: `runuser` does not pass signals on.
-            end_group(self._server, signal.SIGINT)
-            self._server = None
+        with uninterrupted():
+            if self._server is not None:
+                # The whole group: `runuser` does not pass signals on.
+                end_group(self._server, signal.SIGINT)
+                self._server = None
+
+    def kill(self) -> None:
+        """Abort the server without a shutdown. What was committed is there after the next start."""
+        # Not SIGKILL: the next start fails while one of the server's processes still exists, which this awaits.
+        self._run("pg_ctl", "stop", "-m", "immediate", "-D", str(self._data), check=False)
+        self.stop()
 
     def create_database(self, name: str) -> None:
         """Create an empty database."""
@@ -103,9 +120,10 @@ class LocalPostgres:
 
 def _programs() -> Path:
     """The folder with the server's programs."""
-    versions = sorted(_DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name)) if _DEBIAN.is_dir() else []
+    # The package of the client alone makes such a folder, too.
+    versions = [program.parent for program in _DEBIAN.glob("*/bin/initdb")]
     if versions:
-        return versions[-1]
+        return max(versions, key=lambda folder: float(folder.parent.name))
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     raise RuntimeError("PostgreSQL is not installed. On Debian: apt-get install --no-install-recommends postgresql")

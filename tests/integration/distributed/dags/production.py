@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AssetWatcher, dag, task
+from airflow.sdk import Asset, AssetWatcher, BaseHook, dag, task
 
 from airflow_provider_unpod.hooks.unpod import UnpodHook
 from airflow_provider_unpod.operators.billing import UnpodBillingOperator
@@ -24,7 +25,7 @@ def export_everything() -> None:
         handles = [organization["domain_handle"] for organization in UnpodHook().get_organizations()]
         return [{"org_handle": each, "output_path": f"{os.environ['UNPOD_EXPORTS']}/{each}"} for each in handles]
 
-    UnpodBillingOperator.partial(task_id="export").expand_kwargs(organizations())
+    UnpodBillingOperator.partial(task_id="export", pool=os.environ["UNPOD_POOL"]).expand_kwargs(organizations())
 
 
 @dag(schedule=None, default_args=RETRIES)
@@ -47,8 +48,17 @@ PAID = Asset(
 @dag(schedule=[PAID], default_args=RETRIES)
 def book_payments() -> None:
     @task
-    def book(triggering_asset_events: Any = None) -> list[list[Any]]:
-        return [[change["key"], change["invoice"]["id"]] for change in transitions_of(triggering_asset_events)]
+    def book(triggering_asset_events: Any = None) -> None:
+        """Insert each payment under its key, or count it as delivered again."""
+        hook: Any = BaseHook.get_hook("unpod_books_db")
+        with closing(hook.get_conn()) as connection, connection, connection.cursor() as cursor:
+            for change in transitions_of(triggering_asset_events):
+                invoice = change["invoice"]
+                cursor.execute(
+                    "INSERT INTO payments VALUES (%s, %s, %s, %s, 1)"
+                    " ON CONFLICT (key) DO UPDATE SET deliveries = payments.deliveries + 1",
+                    (change["key"], invoice["id"], invoice["amount"], invoice["currency"]),
+                )
 
     book()
 

@@ -1,0 +1,175 @@
+"""The tools of a clone stop every process that they have started, and start and kill the parts that a user names."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools import local_postgres
+from tools.distributed import Component, DistributedAirflow
+from tools.local_airflow import REPOSITORY, LocalAirflow
+from tools.local_postgres import LocalPostgres
+from tools.parts import obey
+from tools.servers import Server, free_port, wait_until
+
+#: A tool with a server and an Airflow whose components have a child each, and take a while to end.
+TOOL = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from tools.local_airflow import LocalAirflow
+from tools.servers import Server, end_at_signals, free_port
+
+class SlowToEnd(LocalAirflow):
+    def _airflow(self, *command): pass
+    def _add_connections_and_pool(self): pass
+    def _health(self): return {"up": True}
+    def healthy(self): return True
+    def _start(self, name, command):
+        script = "sleep 1000 & trap 'sleep 0.6; exit' TERM; touch $AIRFLOW_HOME/$0; wait"
+        return subprocess.Popen(["bash", "-c", script, name], env=self.environment, start_new_session=True)
+
+home = Path(sys.argv[1])
+os.environ["AIRFLOW_HOME"] = str(home)  # marks the server's process as well
+end_at_signals()
+port = free_port()
+with Server([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], port):
+    with SlowToEnd(home, home) as airflow:
+        airflow.wait_for(lambda: all((home / name).exists() for name in airflow.components), "the components")
+        print("up", flush=True)
+        if "waits" in sys.argv:
+            signal.pause()
+        print("stopping", flush=True)
+"""
+
+
+def run_until_up(home: Path, mode: str) -> subprocess.Popen[str]:
+    tool = subprocess.Popen(
+        [sys.executable, "-c", TOOL, str(home), mode],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert tool.stdout is not None
+    assert tool.stdout.readline() == "up\n"
+    return tool
+
+
+@pytest.mark.parametrize("signals", ["SIGHUP", "SIGTERM SIGHUP", "SIGINT SIGINT"])
+def test_a_closed_terminal_or_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path, signals: str) -> None:
+    tool = run_until_up(tmp_path, "waits")
+    assert len(LocalAirflow(tmp_path, tmp_path).left_behind()) >= 9  # four components with a child each, a server
+
+    for name in signals.split():
+        tool.send_signal(signal.Signals[name])
+        time.sleep(0.2)
+
+    tool.wait(30)
+    assert LocalAirflow(tmp_path, tmp_path).left_behind() == []
+
+
+def test_ctrl_c_while_a_tool_stops_by_itself_leaves_no_process_behind(tmp_path: Path) -> None:
+    tool = run_until_up(tmp_path, "stops")
+    assert tool.stdout is not None
+    assert tool.stdout.readline() == "stopping\n"
+
+    time.sleep(0.2)
+    tool.send_signal(signal.SIGINT)
+
+    assert tool.wait(30) == -signal.SIGINT
+    assert LocalAirflow(tmp_path, tmp_path).left_behind() == []
+
+
+class Sleeping(DistributedAirflow):
+    """The supervisor of `make distributed`, with components that only sleep."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, home, _NoPostgres(), "redis://nowhere")
+
+    def __enter__(self) -> Sleeping:
+        self._components = {name: self._start(name, []) for name in ("worker-1", "worker-2")}
+        self._supervisor.start()
+        return self
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "1000"], env=self.environment, start_new_session=True)
+
+
+class _NoPostgres(LocalPostgres):
+    def __init__(self) -> None:
+        self.port = 1
+        self.user = "nobody"
+
+    def create_database(self, name: str) -> None:
+        pass
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> Iterator[Sleeping]:
+    with Sleeping(tmp_path) as airflow:
+        yield airflow
+    assert airflow.left_behind() == []
+
+
+def test_a_worker_that_a_user_kills_by_name_stays_down_until_it_is_started(sleeping: Sleeping) -> None:
+    parts = {name: Component(sleeping, name) for name in ("worker-1", "worker-2")}
+    other = parts["worker-2"].pid
+
+    assert obey("kill worker-1", parts).split() == ["worker-1", "down"]
+    time.sleep(1.5)  # the supervisor looks every second
+    assert obey("parts", parts).split() == ["worker-1", "down", "worker-2", str(other)]
+    obey("start worker-1", parts)
+    assert parts["worker-1"].pid in sleeping.left_behind()
+
+
+def test_a_worker_that_is_killed_by_its_process_id_is_started_again(sleeping: Sleeping) -> None:
+    first = sleeping.pid_of("worker-1")
+
+    subprocess.run(["kill", "-9", str(first)], check=True)
+
+    wait_until(lambda: sleeping.is_running("worker-1") and sleeping.pid_of("worker-1") != first, "another process", 10)
+
+
+def test_restart_kills_a_server_and_starts_it_on_the_same_port() -> None:
+    port = free_port()
+    with Server([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], port) as server:
+        first = server.pid
+
+        printed = obey("restart store", {"store": server})
+
+        assert server.pid not in (None, first)
+        assert printed.split() == ["store", str(server.pid)]
+        assert obey("start store", {"store": server}) == printed  # it runs already
+
+
+def test_a_command_with_a_wrong_name_prints_the_commands_and_the_names() -> None:
+    parts = {"redis": Server([], 0), "store": Server([], 0)}
+
+    for typed in ("kill worker", "stop redis", "kill", "help"):
+        printed = obey(typed, parts)
+        assert "restart NAME" in printed
+        assert "redis, store" in printed
+    assert obey("\n", parts) == ""
+
+
+def test_postgresql_s_client_alone_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_postgres, "_DEBIAN", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    client = tmp_path / "17" / "bin"
+    client.mkdir(parents=True)
+    (client / "psql").touch()
+    with pytest.raises(RuntimeError, match="apt-get install --no-install-recommends postgresql"):
+        LocalPostgres()
+
+    for version in ("9.6", "15"):
+        server = tmp_path / version / "bin"
+        server.mkdir(parents=True)
+        (server / "initdb").touch()
+    assert local_postgres._programs() == tmp_path / "15" / "bin"
