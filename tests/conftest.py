@@ -52,7 +52,7 @@ def own_deprecations_raised() -> Iterator[None]:
             raise message
         shown(message, category, *place)
 
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]  # takes any place
     try:
         yield
     finally:
