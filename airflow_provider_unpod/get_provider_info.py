@@ -29,6 +29,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Requests in flight at once while a list is read. Default: 4.",
         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 64},
     },
+    "max_rate_limit_wait": {
+        "label": "Max. rate limit wait (seconds)",
+        "description": "Longest total wait of one request for the rate limit. Default: 900. A poll waits at most 300.",
+        "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 86400},
+    },
     "daily_requests": {
         "label": "Daily requests",
         "description": "Most requests a day for waits, except for what they need at every poll. Default: 3333, a third "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_unpod import __version__
@@ -65,6 +65,7 @@ class UnpodClient:
         be interrupted and may exceed it.
     :param page_size: default rows per page.
     :param max_concurrency: default number of requests in flight.
+    :param max_rate_limit_wait: longest total wait of one request for the rate limit, in seconds.
     :param daily_requests: most requests that waits make in a day, except for what they need at every poll. The client
         itself does not count them.
     :param verify: whether to verify the server's certificate, or the path of a CA file. ``REQUESTS_CA_BUNDLE`` is
@@ -86,6 +87,7 @@ class UnpodClient:
         timeout: float = 30.0,
         page_size: int = 100,
         max_concurrency: int = 4,
+        max_rate_limit_wait: float = settings.MAX_RATE_LIMIT_WAIT,
         daily_requests: int = settings.DAILY_REQUESTS,
         verify: bool | str = True,
         proxies: Mapping[str, str] | None = None,
@@ -97,7 +99,8 @@ class UnpodClient:
         self.page_size = settings.page_size(page_size)
         self.max_concurrency = settings.max_concurrency(max_concurrency)
         self.daily_requests = settings.daily_requests(daily_requests)
-        self.retry = retry
+        longest = min(settings.max_rate_limit_wait(max_rate_limit_wait), retry.max_rate_limit_wait)
+        self.retry = replace(retry, max_rate_limit_wait=longest)
         self._secret = settings.token(token)
         insecure = settings.allow_insecure_http(allow_insecure_http)
         _check_transport_security(self.base_url, insecure)
@@ -149,7 +152,7 @@ class UnpodClient:
         :raises UnpodOrganizationNotFound: 404 on page 1.
         :raises UnpodBadAnswer: a response that cannot be trusted: HTTP 206, a redirect, a firewall's page.
         :raises UnpodBadRows: the page has invalid rows. The error names all of them.
-        :raises UnpodRateLimited: the rate limit is exhausted for longer than ``retry`` allows to wait.
+        :raises UnpodRateLimited: the rate limit is exhausted for longer than ``max_rate_limit_wait``.
         :raises UnpodUnavailable: network failure, timeout or 5xx after all retries.
         :raises UnpodUnreachable: unknown host, untrusted certificate or unusable proxy.
         :raises Cancelled: ``cancellation`` was cancelled.

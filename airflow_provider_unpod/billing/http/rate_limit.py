@@ -102,27 +102,31 @@ class Pacing:
     def enter(self, cancellation: Cancellation | None, patience: float) -> tuple[float, float]:
         """Wait until one more request may be sent, and count it as in flight.
 
-        :param patience: longest acceptable wait in seconds.
-        :return: seconds waited, and seconds still to wait. The second value is 0 if the request may be sent. Otherwise
-            it exceeds the remaining ``patience``, and the request is not counted.
+        :param patience: longest acceptable wait for the rate limit in seconds. A :meth:`pause` does not count.
+        :return: seconds waited for it, and seconds still to wait. The second value is 0 if the request may be sent.
+            Otherwise it exceeds the remaining ``patience``, and the request is not counted.
         :raises Cancelled: if ``cancellation`` was cancelled.
         """
         with self._condition:
             if self._hold() is None:
                 self._in_flight += 1
                 return 0.0, 0.0
+        waited = 0.0
         with cancellation.calling(self._wake) if cancellation else nullcontext(), self._condition:
-            began = self.clock.monotonic()
             while (seconds := self._hold()) is not None:
-                waited = self.clock.monotonic() - began
+                began = self.clock.monotonic()
+                if self._is_paused():
+                    self._wait(seconds, "another request was asked to wait", cancellation)
+                    continue
                 if seconds == float("inf"):
                     self._wait(None, "", cancellation)
                 elif seconds > patience - waited:
                     return waited, seconds
                 else:
-                    self._wait(seconds, self._reason(), cancellation)
+                    self._wait(seconds, self._reason(), cancellation, self._advice(seconds))
+                waited += self.clock.monotonic() - began
             self._in_flight += 1
-            return self.clock.monotonic() - began, 0.0
+            return waited, 0.0
 
     def leave(self, headers: Mapping[str, str] | None, *, refused: bool = False) -> None:
         """Record the end of a request.
@@ -190,10 +194,13 @@ class Pacing:
             server = now
         return server_time - (now if abs(server - now) <= _CLOCK_TOLERANCE else server)
 
+    def _is_paused(self) -> bool:
+        return self.clock.monotonic() < self._paused_until
+
     def _hold(self) -> float | None:
         """Return the seconds to wait, or ``None`` to send now. The caller holds the condition."""
         now = self.clock.monotonic()
-        if now < self._paused_until:
+        if self._is_paused():
             return self._paused_until - now
         return self._share.hold(now, self._in_flight)
 
@@ -201,26 +208,26 @@ class Pacing:
         limit = self._announced_limit
         return f"the rate limit{f' of {limit} requests' if limit else ''} of this API token is in use"
 
-    def _wait(self, seconds: float | None, why: str, cancellation: Cancellation | None) -> None:
-        if seconds is not None and seconds >= _WORTH_A_LINE:
-            now = self.clock.monotonic()
-            # Threads that wait together log one line, and at most one a minute.
-            if now + seconds > self._announced_until + 1:
-                self._announced_until = now + max(seconds, _QUIET)
-                log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, self._advice(seconds))
-        # Checked before the wait too: an earlier cancellation would not wake it.
-        if cancellation:
-            cancellation.check()
-        self.clock.wait(self._condition, seconds)
-        if cancellation:
-            cancellation.check()
-
     def _advice(self, seconds: float) -> str:
         """Return the advice for long waits, once for each client."""
         if self._advised or seconds < _WORTH_ADVICE or self._announced_limit is None:
             return ""
         self._advised = True
         return " To wait less, give the tasks that use this token a pool with fewer slots."
+
+    def _wait(self, seconds: float | None, why: str, cancellation: Cancellation | None, advice: str = "") -> None:
+        if seconds is not None and seconds >= _WORTH_A_LINE:
+            now = self.clock.monotonic()
+            # Threads that wait together log one line, and at most one a minute. Advice is always logged.
+            if advice or now + seconds > self._announced_until + 1:
+                self._announced_until = now + max(seconds, _QUIET)
+                log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, advice)
+        # Checked before the wait too: an earlier cancellation would not wake it.
+        if cancellation:
+            cancellation.check()
+        self.clock.wait(self._condition, seconds)
+        if cancellation:
+            cancellation.check()
 
     def _wake(self) -> None:
         with self._condition:

@@ -25,15 +25,15 @@ class RetryPolicy:
     :param first_wait: longest wait after the first fault.
     :param max_wait: longest wait after any fault.
     :param max_total_wait: longest total wait after faults. If the server asks for more, the request fails immediately.
-    :param max_rate_limit_wait: longest total wait for the rate limit. If the limit resets later, for example with a
-        daily quota, the request fails immediately.
+    :param max_rate_limit_wait: longest total wait for the rate limit, if it is less than that of the client. If the
+        limit resets later, for example with a daily quota, the request fails immediately.
     """
 
     attempts: int = 8
     first_wait: float = 0.5
     max_wait: float = 30.0
     max_total_wait: float = 300.0
-    max_rate_limit_wait: float = 900.0
+    max_rate_limit_wait: float = float("inf")
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after try number ``attempt`` (from 1) failed."""

@@ -25,7 +25,9 @@ MAX_CONCURRENCY = 64
 DAILY_REQUESTS = 3_333
 _MAX_DAILY_REQUESTS = 1_000_000_000
 _MAX_PAGE_SIZE = 100_000
-_MAX_TIMEOUT = 86_400.0
+#: Default of ``max_rate_limit_wait``: a minute's limit resets within that time even if many workers share it.
+MAX_RATE_LIMIT_WAIT = 900.0
+_SECONDS_A_DAY = 86_400.0
 _PROXY_SCHEMES = ("http", "https")
 #: What a proxy is for: a scheme, perhaps with a host, as ``requests`` has it.
 _PROXIED = re.compile(r"(https?|all)(://[^/\s]+)?").fullmatch
@@ -94,15 +96,7 @@ def auth_scheme(value: Any) -> str:
 
 def timeout(value: Any) -> float:
     """Check the time limit for one whole request, in seconds."""
-    try:
-        seconds = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 < seconds <= _MAX_TIMEOUT:
-        raise UnpodConfigError(
-            f"Timeout (`timeout`) must be seconds above 0, at most {_MAX_TIMEOUT:g}; got {short_repr(value)}."
-        )
-    return seconds
+    return _seconds(value, "Timeout", "timeout")
 
 
 def page_size(value: Any) -> int:
@@ -113,6 +107,11 @@ def page_size(value: Any) -> int:
 def max_concurrency(value: Any) -> int:
     """Check the number of requests in flight."""
     return _whole_number(value, "Max. concurrency", "max_concurrency", MAX_CONCURRENCY)
+
+
+def max_rate_limit_wait(value: Any) -> float:
+    """Check the longest wait of one request for the rate limit, in seconds."""
+    return _seconds(value, "Max. rate limit wait", "max_rate_limit_wait")
 
 
 def daily_requests(value: Any) -> int:
@@ -222,6 +221,18 @@ def _whole_number(value: Any, label: str, name: str, most: int) -> int:
         raise UnpodConfigError(error.message.replace(f"`{name}`", f"{label} (`{name}`)", 1)) from None
 
 
+def _seconds(value: Any, label: str, name: str) -> float:
+    try:
+        seconds = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 < seconds <= _SECONDS_A_DAY:
+        raise UnpodConfigError(
+            f"{label} (`{name}`) must be seconds above 0, at most {_SECONDS_A_DAY:g}; got {short_repr(value)}."
+        )
+    return seconds
+
+
 def _number(value: Any) -> Any:
     """Convert digits (from URIs) and ``20.0`` (from forms) to an integer. Return any other value unchanged."""
     if isinstance(value, float) and value.is_integer():
@@ -237,6 +248,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "timeout": timeout,
     "page_size": page_size,
     "max_concurrency": max_concurrency,
+    "max_rate_limit_wait": max_rate_limit_wait,
     "daily_requests": daily_requests,
     "verify": verify,
     "proxies": proxies,

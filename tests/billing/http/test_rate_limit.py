@@ -17,7 +17,7 @@ import pytest
 from airflow_provider_unpod.billing.client import UnpodClient
 from airflow_provider_unpod.billing.errors import UnpodRateLimited, UnpodUnavailable
 from airflow_provider_unpod.billing.http.rate_limit import LONGEST_WINDOW, Budget, Pacing
-from airflow_provider_unpod.billing.http.retry import RetryPolicy
+from airflow_provider_unpod.billing.http.retry import POLL_RETRY, RetryPolicy
 from tests.billing.conftest import FastClock
 from tests.billing.faulty_server import FaultyServer, Request, Reset, Script, answer, page
 
@@ -276,14 +276,29 @@ def test_one_refused_thread_holds_all_others_back(server: FaultyServer, connect:
     assert all(moment - moments[0] >= 99.9 for moment in moments[1:])
 
 
-def test_a_pause_longer_than_the_policy_allows_fails_at_once_in_every_thread(
-    server: FaultyServer, connect: Connect, clock: FastClock
+def test_a_wait_that_another_thread_was_asked_for_is_not_one_for_the_rate_limit(
+    server: FaultyServer, connect: Connect, clock: FastClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "airflow_provider_unpod")
     client = connect(server, retry=RetryPolicy(max_rate_limit_wait=10))
     client._pacing.pause(60)
-    with pytest.raises(UnpodRateLimited, match="60 s"):
-        client.get_page(1, 100)
-    assert client.requests_made == 0
+    client.get_page(1, 100)
+    assert clock.skipped >= 59.9
+    assert "another request was asked to wait" in caplog.text
+
+
+def test_the_connection_sets_how_long_a_request_waits_for_the_rate_limit(
+    server: FaultyServer, connect: Connect, clock: FastClock
+) -> None:
+    refused = answer("", 429, {"Retry-After": "1200"})
+    server.scripts = [refused, page()]
+    assert connect(server, max_rate_limit_wait=3600).get_page(1, 100).count == 1
+    server.scripts = [refused]
+    with pytest.raises(UnpodRateLimited, match=r"at most 15 min"):
+        connect(server).get_page(1, 100)
+    server.scripts = [answer("", 429, {"Retry-After": "120"})]
+    with pytest.raises(UnpodRateLimited, match=r"at most 60 s"):
+        connect(server, max_rate_limit_wait=60, retry=POLL_RETRY).get_page(1, 100)
 
 
 def test_long_waits_are_announced_once_with_how_long_and_why(
@@ -313,6 +328,18 @@ def test_a_long_wait_for_the_rate_limit_names_the_remedy_once(
     assert len(messages) == 2
     assert "the rate limit of 10 requests of this API token is in use" in messages[0]
     assert [message.count("give the tasks that use this token a pool") for message in messages] == [1, 0]
+
+
+def test_the_remedy_is_named_even_right_after_a_shorter_wait(
+    server: FaultyServer, connect: Connect, clock: FastClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "airflow_provider_unpod")
+    refused = answer("", 429, {"Retry-After": "40", **limits(10, 0, clock.time() + 40)})
+    server.scripts = [answer("", 503, {"Retry-After": "4"}), refused, page()]
+    connect(server).get_page(1, 100)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "pool" not in first
+    assert "give the tasks that use this token a pool" in second
 
 
 def test_short_waits_are_not_announced(
