@@ -13,9 +13,10 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
+from asgiref.sync import sync_to_async
 
 from airflow_provider_unpod.billing.arguments import org_handle_of, seconds_of, text_of
 from airflow_provider_unpod.billing.errors import UnpodConfigError, UnpodError, UnpodUnreachable
@@ -34,7 +35,7 @@ except ImportError:  # Airflow 2.11 has no event triggers
     from airflow.triggers.base import BaseTrigger as BaseEventTrigger  # type: ignore[assignment]  # one or the other
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from datetime import timedelta
 
     from airflow_provider_unpod.billing.client import UnpodClient
@@ -48,7 +49,7 @@ _LONGEST_BACKOFF, _BACKOFF_INTERVALS = 300.0, 10
 #: Shortest interval in seconds. An interval of 0 would keep a CPU and the API busy.
 _SHORTEST_INTERVAL = 0.05
 
-
+_T = TypeVar("_T")
 #: The result of a poll.
 Seen: TypeAlias = "Snapshot | Postponed | PollFailure"
 #: Connection id, organization handle (``None`` for the connection's), and seconds between two polls.
@@ -121,6 +122,22 @@ async def _pause(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+async def _completed(work: Awaitable[_T], cut: Callable[[], None] = lambda: None) -> _T:
+    """Await ``work``, which must not end early.
+
+    If this coroutine is cancelled, because the last wait has ended, it calls ``cut`` and gives ``work`` a second.
+    """
+    future = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        cut()
+        await asyncio.wait([future], timeout=1.0)
+        if future.done() and not future.cancelled():
+            future.exception()
+        raise
+
+
 class _Poller:
     """Runs the polls and keeps the state between them: client, watch and last failure."""
 
@@ -159,35 +176,34 @@ class _Poller:
             client.close()
 
     async def _connect(self) -> None:
-        from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
         from airflow_provider_unpod.billing.watching.allowance import allowance_for
         from airflow_provider_unpod.billing.watching.watch import ListWatch
+
+        # Airflow before 3.3 matches responses to requests by their order. If a request is cancelled before its response
+        # is read, the next one ends the triggerer.
+        self._client = await _completed(self._new_client())
+        organization = (self._unpod_conn_id, self._client.org_handle)
+        self._allowance = allowance_for(organization, self._client.daily_requests)
+        self._watch = ListWatch(self._client, self._allowance)
+
+    async def _new_client(self) -> UnpodClient:
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
         from airflow_provider_unpod.hooks.unpod import client_from, why_not_found
 
         try:
             connection = await get_async_connection(self._unpod_conn_id)
         except AirflowNotFoundException as error:
             raise UnpodConfigError(why_not_found(self._unpod_conn_id)) from error
-        # In a thread, because it may import `requests` and asks Airflow to mask the secrets.
-        self._client = await asyncio.to_thread(client_from, connection, self._org_handle, POLL_RETRY)
-        organization = (self._unpod_conn_id, self._client.org_handle)
-        self._allowance = allowance_for(organization, self._client.daily_requests)
-        self._watch = ListWatch(self._client, self._allowance)
+        # In a thread, because it may import `requests`. In one of asgiref's, because it asks Airflow to mask the
+        # secrets: Airflow before 3.3 sends that with `async_to_sync`, which does not find this loop from other threads.
+        return await sync_to_async(client_from, thread_sensitive=False)(connection, self._org_handle, POLL_RETRY)
 
     async def _poll(self, wanted: Wanted, number: int) -> Snapshot | Postponed:
         watch = self._watch
         assert watch is not None
-        thread = asyncio.ensure_future(asyncio.to_thread(watch.poll, wanted, number=number))
-        try:
-            return await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            # The last wait has ended. A thread cannot be cancelled, but its requests can.
-            watch.cancel()
-            await asyncio.wait([thread], timeout=1.0)
-            if thread.done() and not thread.cancelled():
-                thread.exception()
-            raise
+        # A thread cannot be cancelled, but its requests can.
+        return await _completed(asyncio.to_thread(watch.poll, wanted, number=number), watch.cancel)
 
     def _failure(self, number: int, error: UnpodError) -> PollFailure:
         if isinstance(error, TRANSIENT):
