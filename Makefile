@@ -33,7 +33,7 @@ QUICK := -m "not slow" --hypothesis-profile=quick
 # Each of these two takes as long as all others together.
 INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
 DISTRIBUTED := -m pytest tests/integration/distributed
-SMOKE := -m pytest tests/integration/installed
+SMOKE := -m pytest tests/integration/installed -n 2
 
 .PHONY: help demo test test-all coverage test-airflow2 test-airflow3.1 test-airflow3.2 test-lowest test-integration \
   test-integration-airflow2 test-smoke test-distributed test-browser sandbox airflow distributed \

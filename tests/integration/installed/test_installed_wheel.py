@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,8 +13,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ DAG = Path(__file__).parent / "dags" / "unpod_smoke.py"
 #: Different ones for different releases, as far as they are there: each claimed Python is tried once.
 PREFERRED = {"2.11": (3, 12), "3.1": (3, 10), "3.2": (3, 11), "3.3": (3, 13)}
 
+#: In the order in which they are started. Triggers and tasks of Airflow 3 need its API server.
+COMPONENTS = {
+    "api-server": ["api-server", "--host", "127.0.0.1", "--port"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+}
+AIRFLOW_2_COMPONENTS = ("triggerer", "scheduler")
+#: Of a deprecation that Python or Airflow's log blames on this package.
+DEPRECATION = re.compile(r"^(?=.*airflow_provider_unpod/).*(?:Deprecat|Future)\w*Warning.*$", re.M)
+
 #: Airflow 2's web server need not run to be asked for a page.
 ASK_AIRFLOW_2 = """
 from airflow.www.app import create_app
@@ -37,12 +49,16 @@ print(create_app(testing=True).test_client().get("/unpod/page").status_code)
 """
 
 
-def run(command: list[str] | str, **options: Any) -> str:
+def completed(command: list[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         command, shell=isinstance(command, str), capture_output=True, text=True, errors="replace", **options
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
-    return done.stdout
+    return done
+
+
+def run(command: list[str] | str, **options: Any) -> str:
+    return completed(command, **options).stdout
 
 
 def sent(url: str, body: Any = None, **headers: str) -> tuple[int, str]:
@@ -81,23 +97,38 @@ def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Installation:
-    """Install Airflow under its constraints, without development tools, and this package."""
+    """Install Airflow under its constraints, without development tools, and this package.
 
-    def __init__(self, release: Release, folder: Path, wheels: Path) -> None:
+    :ivar printed: the output of all commands so far.
+    """
+
+    def __init__(self, release: Release, folder: Path, wheels: Path, sandbox: Sandbox) -> None:
         self.release = release
         self.folder = folder
+        self.home = folder / "home"
         self.bin = folder / "venv" / "bin"
+        self.printed = ""
         constraints = CONSTRAINTS / f"airflow-{release.version}.txt"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
         self.environment = {
             **inherited,
             "PATH": f"{self.bin}:{os.environ['PATH']}",
-            "AIRFLOW_HOME": str(folder / "home"),
+            "PYTHONWARNINGS": "default",  # deprecations are printed, see DEPRECATION
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db?timeout=60",  # wait for a lock
+            "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
+            "AIRFLOW_CONN_SMOKE_DB": json.dumps({"conn_type": "sqlite", "host": str(folder / "smoke.db")}),
+            "UNPOD_SMOKE": str(folder),
         }
         uv = str(TOOLS / "uv")
         run([uv, "venv", "--quiet", "--seed", "--python", python_for(release), str(folder / "venv")])
-        airflow = [f"apache-airflow=={release.version}", "--constraint", str(constraints)]
-        run([uv, "pip", "install", "--quiet", "--python", str(self.bin / "python"), *airflow])
+        # Before the package, as a deployment has the provider of its database.
+        airflow = [f"apache-airflow=={release.version}", "apache-airflow-providers-sqlite"]
+        installed_into = ["--quiet", "--python", str(self.bin / "python"), "--constraint", str(constraints)]
+        run([uv, "pip", "install", *installed_into, *airflow])
         self.before = self.packages()
         indexes = os.environ.get("PIP_FIND_LINKS", "")
         (line,) = re.findall(r"^pip install .*airflow-provider-unpod.*$", (REPOSITORY / "README.md").read_text(), re.M)
@@ -116,51 +147,86 @@ class Installation:
     def packages(self) -> set[str]:
         return set(run([str(self.bin / "python"), "-m", "pip", "freeze", "--all"]).split("\n"))
 
-    def airflow(self, *arguments: str, **environment: str) -> str:
-        command = [str(self.bin / "airflow"), *arguments]
-        return run(command, cwd=self.folder, env={**self.environment, **environment}, timeout=600)
+    def airflow(self, *arguments: str) -> str:
+        return self.command("airflow", *arguments)
 
-    @contextmanager
-    def api_server(self) -> Iterator[str]:
-        """Run the API server with a user of each role, and yield its address."""
-        url = f"http://127.0.0.1:{free_port()}"
+    def command(self, program: str, *arguments: str) -> str:
+        """Run a program of the installation, and return its standard output."""
+        command = [str(self.bin / program), *arguments]
+        done = completed(command, cwd=self.folder, env=self.environment, timeout=600)
+        self.printed += done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def logs(self) -> str:
+        """All output of Airflow's components and tasks."""
+        return "".join(log.read_text(errors="replace") for log in self.home.rglob("*.log"))
+
+    def start(self, stack: ExitStack) -> str:
+        """Run all components, with a user of each role, until ``stack`` is closed. Return the API server's address."""
+        # `dags test` leaves the trigger of its wait, which the triggerer would run. As SQLite uses ids again, its event
+        # could end another wait.
+        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
+            database.execute("delete from trigger where classpath like '%.UnpodInvoiceTrigger'")
+            database.commit()
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
         environment = {
             **self.environment,
-            **with_users(self.folder / "home"),
+            **with_users(self.home),
             "AIRFLOW__API__BASE_URL": url,
             "AIRFLOW__API_AUTH__JWT_SECRET": "of the smoke test, and long enough for every algorithm of them",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         }
-        command = [str(self.bin / "airflow"), "api-server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-        with (self.folder / "api-server.log").open("wb") as log:
-            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_until(lambda: is_healthy(url) or server.poll() is not None, log.name, 180)
-            assert server.poll() is None, log.name
-            yield url
-        finally:
-            end_group(server)
+        for name in AIRFLOW_2_COMPONENTS if self.release.minor == "2.11" else COMPONENTS:
+            command = [str(self.bin / "airflow"), *COMPONENTS[name]]
+            if name == "api-server":
+                command.append(str(port))
+            with (self.home / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            stack.callback(end_group, process)
+            if name == "api-server":
+                self.wait_until(lambda: is_healthy(url), "the API server")
+        return url
 
-    def results(self) -> dict[str, tuple[str, Any]]:
-        """Return the state and return value of each task."""
-        with closing(sqlite3.connect(self.folder / "home" / "airflow.db")) as database:
-            states = dict(database.execute("select task_id, state from task_instance"))
-            returned = dict(database.execute("select task_id, value from xcom where key = 'return_value'"))
-        return {task: (state, returned.get(task)) for task, state in states.items()}
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        wait_until(condition, f"{what}; logs are in {self.home}", 300, interval=1)
+
+    def query(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True, timeout=60)) as database:
+            return database.execute(statement, values).fetchall()
+
+    def states(self, dag_id: str) -> dict[str, str]:
+        """Return the state of each task."""
+        return dict(self.query("select task_id, state from task_instance where dag_id = ?", dag_id))
+
+    def results(self, dag_id: str) -> dict[str, Any]:
+        """Return the return value of each task."""
+        statement = "select task_id, value from xcom where dag_id = ? and key = 'return_value'"
+        return dict(self.query(statement, dag_id))
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module", params=releases(), ids=lambda release: release.version)
 def installation(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel_folder: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel_folder: Path, sandbox: Sandbox
 ) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp(f"airflow-{request.param.version}")
-    yield Installation(request.param, folder, wheel_folder)
+    yield Installation(request.param, folder, wheel_folder, sandbox)
     shutil.rmtree(folder / "venv")
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
-        yield sandbox
+@pytest.fixture(scope="module")
+def url(installation: Installation) -> Iterator[str]:
+    """The address of the API server of a running Airflow. Needs the database of the DAG's run."""
+    with ExitStack() as stack:
+        yield installation.start(stack)
 
 
 def pay_each_once_it_is_waited_for(sandbox: Sandbox, invoices: list[int]) -> None:
@@ -194,18 +260,11 @@ def test_airflow_shows_the_provider(installation: Installation) -> None:
 
 
 def test_every_component_works(installation: Installation, sandbox: Sandbox) -> None:
-    home = installation.folder / "home"
-    (home / "dags").mkdir(parents=True)
-    shutil.copy(DAG, home / "dags")
-    environment = {
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-        "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
-        "UNPOD_SMOKE": str(installation.folder),
-    }
-    installation.airflow("db", "migrate", **environment)
-    assert "Connection success" in installation.airflow("connections", "test", "unpod_default", **environment)
-    installation.airflow("dags", "reserialize", **environment)
+    (installation.home / "dags").mkdir(parents=True)
+    shutil.copy(DAG, installation.home / "dags")
+    installation.airflow("db", "migrate")
+    assert "Connection success" in installation.airflow("connections", "test", "unpod_default")
+    installation.airflow("dags", "reserialize")
     waits = {mode: sandbox.create("1.00", "USD").id for mode in ("poke", "reschedule", "deferred")}
 
     def pay() -> None:
@@ -213,27 +272,67 @@ def test_every_component_works(installation: Installation, sandbox: Sandbox) -> 
         pay_each_once_it_is_waited_for(sandbox, list(waits.values()))
 
     threading.Thread(target=pay, daemon=True).start()
-    printed = installation.airflow("dags", "test", "unpod_smoke", "--conf", json.dumps(waits), **environment)
+    printed = installation.airflow("dags", "test", "unpod_smoke", "--conf", json.dumps(waits))
 
-    results = installation.results()
-    assert {task: state for task, (state, _) in results.items() if state != "success"} == {}, printed[-5000:]
+    states = installation.states("unpod_smoke")
+    assert {task: state for task, state in states.items() if state != "success"} == {}, printed[-5000:]
+    results = installation.results("unpod_smoke")
     count = len(sandbox.ledger.ids())
-    assert int(results["hook"][1]) == int(results["read_back"][1]) == count
+    assert int(results["hook"]) == int(results["read_back"]) == count
+    with closing(sqlite3.connect(installation.folder / "smoke.db")) as books:
+        assert books.execute("select count(*) from invoices").fetchone() == (count,)
+    assert '"agrees": true' in str(results["reconcile"])
     for mode, invoice in waits.items():
-        assert str(invoice) in str(results[mode][1])
+        assert str(invoice) in str(results[mode])
 
 
-def test_the_page_shows_the_export_to_an_administrator_and_nothing_to_strangers(installation: Installation) -> None:
-    """Needs the run of the test before."""
+def test_the_commands_verify_the_export(installation: Installation) -> None:
+    export = installation.folder / "export"
+    fingerprint = hashlib.sha256((export / "_manifest.json").read_bytes()).hexdigest()
+    assert fingerprint in installation.command("python", "-m", "airflow_provider_unpod", "verify", str(export))
+    if installation.release.minor == "3.3":
+        assert fingerprint in installation.airflow("unpod", "verify", str(export))
+
+
+def test_a_triggerer_ends_a_wait_and_starts_a_dag(installation: Installation, sandbox: Sandbox, url: str) -> None:
+    parsed = "select 1 from serialized_dag where dag_id = 'unpod_smoke_triggerer'"
+    installation.wait_until(lambda: installation.query(parsed), "the DAG")
+    invoice = sandbox.create("1.00", "USD").id
+    installation.airflow("dags", "trigger", "unpod_smoke_triggerer", "--conf", json.dumps({"triggerer": invoice}))
+
+    def state() -> str | None:
+        return installation.states("unpod_smoke_triggerer").get("triggerer")
+
+    installation.wait_until(lambda: state() == "deferred", "the deferral")
+    pay_each_once_it_is_waited_for(sandbox, [invoice])
+    installation.wait_until(lambda: state() in ("success", "failed"), "the end of the wait")
+    assert state() == "success"
+    assert str(invoice) in str(installation.results("unpod_smoke_triggerer")["triggerer"])
     if installation.release.minor == "2.11":
-        printed = run([str(installation.bin / "python"), "-c", ASK_AIRFLOW_2], env=installation.environment)
+        return
+
+    def reported() -> bool:
+        sandbox.create(status="paid")  # again and again, as the first poll of a watcher reports nothing
+        return installation.states("unpod_smoke_watcher").get("changed") in ("success", "failed")
+
+    installation.wait_until(reported, "a run that the watcher has started")
+    assert ":paid:" in str(installation.results("unpod_smoke_watcher")["changed"])  # the keys of payments
+
+
+def test_the_page_shows_the_export_to_an_administrator_and_nothing_to_strangers(
+    installation: Installation, url: str
+) -> None:
+    if installation.release.minor == "2.11":
+        printed = installation.command("python", "-c", ASK_AIRFLOW_2)
         assert printed.split()[-1] == "404"
         return
-    with installation.api_server() as url:
-        token = json.loads(sent(f"{url}/auth/token", {"username": "admin", "password": "admin"})[1])["access_token"]
-        status, page = sent(f"{url}/unpod/page", Authorization=f"Bearer {token}")
-        assert sent(f"{url}/unpod/page")[0] == 401
-
+    token = json.loads(sent(f"{url}/auth/token", {"username": "admin", "password": "admin"})[1])["access_token"]
+    status, page = sent(f"{url}/unpod/page", Authorization=f"Bearer {token}")
+    assert sent(f"{url}/unpod/page")[0] == 401
     assert status == 200
     assert "Unpod Billing" in page
     assert f"{installation.folder}/export" in page
+
+
+def test_in_all_that_no_deprecated_function_was_called(installation: Installation) -> None:
+    assert DEPRECATION.findall(installation.printed + installation.logs) == []
