@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Shortest time (seconds) from the deferral to the event. If the event arrives before the scheduler has processed the
 #: deferral, the scheduler fails the task as killed ("finished with state success, but the task instance's state
-#: attribute is queued"). A worker reports it up to ``[workers] min_heartbeat_interval`` (5 s) late, since its supervisor
+#: attribute is queued"). A worker may report it ``[workers] min_heartbeat_interval`` (5 s) late, because its supervisor
 #: may miss the end of the task and looks again then. The scheduler's loop takes some time, too.
 _SETTLING = 10.0
 
