@@ -31,18 +31,26 @@ def test_a_short_list_on_an_unused_limit_is_not_slowed_down() -> None:
 
 @pytest.mark.parametrize(
     ("workers", "refused", "wall"),
-    [(8, 0.01, 1.15), (30, 0.02, 1.35), (64, 0.02, 1.2), (128, 0.11, 1.2)],
+    [(8, 0.01, 1.3), (16, 0.01, 1.55), (32, 0.03, 1.35), (64, 0.03, 1.3), (128, 0.12, 1.2)],
 )
-def test_workers_that_begin_together_finish_nearly_as_fast_as_the_limit_allows(
-    workers: int, refused: float, wall: float
+@pytest.mark.parametrize("ramp", [0.0, 0.1, 0.3, 1.0, 10.0])
+def test_workers_that_begin_within_some_seconds_finish_nearly_as_fast_as_the_limit_allows(
+    workers: int, refused: float, wall: float, ramp: float
 ) -> None:
-    outcomes = simulations(workers)
+    outcomes = [Simulation(workers, 5, seed, ramp=ramp).run() for seed in range(12)]
     assert all(outcome.served == workers * 5 for outcome in outcomes)
     assert fmean(outcome.refused_share for outcome in outcomes) <= refused
     assert fmean(outcome.wall for outcome in outcomes) <= wall
 
 
-@pytest.mark.parametrize(("workers", "refused"), [(8, 0.04), (64, 0.12)])
+@pytest.mark.parametrize(("workers", "limit"), [(16, 30), (64, 1_000), (300, 1_000)])
+def test_that_holds_for_other_limits(workers: int, limit: int) -> None:
+    outcomes = [Simulation(workers, 5, seed, limit).run() for seed in range(6)]
+    assert fmean(outcome.refused_share for outcome in outcomes) <= 0.02
+    assert fmean(outcome.wall for outcome in outcomes) <= 1.35
+
+
+@pytest.mark.parametrize(("workers", "refused"), [(8, 0.03), (64, 0.02)])
 def test_long_lists_keep_to_the_limit_and_use_it(workers: int, refused: float) -> None:
     outcomes = simulations(workers, requests=40, seeds=2)
     assert fmean(outcome.refused_share for outcome in outcomes) <= refused
