@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -185,7 +186,8 @@ class Installation:
                 command.append(str(port))
             with (self.home / f"{name}.log").open("wb") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-            stack.callback(end_group, process)
+            # Not killed, since Airflow 2's scheduler has a child in a process group of its own, which it ends itself.
+            stack.callback(end_group, process, signal.SIGTERM)
             if name == "api-server":
                 self.wait_until(lambda: is_healthy(url), "the API server")
         return url
