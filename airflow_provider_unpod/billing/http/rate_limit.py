@@ -36,7 +36,7 @@ _ROUNDING = 1.0
 _CLOCK_TOLERANCE = 2.0
 #: Shortest wait (seconds) that is logged.
 _WORTH_A_LINE = 3.0
-#: Minimum time (seconds) between two log lines about waiting.
+#: A wait is not logged if it ends at most this much (seconds) after another that was.
 _QUIET = 60.0
 #: Shortest wait (seconds) for which the log line says how to avoid it.
 _WORTH_ADVICE = 15.0
@@ -87,7 +87,7 @@ class Pacing:
         self._announced_limit: int | None = None
         self._reset: float | None = None  # X-RateLimit-Reset of the current window, which identifies it
         self._paused_until = 0.0
-        self._announced_until = 0.0
+        self._announced_until = float("-inf")
         self._advised = False
 
     @property
@@ -218,9 +218,9 @@ class Pacing:
     def _wait(self, seconds: float | None, why: str, cancellation: Cancellation | None, advice: str = "") -> None:
         if seconds is not None and seconds >= _WORTH_A_LINE:
             now = self.clock.monotonic()
-            # Threads that wait together log one line, and at most one a minute. Advice is always logged.
-            if advice or now + seconds > self._announced_until + 1:
-                self._announced_until = now + max(seconds, _QUIET)
+            # Threads wait for different times in the same window: one line is enough. Advice is always logged.
+            if advice or now + seconds > self._announced_until + _QUIET:
+                self._announced_until = now + seconds
                 log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, advice)
         # Checked before the wait too: an earlier cancellation would not wake it.
         if cancellation:

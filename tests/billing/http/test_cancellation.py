@@ -127,7 +127,7 @@ def test_a_wait_between_two_tries_ends(server: FaultyServer, patient: Callable[.
     server.otherwise = answer("", 429, {"Retry-After": "400"})
     client = patient(server.url)
     reader = Reader(client, Cancellation())
-    wait_until(lambda: client._pacing._announced_until)
+    wait_until(lambda: client._pacing._announced_until > 0)
     reader.ends_cancelled_at_once()
 
 
@@ -137,7 +137,7 @@ def test_a_wait_for_the_next_window_ends(server: FaultyServer, patient: Callable
     client = patient(server.url)
     client.get_page(1, 100)
     readers = [Reader(client, Cancellation(), number) for number in (2, 3, 4)]
-    wait_until(lambda: client._pacing._announced_until)
+    wait_until(lambda: client._pacing._announced_until > 0)
     for reader in readers:
         reader.ends_cancelled_at_once()
 

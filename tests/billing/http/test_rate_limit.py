@@ -320,7 +320,7 @@ def test_a_long_wait_for_the_rate_limit_names_the_remedy_once(
     later = limits(10, 0, clock.time() + 140)
     server.scripts = [
         answer("", 429, headers | {"Retry-After": "40"}),
-        answer("", 429, later | {"Retry-After": "40"}),
+        answer("", 429, later | {"Retry-After": "100"}),
         page(),
     ]
     connect(server).get_page(1, 100)
@@ -362,6 +362,18 @@ def test_threads_that_wait_for_the_same_window_announce_it_once(
         list(pool.map(lambda number: client.get_page(number, 100), range(2, 21)))
     assert 1 <= len(caplog.records) <= 3
     assert "limit of 10 requests" in caplog.records[0].getMessage()
+
+
+def test_of_waits_that_end_one_after_another_each_minute_one_is_announced(
+    clock: FastClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "airflow_provider_unpod")
+    pacing = Pacing(clock)
+    for _ in range(20):
+        pacing.sleep(11, "busy", None)
+    assert len(caplog.records) == 4  # of 220 seconds
+    pacing.sleep(300, "busy for long", None)
+    assert "300 s" in caplog.records[4].getMessage()
 
 
 def test_a_list_of_200_pages_with_nine_percent_faults_is_read(server: FaultyServer, connect: Connect) -> None:
