@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,8 @@ class SlowToEnd(LocalAirflow):
     def _health(self): return {"up": True}
     def healthy(self): return True
     def _start(self, name, command):
-        script = "sleep 1000 & trap 'sleep 0.6; exit' TERM; touch $AIRFLOW_HOME/$0; wait"
+        ends = "touch $AIRFLOW_HOME/$0-ends; sleep 0.6; exit"
+        script = f"sleep 1000 & trap '{ends}' TERM; touch $AIRFLOW_HOME/$0; wait"
         return subprocess.Popen(["bash", "-c", script, name], env=self.environment, start_new_session=True)
 
 home = Path(sys.argv[1])
@@ -62,6 +62,10 @@ def run_until_up(home: Path, mode: str) -> subprocess.Popen[str]:
     return tool
 
 
+def is_ending(home: Path) -> bool:
+    return any(home.glob("*-ends"))
+
+
 @pytest.mark.parametrize("signals", ["SIGHUP", "SIGTERM SIGHUP", "SIGINT SIGINT"])
 def test_a_closed_terminal_or_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path, signals: str) -> None:
     tool = run_until_up(tmp_path, "waits")
@@ -69,7 +73,7 @@ def test_a_closed_terminal_or_an_impatient_ctrl_c_leaves_no_process_behind(tmp_p
 
     for name in signals.split():
         tool.send_signal(signal.Signals[name])
-        time.sleep(0.2)
+        wait_until(lambda: is_ending(tmp_path), "the first component to end")
 
     tool.wait(30)
     assert LocalAirflow(tmp_path, tmp_path).left_behind() == []
@@ -80,7 +84,7 @@ def test_ctrl_c_while_a_tool_stops_by_itself_leaves_no_process_behind(tmp_path: 
     assert tool.stdout is not None
     assert tool.stdout.readline() == "stopping\n"
 
-    time.sleep(0.2)
+    wait_until(lambda: is_ending(tmp_path), "the first component to end")
     tool.send_signal(signal.SIGINT)
 
     assert tool.wait(30) == -signal.SIGINT
@@ -118,23 +122,27 @@ def sleeping(tmp_path: Path) -> Iterator[Sleeping]:
     assert airflow.left_behind() == []
 
 
+def kill_by_process_id(airflow: Sleeping, name: str) -> None:
+    """Kill a component behind the supervisor's back, and wait until it runs again."""
+    first = airflow.pid_of(name)
+    subprocess.run(["kill", "-9", str(first)], check=True)
+    wait_until(lambda: airflow.is_running(name) and airflow.pid_of(name) != first, "another process", 10)
+
+
 def test_a_worker_that_a_user_kills_by_name_stays_down_until_it_is_started(sleeping: Sleeping) -> None:
     parts = {name: Component(sleeping, name) for name in ("worker-1", "worker-2")}
-    other = parts["worker-2"].pid
 
     assert obey("kill worker-1", parts).split() == ["worker-1", "down"]
-    time.sleep(1.5)  # the supervisor looks every second
-    assert obey("parts", parts).split() == ["worker-1", "down", "worker-2", str(other)]
+    for _ in range(2):  # between the two, the supervisor has looked at all components
+        kill_by_process_id(sleeping, "worker-2")
+    assert obey("parts", parts).split() == ["worker-1", "down", "worker-2", str(parts["worker-2"].pid)]
     obey("start worker-1", parts)
     assert parts["worker-1"].pid in sleeping.left_behind()
 
 
 def test_a_worker_that_is_killed_by_its_process_id_is_started_again(sleeping: Sleeping) -> None:
-    first = sleeping.pid_of("worker-1")
-
-    subprocess.run(["kill", "-9", str(first)], check=True)
-
-    wait_until(lambda: sleeping.is_running("worker-1") and sleeping.pid_of("worker-1") != first, "another process", 10)
+    kill_by_process_id(sleeping, "worker-1")
+    assert sleeping.pid_of("worker-1") in sleeping.left_behind()
 
 
 def test_restart_kills_a_server_and_starts_it_on_the_same_port() -> None:

@@ -273,9 +273,10 @@ def test_the_secrets_are_masked_by_a_request_on_the_event_loop_which_a_cancellat
     """Airflow before 3.3 ends the triggerer if the response to such a request is not read by its event loop."""
     masked: list[asyncio.AbstractEventLoop] = []
     began: list[str] = []
+    responded = asyncio.Event()
 
     async def request() -> None:
-        await asyncio.sleep(0.1)
+        await responded.wait()
         masked.append(asyncio.get_running_loop())
 
     def mask_secret(secret: str) -> None:
@@ -289,6 +290,7 @@ def test_the_secrets_are_masked_by_a_request_on_the_event_loop_which_a_cancellat
         task = asyncio.ensure_future(first(trigger(invoice).run()))
         await until(lambda: began)
         task.cancel()
+        asyncio.get_running_loop().call_soon(responded.set)
         await asyncio.wait([task])
         await until(lambda: len(masked) == len(began))
         assert (await first(trigger(invoice).run()))["state"] == "done"
