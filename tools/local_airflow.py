@@ -338,6 +338,16 @@ def this_python() -> Path:
     return python.relative_to(REPOSITORY) if python.is_relative_to(REPOSITORY) else python
 
 
+def sqlite_url(home: Path) -> str:
+    """The address of Airflow's database in ``home``.
+
+    The timeout is how long (seconds) a process waits for a lock. The API server may wait for a lock that it holds
+    itself: it logs each action on the event loop, which then cannot end another request's transaction. Tasks try to
+    reach the API server for half a minute, so the wait must end before that.
+    """
+    return f"sqlite:///{home}/airflow.db?timeout=10"
+
+
 def _command(arguments: Any) -> list[str]:
     return [sys.executable, "-m", "airflow", *arguments]
 
@@ -360,7 +370,7 @@ def _configuration(home: Path, dags: Path, url: str) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # only this machine reaches 127.0.0.1
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__FERNET_KEY": "",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",  # seconds to wait for a lock
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": sqlite_url(home),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": url.rpartition(":")[2],
         "AIRFLOW__API__BASE_URL": url,

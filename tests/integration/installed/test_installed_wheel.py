@@ -25,6 +25,7 @@ from airflow_provider_unpod import __version__
 from airflow_provider_unpod.sandbox import Sandbox
 from tools.airflow_users import with_users
 from tools.constraints import CONSTRAINTS, REPOSITORY, Release, releases
+from tools.local_airflow import COMPONENTS, sqlite_url
 from tools.servers import end_group, free_port, wait_until
 
 TOOLS = Path(sys.executable).parent
@@ -32,13 +33,6 @@ DAG = Path(__file__).parent / "dags" / "unpod_smoke.py"
 #: Different ones for different releases, as far as they are there: each claimed Python is tried once.
 PREFERRED = {"2.11": (3, 12), "3.1": (3, 10), "3.2": (3, 11), "3.3": (3, 13)}
 
-#: In the order in which they are started. Triggers and tasks of Airflow 3 need its API server.
-COMPONENTS = {
-    "api-server": ["api-server", "--host", "127.0.0.1", "--port"],
-    "dag-processor": ["dag-processor"],
-    "triggerer": ["triggerer", "--skip-serve-logs"],
-    "scheduler": ["scheduler", "--skip-serve-logs"],
-}
 AIRFLOW_2_COMPONENTS = ("triggerer", "scheduler")
 #: Of a deprecation that Python or Airflow's log blames on this package.
 DEPRECATION = re.compile(r"^(?=.*airflow_provider_unpod/).*(?:Deprecat|Future)\w*Warning.*$", re.M)
@@ -119,7 +113,7 @@ class Installation:
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db?timeout=60",  # wait for a lock
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": sqlite_url(self.home),
             "AIRFLOW_CONN_UNPOD_DEFAULT": sandbox.connection_json(),
             "AIRFLOW_CONN_SMOKE_DB": json.dumps({"conn_type": "sqlite", "host": str(folder / "smoke.db")}),
             "UNPOD_SMOKE": str(folder),
@@ -175,6 +169,8 @@ class Installation:
         environment = {
             **self.environment,
             **with_users(self.home),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(port),
             "AIRFLOW__API__BASE_URL": url,
             "AIRFLOW__API_AUTH__JWT_SECRET": "of the smoke test, and long enough for every algorithm of them",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -182,15 +178,18 @@ class Installation:
         }
         for name in AIRFLOW_2_COMPONENTS if self.release.minor == "2.11" else COMPONENTS:
             command = [str(self.bin / "airflow"), *COMPONENTS[name]]
-            if name == "api-server":
-                command.append(str(port))
             with (self.home / f"{name}.log").open("wb") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             # Not killed, since Airflow 2's scheduler has a child in a process group of its own, which it ends itself.
             stack.callback(end_group, process, signal.SIGTERM)
             if name == "api-server":
-                self.wait_until(lambda: is_healthy(url), "the API server")
+                self._await_health(process, url)
         return url
+
+    def _await_health(self, server: subprocess.Popen[bytes], url: str) -> None:
+        log = str(self.home / "api-server.log")
+        wait_until(lambda: is_healthy(url) or server.poll() is not None, log, 180)
+        assert server.poll() is None, log
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
         wait_until(condition, f"{what}; logs are in {self.home}", 300, interval=1)
