@@ -4,10 +4,10 @@ A worker learns about the others only from responses, which say how many request
 is enough to spread the requests of all workers over the window:
 
 - *The line.* A window that is used evenly has used ``limit`` * (time passed / window length) requests. Below this line
-  requests go out immediately. A worker that has just started may also use a seventh of the limit.
+  requests go out immediately. A worker that has just started may also use an eighth of the limit.
 - *The crowd.* Above the line a worker waits. It estimates the number of workers from the requests of the others,
-  divided by its own. It waits half a slot (window length / limit) for each worker, and more for the requests above the
-  line. If the window is exhausted by then, it picks a random time in the next window.
+  divided by its own. It waits 0.4 slots (a slot is window length / limit) for each worker, and more for the requests
+  above the line. If the window is exhausted by then, it picks a random time in the next window.
 - *Refused.* A refused worker waits for a longer, random time, and longer still if it is refused again. If there are
   more workers than requests, the others need every request.
 
@@ -23,21 +23,20 @@ from __future__ import annotations
 import random
 
 #: Share of the limit that a worker may use above the line in its first window.
-_CREDIT = 0.14
+_CREDIT = 0.13
 #: Smallest share of the window assumed to have passed. Earlier than that, a few requests look like a crowd.
-_EARLIEST = 0.38
+_EARLIEST = 0.43
 #: Slots to wait for each worker, because the line already delays those that are too early, and for each request above
 #: the line, because other workers wait for the same ones. Waits differ by up to this share, so that workers spread out.
-_SLOTS_PER_WORKER, _SLOTS_PER_REQUEST_AHEAD, _JITTER = 0.52, 2.0, 0.17
-#: A crowd of up to the first multiple of the limit fits into a window. For it, a worker expects the second share of the
-#: requests that the others could send meanwhile, and spreads over the third share of the next window. A larger crowd
-#: spreads over the fourth, because every refused request is lost for another worker.
-_FITS, _EXPECTED, _CLOSER, _APART = 1.45, 0.91, 0.32, 1.5
+_SLOTS_PER_WORKER, _SLOTS_PER_REQUEST_AHEAD, _JITTER = 0.42, 2.4, 0.2
+#: A crowd of up to the first multiple of the limit fits into a window, and spreads over the second share of the next
+#: one. A larger crowd spreads over the third, because every refused request is lost for another worker.
+_FITS, _CLOSER, _APART = 1.25, 0.4, 1.6
 #: Largest estimate of the number of workers, as a multiple of the limit.
 _LARGEST_CROWD = 3.0
 #: A refused worker multiplies its estimate of the crowd: by up to 1 + the first factor if it is refused early in the
 #: window, and by the second factor for each refusal in a row. It waits at most as many windows as the third says.
-_REFUSED_EARLY, _REFUSED_AGAIN, _LONGEST_RETREAT = 2.3, 1.4, 5.0
+_REFUSED_EARLY, _REFUSED_AGAIN, _LONGEST_RETREAT = 2.3, 1.9, 5.0
 #: The API reports the end of a window in whole seconds, so a window may last one second longer.
 _ROUNDING = 1.0
 #: Window length in the API's documentation, assumed until two windows have been seen.
@@ -85,12 +84,11 @@ class FairShare:
         slot, workers = self._length / self.limit, self._workers(now)
         slots = workers * _SLOTS_PER_WORKER + max(ahead, 0.0) * _SLOTS_PER_REQUEST_AHEAD
         slots *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
-        wait, fits = slots * slot, workers < _FITS * self.limit
-        expected = slots * (_EXPECTED if fits else 1.0)
-        if self._used + expected < self.limit and now + wait < self.ends:
+        wait = slots * slot
+        if self._used + slots < self.limit and now + wait < self.ends:
             self._not_before(now + wait)
         else:
-            spread = (workers - 1) * slot * (_CLOSER if fits else _APART)
+            spread = (workers - 1) * slot * (_CLOSER if workers < _FITS * self.limit else _APART)
             self._not_before(self.ends + max(_ROUNDING, self._random.random() * spread))
 
     def refused(self, now: float, wait: float, patience: float = float("inf")) -> None:
