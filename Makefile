@@ -30,8 +30,9 @@ PYLOWEST := AIRFLOW_HOME="$(CURDIR)/.airflow/test-lowest" $(LOWEST)/bin/python
 UNIT := -m pytest --ignore=tests/integration --ignore=tests/browser -n 2
 # For the desk. CI and the other environments run all unit tests, and the properties with all examples.
 QUICK := -m "not slow" --hypothesis-profile=quick
-# Each of these two takes as long as all others together.
-INTEGRATION := -m pytest tests/integration --ignore=tests/integration/installed --ignore=tests/integration/distributed
+# Without the next two, each of which takes as long as all others together.
+INTEGRATION := -m pytest tests/integration -n 2 \
+  --ignore=tests/integration/installed --ignore=tests/integration/distributed
 DISTRIBUTED := -m pytest tests/integration/distributed
 SMOKE := -m pytest tests/integration/installed -n 2
 

@@ -23,10 +23,9 @@ if not (Path(__file__).parent.parent / "airflow_provider_unpod").exists():
 DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 # CI judges a change, so it must judge the same change the same way twice; at the desk new examples are welcome.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("desk", deadline=None)
-settings.register_profile("quick", deadline=None, max_examples=10)  # `make test` names it
-settings.load_profile("ci" if os.environ.get("CI") else "desk")
+settings.register_profile("all", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("quick", settings.get_profile("all"), max_examples=10)  # `make test` names it
+settings.load_profile("all")
 
 
 def pytest_configure(config: pytest.Config) -> None:

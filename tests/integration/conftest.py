@@ -1,4 +1,7 @@
-"""One real Airflow 3 for all tests of a session, connected to a sandbox of the Unpod API."""
+"""Two ways to run a real Airflow with a sandbox of the Unpod API: all components, or single commands.
+
+The tests run in two processes. Those that share an Airflow or stores are in a folder and run in the same process.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,38 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from airflow_provider_unpod.sandbox import Sandbox
 from tools.local_airflow import LocalAirflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AIRFLOW_3 = int(version("apache-airflow").partition(".")[0]) >= 3
+
+
+class BySharing(LoadScopeScheduling):
+    """Keeps tests together: those of a folder, of a file beside this one, or of an installed release.
+
+    xdist's own groups would do, but xdist 3.8 does not recognize them with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        folder = path.rpartition("/")[0]
+        if folder.endswith("/installed"):
+            return test.rpartition("[")[2]
+        return path if folder.endswith("/integration") else folder
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BySharing:
+    return BySharing(config, log)
 
 
 class LiveAirflow(LocalAirflow):
@@ -50,18 +71,6 @@ class LiveAirflow(LocalAirflow):
             UNPOD_POLL_INTERVAL="5",
             **environment,
         )
-
-
-@pytest.fixture(scope="session")
-def live_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    """A real Airflow 3: scheduler, DAG processor, triggerer, API server."""
-    if not AIRFLOW_3:
-        pytest.skip("needs Airflow 3: on Airflow 2 the DAGs are run one by one, by `airflow dags test`")
-    # A fixed date, because tests name months of 2026.
-    with Sandbox(token="tok-s3cReT-of-the-live-airflow", today=date(2026, 7, 1)) as sandbox:
-        with LiveAirflow(tmp_path_factory.mktemp("live"), sandbox) as airflow:
-            yield airflow
-        assert airflow.left_behind() == []
 
 
 class AirflowCommand:
