@@ -123,9 +123,10 @@ async def _pause(seconds: float) -> None:
 
 
 async def _completed(work: Awaitable[_T], cut: Callable[[], None] = lambda: None) -> _T:
-    """Await ``work``, which must not end early.
+    """Await ``work`` without cancelling it.
 
-    If this coroutine is cancelled, because the last wait has ended, it calls ``cut`` and gives ``work`` a second.
+    If this coroutine is cancelled, because the last wait has ended, it calls ``cut`` and awaits ``work`` for a second
+    more. Then it leaves it running.
     """
     future = asyncio.ensure_future(work)
     try:

@@ -11,8 +11,8 @@ is enough to spread the requests of all workers over the window:
 - *Refused.* A refused worker waits for a longer, random time, and longer still if it is refused again. If there are
   more workers than requests, the others need every request.
 
-The constants are the best of a search over simulated loads (``benchmarks/many_workers.py`` has the simulation): 4 to
-300 workers with limits of 30 to 1,000 requests, which begin at once or within up to 40 s.
+The constants come from a search over simulated loads. ``benchmarks/many_workers.py`` has the simulation, and
+``tests/billing/http/test_fair_share.py`` the bounds that it keeps.
 
 All times are seconds on one monotonic clock. The class uses no threads, no headers and no clock, because the benchmark
 of many workers simulates it.

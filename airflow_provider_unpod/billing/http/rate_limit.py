@@ -220,7 +220,7 @@ class Pacing:
             now = self.clock.monotonic()
             # Threads wait for different times in the same window: one line is enough. Advice is always logged.
             if advice or now + seconds > self._announced_until + _QUIET:
-                self._announced_until = now + seconds
+                self._announced_until = max(self._announced_until, now + seconds)
                 log.info("Waiting %.0f s before the next request to Unpod: %s.%s", seconds, why, advice)
         # Checked before the wait too: an earlier cancellation would not wake it.
         if cancellation:

@@ -56,10 +56,15 @@ def test_workers_that_begin_one_after_another_finish_not_much_later(
 
 
 @pytest.mark.parametrize(("workers", "limit"), [(16, 30), (64, 1_000), (300, 1_000)])
-def test_that_holds_for_other_limits(workers: int, limit: int) -> None:
+def test_workers_share_other_limits_nearly_as_well(workers: int, limit: int) -> None:
     outcomes = [Simulation(workers, 5, seed, limit).run() for seed in range(6)]
     assert fmean(outcome.refused_share for outcome in outcomes) <= 0.02
     assert fmean(outcome.wall for outcome in outcomes) <= 1.35
+
+
+def test_shorter_windows_than_documented_are_learned() -> None:
+    outcomes = [Simulation(64, 50, seed, window=10.0).run() for seed in range(2)]
+    assert fmean(outcome.wall for outcome in outcomes) <= 1.2
 
 
 @pytest.mark.parametrize(("workers", "refused"), [(8, 0.03), (64, 0.02)])
