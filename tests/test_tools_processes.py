@@ -17,7 +17,7 @@ from tools.local_postgres import LocalPostgres
 from tools.parts import obey
 from tools.servers import Server, free_port, wait_until
 
-#: A tool with a server and an Airflow whose components have a child each, and take a while to end.
+#: A tool with a server and an Airflow whose components have a child each, and end once a file is there.
 TOOL = """
 import os, signal, subprocess, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ class SlowToEnd(LocalAirflow):
     def _health(self): return {"up": True}
     def healthy(self): return True
     def _start(self, name, command):
-        ends = "touch $AIRFLOW_HOME/$0-ends; sleep 0.6; exit"
+        ends = "touch $AIRFLOW_HOME/$0-ends; until [ -e $AIRFLOW_HOME/may-end ]; do sleep 0.05; done; exit"
         script = f"sleep 1000 & trap '{ends}' TERM; touch $AIRFLOW_HOME/$0; wait"
         return subprocess.Popen(["bash", "-c", script, name], env=self.environment, start_new_session=True)
 
@@ -62,8 +62,11 @@ def run_until_up(home: Path, mode: str) -> subprocess.Popen[str]:
     return tool
 
 
-def is_ending(home: Path) -> bool:
-    return any(home.glob("*-ends"))
+def send_while_it_stops(tool: subprocess.Popen[str], home: Path, *signals: str) -> None:
+    wait_until(lambda: any(home.glob("*-ends")), "the first component to end")
+    for name in signals:
+        tool.send_signal(signal.Signals[name])
+    (home / "may-end").touch()
 
 
 @pytest.mark.parametrize("signals", ["SIGHUP", "SIGTERM SIGHUP", "SIGINT SIGINT"])
@@ -71,9 +74,9 @@ def test_a_closed_terminal_or_an_impatient_ctrl_c_leaves_no_process_behind(tmp_p
     tool = run_until_up(tmp_path, "waits")
     assert len(LocalAirflow(tmp_path, tmp_path).left_behind()) >= 9  # four components with a child each, a server
 
-    for name in signals.split():
-        tool.send_signal(signal.Signals[name])
-        wait_until(lambda: is_ending(tmp_path), "the first component to end")
+    first, *others = signals.split()
+    tool.send_signal(signal.Signals[first])
+    send_while_it_stops(tool, tmp_path, *others)
 
     tool.wait(30)
     assert LocalAirflow(tmp_path, tmp_path).left_behind() == []
@@ -84,8 +87,7 @@ def test_ctrl_c_while_a_tool_stops_by_itself_leaves_no_process_behind(tmp_path: 
     assert tool.stdout is not None
     assert tool.stdout.readline() == "stopping\n"
 
-    wait_until(lambda: is_ending(tmp_path), "the first component to end")
-    tool.send_signal(signal.SIGINT)
+    send_while_it_stops(tool, tmp_path, "SIGINT")
 
     assert tool.wait(30) == -signal.SIGINT
     assert LocalAirflow(tmp_path, tmp_path).left_behind() == []

@@ -78,6 +78,7 @@ def test_a_load_that_is_killed_at_any_time_changes_nothing_and_the_next_one_load
     subprocess.run(command, check=True)
     lasts = time.monotonic() - began
     moments = random.Random(1)
+    killed = 0
     for _ in range(30):
         with one_driver.connect() as connection:
             connection.cursor().execute("DROP TABLE IF EXISTS invoices, invoices_exports")
@@ -86,12 +87,13 @@ def test_a_load_that_is_killed_at_any_time_changes_nothing_and_the_next_one_load
             process.wait(lasts * moments.uniform(0.3, 1.0))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            killed += process.wait() != 0
         # Either nothing is there, or everything is, with its entry in the ledger.
         tables = one_driver.query("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'invoices%'")
         if tables != [(0,)]:
             assert one_driver.query("SELECT count(*) FROM invoices") == [(5_000,)]
             assert one_driver.query("SELECT count(*) FROM invoices_exports") == [(1,)]
+    assert killed >= 3
 
     one_driver.load(tmp_path)
     export = read_export(str(tmp_path))
