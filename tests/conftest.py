@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from airflow_provider_unpod.sandbox import pytest_plugin
+from tests.odd_server import TOKEN, odd_server
 
 # In build/from-wheel the package is not in the tree (.ci/from-wheel), and these judge the tree.
 if not (Path(__file__).parent.parent / "airflow_provider_unpod").exists():
@@ -68,3 +70,12 @@ def pytest_collection() -> Generator[None, Any, Any]:
 def pytest_runtest_protocol() -> Generator[None, Any, Any]:
     with own_deprecations_raised():
         return (yield)
+
+
+@pytest.fixture(scope="module")
+def odd_connection() -> Iterator[str]:
+    """A connection to a server that repeats the token in its responses, as JSON."""
+    with odd_server() as server:
+        yield json.dumps(
+            {"conn_type": "unpod", "host": "127.0.0.1", "schema": "http", "port": server.port, "password": TOKEN}
+        )

@@ -8,6 +8,7 @@ from tests.billing.faulty_server import FaultyServer, Request, Step, answer, pag
 
 #: The organization handles.
 KINDS = ("redirect", "echo-400", "echo-401", "echo-403", "echo-206", "echo-page", "echo-row")
+TOKEN = "tok-5EcReT-of-the-odd-server"
 
 
 def odd_server() -> FaultyServer:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,7 @@ from airflow_provider_unpod.operators.billing import UnpodBillingOperator
 from airflow_provider_unpod.sandbox import Sandbox
 from airflow_provider_unpod.sensors.invoice import UnpodInvoiceSensor
 from airflow_provider_unpod.triggers.invoice import UnpodInvoiceTrigger
-from tests.odd_server import KINDS, odd_server
-
-TOKEN = "tok-5EcReT-of-the-odd-server"
-
-
-@pytest.fixture(scope="module")
-def odd_connection() -> Iterator[str]:
-    with odd_server() as server:
-        yield json.dumps(
-            {"conn_type": "unpod", "host": "127.0.0.1", "schema": "http", "port": server.port, "password": TOKEN}
-        )
+from tests.odd_server import KINDS, TOKEN
 
 
 @pytest.fixture

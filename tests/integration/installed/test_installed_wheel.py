@@ -236,7 +236,7 @@ def url(installation: Installation) -> Iterator[str]:
 
 
 def pay_each_once_it_is_waited_for(sandbox: Sandbox, invoices: list[int]) -> None:
-    """Pay invoice after invoice, each when two polls have found it unpaid after the payment before."""
+    """Pay invoice after invoice, each after two requests, i.e. polls of waits and watchers, since the one before."""
     for invoice in invoices:
         wait_for_requests(sandbox, 2)
         sandbox.pay(invoice)
@@ -310,7 +310,7 @@ def test_a_triggerer_ends_a_wait_and_starts_a_dag(installation: Installation, sa
         return installation.states("unpod_smoke_triggerer").get("triggerer")
 
     installation.wait_until(lambda: state() == "deferred", "the deferral")
-    sandbox.pay(invoice)
+    pay_each_once_it_is_waited_for(sandbox, [invoice])
     installation.wait_until(lambda: state() in ("success", "failed"), "the end of the wait")
     assert state() == "success"
     assert str(invoice) in str(installation.results("unpod_smoke_triggerer")["triggerer"])

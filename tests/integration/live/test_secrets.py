@@ -5,27 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-
 from airflow_provider_unpod.sandbox import Sandbox
 from tests.integration.conftest import REPOSITORY, AirflowCommand, LiveAirflow
-from tests.odd_server import odd_server
+from tests.odd_server import TOKEN
 
-TOKEN = "tok-5EcReT-of-the-odd-server"
 DAG_ID = "token_everywhere"
-
-
-@pytest.fixture(scope="module")
-def odd_connection() -> Iterator[str]:
-    with odd_server() as server:
-        yield json.dumps(
-            {"conn_type": "unpod", "host": "127.0.0.1", "schema": "http", "port": server.port, "password": TOKEN}
-        )
 
 
 def spellings(token: str) -> list[bytes]:
